@@ -1,0 +1,1 @@
+"""Applications: one module each. A public module in this folder is an application; nothing else registers it."""

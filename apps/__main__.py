@@ -1,0 +1,344 @@
+"""Command line of all applications: `python -m apps APPLICATION VERB [--field value]`."""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import io
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from apps._contract import jsonable
+from apps._lazy import defer_heavy_imports, end_deferral
+from kerasdl.errors import UserError
+
+SHARED = {
+    "train": "fit the model, or go on with an interrupted run",
+    "evaluate": "measure a run, or an ensemble of runs, on the test data",
+    "export": "write a SavedModel with its model card",
+}
+
+
+def applications() -> dict[str, str]:
+    """Every application and the first sentence of its docstring, without importing it."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*")):
+        source = path / "__init__.py" if path.is_dir() else path
+        if source.suffix == ".py" and source.is_file():
+            found[path.stem] = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n")[0]
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command of an application; see `guarded` for the exit status."""
+    return guarded(_dispatch, arguments)
+
+
+def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
+    """Runs a command line so that every failure is one line on stderr.
+
+    Args:
+        dispatch: runs the arguments and returns an exit status.
+        arguments: words of the command line; `--debug` is taken out and shows tracebacks.
+
+    Returns:
+        Exit status: that of `dispatch`, 1 for a failure, 2 for a mistake of the user, 130 for Ctrl-C.
+    """
+    debug = "--debug" in arguments
+    try:
+        return dispatch([word for word in arguments if word != "--debug"])
+    except KeyboardInterrupt:
+        print("interrupted; finished epochs are on disk, see train --resume", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UserError):
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+        print(
+            f"failed: {message}{'' if debug else f' ({type(error).__name__}; --debug shows where)'}",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    known = applications()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m apps APPLICATION VERB [--field value]\n")
+        width = max(map(len, known))
+        print("\n".join(f"  {name:<{width}}  {sentence}" for name, sentence in known.items()))
+        print("\nverbs of one: python -m apps APPLICATION; --debug with any command shows tracebacks")
+        return 0
+    name = nearest(arguments[0], known, "application")
+    defer_heavy_imports()
+    module = importlib.import_module(f"apps.{name}")
+    own = {verb.__name__: verb for verb in module.VERBS}
+    if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
+        print(f"{inspect.getdoc(module)}\n\nverbs:")
+        sentences = SHARED | {key: (inspect.getdoc(verb) or "").split("\n")[0] for key, verb in own.items()}
+        width = max(map(len, sentences))
+        print("\n".join(f"  {key:<{width}}  {sentence}" for key, sentence in sentences.items()))
+        return 0
+    verb = nearest(arguments[1], [*SHARED, *own], f"verb of {name}")
+    rest = arguments[2:]
+    program = f"python -m apps {name} {verb}"
+    if verb in own:
+        call = parse(own[verb], rest, program, deferred=True)
+        start_keras()
+        call()
+        return 0
+    shared: dict[str, Callable[[Any, str, list[str], str], None]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "export": _export,
+    }
+    shared[verb](module, name, rest, program)
+    return 0
+
+
+def nearest(word: str, known: Sequence[str] | dict[str, str], kind: str) -> str:
+    """The word itself if it is known.
+
+    Raises:
+        UserError: it is not; names the nearest known one.
+    """
+    if word in known:
+        return word
+    close = difflib.get_close_matches(word, list(known), 1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    raise UserError(f"{word} is no {kind}; {hint}")
+
+
+def parse(target: Any, arguments: Sequence[str], program: str, *, deferred: bool = False) -> Any:
+    """Parses arguments into a dataclass, or into a call of a function; mistakes become one line.
+
+    Args:
+        target: dataclass or function; its docstrings are the help.
+        arguments: words of the command line.
+        program: how the command is called, for the help.
+        deferred: return a function that makes the call instead of making it.
+
+    Raises:
+        UserError: an unknown flag (names the nearest), a value that does not fit.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(_defer(target) if deferred else target, args=list(arguments), prog=program)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(errors.getvalue(), program)) from None
+
+
+def _defer(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The same help, but calling it only binds the arguments; those before the `*` are positional words."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [
+        parameter.replace(annotation=Annotated[parameter.annotation, tyro.conf.Positional])
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        else parameter
+        for parameter in signature.parameters.values()
+    ]
+
+    @functools.wraps(function)
+    def bind(*values: Any, **named: Any) -> Callable[[], None]:
+        return lambda: function(*values, **named)
+
+    del bind.__wrapped__  # type: ignore[attr-defined]  # tyro would look at the original signature
+    bind.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
+    bind.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return bind
+
+
+def _one_line(box: str, program: str) -> str:
+    """Tyro draws a box; its text, without the frame and without the help of the argument."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
+    text = " ".join(line for line in lines if line)
+    text = re.sub(r"^(Unrecognized options|Value error|Parsing error|Required options|Invalid choice) ", "", text)
+    text, _, tail = re.sub(r"\s*For full helptext.*", "", text).partition(" Perhaps you meant: ")
+    text = text.split(" Argument helptext:")[0].strip().rstrip(".").removeprefix("Error parsing settings: ")
+    text = re.sub(
+        r"^Error parsing (\S+): no type matching (\S+) .* from \['(.*?)'\]\. .*", r"\1 is \3; expected \2", text
+    )
+    close = re.match(r"(--[\w-]+)", tail)
+    return f"{text}; did you mean {close[1]}?" if close else f"{text}; see {program} --help"
+
+
+def start_keras() -> None:
+    """Imports Keras and TensorFlow without their greetings."""
+    end_deferral()
+    from kerasdl.startup import import_keras
+
+    import_keras()
+
+
+def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list[str]:
+    """A configuration in JSON values as words of a command line, so that one parser checks both.
+
+    Raises:
+        UserError: a name that is no field; names the nearest.
+    """
+    fields = {field.name: field.type for field in dataclasses.fields(config_class)}
+    found: list[str] = []
+    for name, value in content.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, list(fields), 1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(fields))}"
+            raise UserError(f"{origin}: {name} is no field of this application; {hint}")
+        flag = name.replace("_", "-")
+        if fields[name] in (bool, "bool"):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            found += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return found
+
+
+def read_words(path: Path, config_class: type[Any]) -> list[str]:
+    """The fields of a JSON file as words of a command line, each checked.
+
+    Raises:
+        UserError: unreadable, unknown field, value that does not fit.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; expected a JSON file of configuration fields") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}); expected an object of configuration fields") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected an object of configuration fields")
+    found = words(content, config_class, str(path))
+    try:
+        parse(config_class, found, "train")
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removesuffix('; see train --help')}") from None
+    return found
+
+
+def read_config(path: Path, config_class: type[Any]) -> Any:
+    """A configuration from a JSON file; see `read_words`."""
+    return parse(config_class, read_words(path, config_class), str(path))
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of one option before the real parsing, because it decides the defaults of the others."""
+    for i, word in enumerate(arguments):
+        if word == f"--{name}" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _train(module: Any, application: str, arguments: list[str], program: str) -> None:
+    """Resolves the configuration (--resume or --config or --tiny, then flags), then trains."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Train:
+        __doc__ = inspect.getdoc(module)
+        settings: Annotated[module.Config, tyro.conf.OmitArgPrefixes]
+        config: Path | None = None
+        """JSON file of fields, such as best.json of a search or config.json of a run; flags win over it."""
+        resume: Path | None = None
+        """Run folder to go on with, exactly where its last finished epoch ended."""
+        tiny: bool = False
+        """Half a minute on built-in synthetic data; no download."""
+        runs: Path = Path("runs")
+        """Folder in which the run's own folder is made."""
+
+    resume, file = option(arguments, "resume"), option(arguments, "config")
+    tiny = "--tiny" in arguments
+    given: list[str] = []
+    if resume is not None:
+        from kerasdl.training import run
+
+        tiny = run.read(Path(resume), application)[1]["data"].get("tiny", False)
+        given = read_words(Path(resume) / run.CONFIG, module.Config)
+    elif file is not None:
+        given = read_words(Path(file), module.Config)
+    elif tiny:
+        start_keras()
+        given = words(jsonable(module.tiny()[0]), module.Config, "tiny")
+    parsed = parse(Train, [*given, *arguments], program)
+    config = parsed.settings
+    if resume is not None:
+        before = parse(module.Config, given, program)
+        names = [field.name for field in dataclasses.fields(config)]
+        changed = [name for name in names if getattr(config, name) != getattr(before, name)]
+        if changed:
+            raise UserError(
+                f"--resume goes on with the configuration of {resume}, but {', '.join(changed)} would change; "
+                f"leave the flag out, or train anew with --config {resume}/config.json"
+            )
+    start_keras()
+    from apps import _run
+
+    data = module.tiny()[1] if tiny else module.load_data(config)
+    _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
+
+
+def _opened(module: Any, application: str, folder: Path) -> tuple[Any, Any]:
+    """Configuration and data of a run."""
+    from apps import _run
+    from kerasdl.training import run
+
+    _, recorded = run.read(folder, application)
+    config = read_config(folder / run.CONFIG, module.Config)
+    start_keras()
+    data = module.tiny()[1] if recorded["data"].get("tiny", False) else module.load_data(config)
+    _run.check_data(recorded, data, folder)
+    return config, data
+
+
+def _evaluate(module: Any, application: str, arguments: list[str], program: str) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Evaluate:
+        """Measures a run on the test data; with several runs, their averaged predictions."""
+
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+        """Run folders."""
+
+    folders = list(parse(Evaluate, arguments, program).runs)
+    if not folders:
+        raise UserError(f"no run folder given; usage: {program} RUN [RUN ...]")
+    opened = [_opened(module, application, folder) for folder in folders]
+    from apps import _run
+
+    _run.evaluate(module, opened, folders)
+
+
+def _export(module: Any, application: str, arguments: list[str], program: str) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Export:
+        """Writes `saved_models/<application>/<version>/` from a run and measures the loaded export."""
+
+        run: Annotated[Path, tyro.conf.Positional]
+        """Run folder."""
+        saved_models: Path = Path("saved_models")
+        """Folder of all exports."""
+        version: int | None = None
+        """Number of the version folder; the next free one by default."""
+
+    parsed = parse(Export, arguments, program)
+    config, data = _opened(module, application, parsed.run)
+    from apps import _run
+
+    _run.export_run(module, application, config, data, parsed.run, root=parsed.saved_models, version=parsed.version)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

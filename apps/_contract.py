@@ -1,0 +1,119 @@
+"""What an application module offers. The type checker holds every module in this folder to `Application`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from kerasdl.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerasdl.export import Endpoint
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search optimises and what chooses the best epoch; always measured on validation data.
+
+    Attributes:
+        metric: name in the training log, such as `val_accuracy`.
+        direction: whether high or low is good.
+    """
+
+    metric: str
+    direction: Literal["max", "min"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Examples for training, selection and the final measurement.
+
+    Attributes:
+        train: what the weights are fitted to.
+        validation: what epochs and hyperparameters are chosen by; None when everything is trained on.
+        test: opens the test split. Only `evaluate` calls it.
+        info: what the model must know (class names, vocabulary); JSON values.
+        description: what these examples are, for the model card, such as `CIFAR-10 (TFDS)`.
+    """
+
+    train: Any
+    validation: Any
+    test: Callable[[], Any]
+    info: Mapping[str, Any]
+    description: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The parts of a model card that only the application knows."""
+
+    summary: str
+    limits: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+class Application(Protocol):
+    """A module in `apps/`."""
+
+    Config: type[Any]
+    OBJECTIVE: Objective
+    CARD: Card
+    VERBS: tuple[Callable[..., None], ...]
+
+    def load_data(self, config: Any) -> Splits:
+        """Reads the data that the configuration names."""
+
+    def build_model(self, config: Any, data: Splits) -> keras.Model:
+        """Builds and compiles the model."""
+
+    def train(self, config: Any, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
+        """Fits the model; the last callback is the `Checkpoint` that knows the first epoch."""
+
+    def evaluate(self, config: Any, model: keras.Model, data: Splits, figures: Path | None = None) -> dict[str, float]:
+        """Measures on the test split by the protocol that papers use; draws into `figures` if given."""
+
+    def endpoints(self, model: keras.Model, data: Splits) -> Mapping[str, Endpoint]:
+        """The signatures of the export; preprocessing inside the graph."""
+
+    def served(self, signatures: Mapping[str, Any]) -> keras.Model:
+        """A loaded export as a model that `evaluate` takes."""
+
+    def tiny(self) -> tuple[Any, Splits]:
+        """A configuration and learnable synthetic data: no files, no network, seconds."""
+
+
+def jsonable(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def at_least(minimum: float, **values: float | None) -> None:
+    """Checks fields of a configuration.
+
+    Raises:
+        UserError: a value is below `minimum`; None passes.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= minimum:
+            raise UserError(f"{_flag(name)} is {value}; expected {minimum} or more")
+
+
+def between(low: float, high: float, **values: float) -> None:
+    """Checks that fields of a configuration lie in [low, high].
+
+    Raises:
+        UserError: one does not.
+    """
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise UserError(f"{_flag(name)} is {value}; expected {low} to {high}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,64 @@
+"""Lets a command line be parsed before Keras and TensorFlow are imported, which takes seconds."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+HEAVY = ("keras", "numpy", "tensorflow")
+LIGHT = ("kerasdl.errors", "kerasdl.files", "kerasdl.startup", "kerasdl.data", "kerasdl.metrics", "kerasdl.training")
+
+
+class _StandIn(ModuleType):
+    """Stands for a module in the names of whoever imported it; the first look-up ends all deferral.
+
+    `importlib.util.LazyLoader` does not serve: it wakes up for `__file__`, which `inspect` asks of every module, and
+    it lets a package's submodules run before the package.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__cached__", "__file__", "__path__", "__wrapped__"):
+            raise AttributeError(name)
+        _finder.stop()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class _StandInLoader(Loader):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: the real module is imported later."""
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in HEAVY or (fullname.startswith("kerasdl.") and fullname not in LIGHT):
+            return ModuleSpec(fullname, _StandInLoader())
+        return None
+
+    def stop(self) -> None:
+        """From here on imports are real."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            for name in [name for name, module in sys.modules.items() if type(module) is _StandIn]:
+                del sys.modules[name]
+
+
+_finder = _Finder()
+
+
+def defer_heavy_imports() -> None:
+    """Defers Keras, TensorFlow, NumPy and the modules of kerasdl; for `__main__` modules only."""
+    if "keras" not in sys.modules:
+        sys.meta_path.insert(0, _finder)
+
+
+def end_deferral() -> None:
+    """Makes all imports real again."""
+    _finder.stop()

@@ -1,0 +1,186 @@
+"""The shared verbs: train, evaluate, export. They know the contract and no application."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from apps._contract import Application, Splits, jsonable
+from kerasdl import export, plots
+from kerasdl.errors import UserError
+from kerasdl.files import write_json
+from kerasdl.training import checkpoint, run
+
+
+def train(
+    module: Application,
+    application: str,
+    config: Any,
+    data: Splits,
+    *,
+    runs: Path,
+    resume: Path | None = None,
+) -> Path:
+    """Trains in a new run folder, or goes on in an old one, and writes what validation said.
+
+    Args:
+        module: the application.
+        application: its name.
+        config: its configuration.
+        data: its data.
+        runs: root of the run folders.
+        resume: a run folder to go on with.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: the run to resume had other data.
+    """
+    if resume is None:
+        folder = run.create(runs, application, jsonable(config), dict(data.info))
+    else:
+        folder = resume
+        check_data(run.read(folder, application)[1], data, folder)
+    print(f"{'run' if resume is None else 'resuming'} {folder}", flush=True)
+    keras.utils.set_random_seed(config.seed)
+    model = module.build_model(config, data)
+    saver = checkpoint.Checkpoint(
+        folder,
+        monitor=module.OBJECTIVE.metric,
+        maximize=module.OBJECTIVE.direction == "max",
+        resume=resume is not None,
+    )
+    module.train(config, model, data, [saver])
+    plots.learning_curves(folder / run.LOG, folder / run.FIGURES / "learning_curves.png")
+    print(f"trained {saver.initial_epoch} epochs; log, checkpoint and model in {folder}")
+    print(f"next: python -m apps {application} evaluate {folder}")
+    return folder
+
+
+def check_data(recorded: Mapping[str, Any], data: Splits, folder: Path) -> None:
+    """Refuses data that is not what a run was trained on.
+
+    Raises:
+        UserError: class names, vocabulary or the like differ.
+    """
+    if recorded["data"] != json.loads(json.dumps(dict(data.info))):
+        changed = [key for key in {*recorded["data"], *data.info} if recorded["data"].get(key) != data.info.get(key)]
+        raise UserError(
+            f"the data is not what {folder} was trained on: {', '.join(sorted(changed))} changed; "
+            "restore the data or train again"
+        )
+
+
+def restore(module: Application, config: Any, data: Splits, folder: Path) -> keras.Model:
+    """Builds the model of a run in float32 and loads its weights.
+
+    Raises:
+        UserError: nothing trained yet, or the file is damaged.
+    """
+    path = folder / run.MODEL
+    if not path.is_file():
+        raise UserError(f"{folder} has no {run.MODEL}: no epoch was finished; go on with train --resume {folder}")
+    # Half precision is for training: measured and exported models compute in float32.
+    model = module.build_model(dataclasses.replace(config, precision="float32"), data)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be loaded ({str(error).splitlines()[0]}); it is damaged or of another version of the code"
+        ) from None
+    return model
+
+
+def evaluate(module: Application, opened: list[tuple[Any, Splits]], folders: list[Path]) -> dict[str, float]:
+    """Measures one run, or the ensemble of several, on the test split; writes metrics.json and figures.
+
+    Args:
+        module: the application.
+        opened: configuration and data of each run.
+        folders: the run folders.
+
+    Raises:
+        UserError: several runs of an application that cannot be averaged, or of different data.
+    """
+    config, data = opened[0]
+    if any(other.info != data.info for _, other in opened):
+        raise UserError("the runs were trained on different data; an ensemble needs the same classes and picture size")
+    models = [restore(module, own, data, folder) for (own, _), folder in zip(opened, folders, strict=True)]
+    if len(models) == 1:
+        model, folder = models[0], folders[0]
+    else:
+        if not hasattr(module, "ensemble"):
+            raise UserError(f"evaluate takes one run here, got {len(folders)}; models of this kind are not averaged")
+        model, folder = module.ensemble(models), folders[0] / "ensemble"
+    metrics = module.evaluate(config, model, data, folder / run.FIGURES)
+    runs = {"runs": [str(path) for path in folders]} if len(folders) > 1 else {}
+    write_json(folder / run.METRICS, {**runs, "split": data.description, **metrics})
+    print_metrics(metrics)
+    print(f"metrics.json and figures in {folder}")
+    return metrics
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """Prints a two-column table."""
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+
+
+def export_run(
+    module: Application,
+    application: str,
+    config: Any,
+    data: Splits,
+    folder: Path,
+    *,
+    root: Path,
+    version: int | None,
+) -> Path:
+    """Exports a run in float32, measures the loaded export on the test split, writes the model card.
+
+    Args:
+        module: the application.
+        application: its name.
+        config: the configuration of the run.
+        data: its data.
+        folder: the run.
+        root: the folder of all exports.
+        version: its number; the next free one when None.
+
+    Returns:
+        The version folder.
+    """
+    target = root / application / str(version or export.next_version(root / application))
+    model = restore(module, config, data, folder)
+    endpoints = module.endpoints(model, data)
+
+    def finish(temporary: Path) -> None:
+        metrics = module.evaluate(config, module.served(export.signatures(temporary)), data)
+        print_metrics(metrics)
+        export.write_documents(
+            temporary,
+            title=f"{application} {target.name}",
+            summary=module.CARD.summary,
+            endpoints=endpoints,
+            config=jsonable(config),
+            metrics=metrics,
+            split=data.description,
+            facts=run.read(folder, application)[1],
+            limits=module.CARD.limits,
+            sources=module.CARD.sources,
+            parameters=model.count_params(),
+        )
+
+    export.write(target, model, endpoints, finish)
+    print(f"exported {target} ({export.size_bytes(target) / 2**20:.1f} MiB), card in {target / 'MODEL_CARD.md'}")
+    return target

@@ -1,0 +1,1 @@
+"""Reusable Keras functional-API blocks, training, export and serving; knows no application."""

@@ -1,0 +1,305 @@
+"""A person's own pictures: a folder with one sub-folder a class, of any size and in any usual format.
+
+    photos/cat/1.jpg  photos/dog/holiday/2.png                                    split at random by `split`
+    photos/train/cat/1.jpg  photos/validation/cat/2.jpg  photos/test/cat/3.jpg    already split
+
+`scan` lists the files, `split` divides them, `load` decodes them.
+"""
+
+import hashlib
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from kerasdl.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+"""Formats that are read; a file's content decides, whatever its name ends in."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
+"""Endings of file names, in upper or lower case, that `scan` takes for pictures."""
+
+Example = tuple[Path, int]
+"""A picture's file and the index of its class."""
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """What lies in a folder of pictures."""
+
+    class_names: tuple[str, ...]
+    """The names of the training classes' folders, sorted; a label is an index into them."""
+    splits: dict[str, list[Example]]
+    """`train`, and where the folder has them `validation` and `test`; in the order of the file names."""
+
+
+def scan(path: str | Path) -> ImageFolder:
+    """Lists the pictures of a folder and checks its classes, without opening any picture.
+
+    The pictures of a class may lie in further sub-folders. Hidden files are left out, and files that are no
+    pictures by the ending of their name; the latter are counted in a line on standard error, since a format that
+    is not read, such as the HEIC of a phone, would be missed otherwise.
+
+    Args:
+        path: the folder. It is already split if its sub-folders are named train (training) and validation
+            (valid, val) or test (testing), in upper or lower case.
+
+    Returns:
+        The classes and files; only `train` if the folder is not split.
+
+    Raises:
+        UserError: if the folder is missing; has no class, only one, an empty one, or no picture; holds classes
+            beside splits, or a split twice; lacks train; or train lacks a class of validation or test.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(
+            f"There is no folder {root}; expected one with a sub-folder of pictures for each class; check the path."
+        )
+    folders = _sub_folders(root)
+    parts = [folder for folder in folders if folder.name.lower() in _SPLITS]
+    if not parts:
+        class_names, examples = _scan_classes(root)
+        return ImageFolder(class_names, {"train": examples})
+    if len(parts) < len(folders):
+        other = next(folder.name for folder in folders if folder not in parts)
+        raise UserError(
+            f"{root} holds both '{parts[0].name}' and '{other}'; expected either classes or the splits train,"
+            " validation, test; move the classes into the splits, or rename the class that is called like one."
+        )
+    roots = {_SPLITS[part.name.lower()]: part for part in parts}
+    if len(roots) < len(parts) or "train" not in roots:
+        raise UserError(
+            f"{root} holds the splits {', '.join(part.name for part in parts)}; expected train, and at most"
+            " one folder each for validation and test; rename or merge the folders."
+        )
+    class_names, examples = _scan_classes(roots["train"])
+    splits = {"train": examples}
+    for name in ("validation", "test"):
+        if name in roots:
+            splits[name] = _scan_classes(roots[name], class_names)[1]
+    return ImageFolder(class_names, splits)
+
+
+def split(
+    examples: Sequence[Example], *, validation_ratio: float = 0.1, test_ratio: float = 0.1, seed: int
+) -> dict[str, list[Example]]:
+    """Divides examples at random into train, validation and test, each class in the same ratio.
+
+    A class is shuffled by a hash of seed and file name. So the split depends neither on the order in which files
+    are listed nor on where the folder lies, and a picture that is added later moves few others.
+
+    Args:
+        examples: as `scan` lists them.
+        validation_ratio: share for validation, 0 for none. Else each class gives at least one example if it can:
+            the first is for train, the second for validation, the third for test.
+        test_ratio: share for test, in the same way.
+        seed: another seed gives another split.
+
+    Returns:
+        `train`, `validation` and `test`, each in the order of the file names.
+
+    Raises:
+        ValueError: if a ratio is negative, or nothing is left for train.
+
+    Source: own.
+    """
+    if min(validation_ratio, test_ratio) < 0 or validation_ratio + test_ratio >= 1:
+        raise ValueError(
+            f"validation_ratio is {validation_ratio} and test_ratio {test_ratio}; expected shares with a sum"
+            " below 1; choose smaller ones."
+        )
+    root = os.path.commonpath([path.parent for path, _ in examples]) if examples else ""
+
+    def order(path: Path) -> tuple[bytes, str]:
+        name = path.relative_to(root).as_posix()
+        return hashlib.sha256(f"{seed}/{name}".encode()).digest(), name
+
+    classes: dict[int, list[Path]] = {}
+    for path, label in examples:
+        classes.setdefault(label, []).append(path)
+    parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+    for label, paths in classes.items():
+        shuffled = [(path, label) for path in sorted(paths, key=order)]
+        validation = min(_share(len(shuffled), validation_ratio), len(shuffled) - 1)
+        test = min(_share(len(shuffled), test_ratio), len(shuffled) - 1 - validation)
+        parts["validation"] += shuffled[:validation]
+        parts["test"] += shuffled[validation : validation + test]
+        parts["train"] += shuffled[validation + test :]
+    return {name: sorted(part) for name, part in parts.items()}
+
+
+def load(
+    examples: Sequence[Example], *, size: int, strict: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[tuple[Path, str]]]:
+    """Decodes pictures to squares of one size.
+
+    The largest square in the middle is cut out and resized: nothing is squashed, and the ends of the longer side
+    are lost. Resizing is bilinear with antialiasing, as `tf.image.resize(..., antialias=True)` does it, so that
+    an export can repeat it. The EXIF orientation is applied, transparent pictures are laid on white, greyscale
+    becomes RGB, an animation gives its first frame, and colour profiles are ignored.
+
+    A picture that cannot be decoded is left out, and the first few are named in a line on standard error.
+
+    Args:
+        examples: files and labels, as `scan` lists them.
+        size: side of the squares in pixels.
+        strict: raise at pictures that cannot be decoded, rather than leave them out.
+
+    Returns:
+        images: uint8[n, size, size, 3], in the order of the examples.
+        labels: int32[n].
+        skipped: the pictures left out, each with the reason.
+
+    Raises:
+        UserError: if every picture of a class is broken, or under `strict` any.
+        ValueError: if size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}; expected at least 1 pixel; choose a larger one.")
+    images = np.empty((len(examples), size, size, 3), np.uint8)
+
+    def decode(index: int) -> str | None:
+        try:
+            images[index] = _decode(examples[index][0], size)
+        except Exception as error:  # Pillow's decoders raise nearly anything at a damaged file.
+            return _reason(error)
+        return None
+
+    # Registers the formats before the threads race for it.
+    Image.init()
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        # Damaged EXIF data, and pictures that are large yet below the limit.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        reasons = list(pool.map(decode, range(len(examples))))
+    kept = [index for index, reason in enumerate(reasons) if reason is None]
+    labels = np.array([examples[index][1] for index in kept], np.int32)
+    skipped = [(path, reason) for (path, _), reason in zip(examples, reasons, strict=True) if reason is not None]
+    if not skipped:
+        return images, labels, skipped
+
+    named = _some([f"{path} ({reason})" for path, reason in skipped])
+    count = f"{len(skipped)} of {len(examples)} pictures"
+    if strict:
+        raise UserError(f"{count} cannot be decoded: {named}; expected all to be whole; replace or delete these.")
+    left = set(labels.tolist())
+    lost = [path for path, label in examples if label not in left]
+    if lost:
+        raise UserError(
+            f"Every picture of a class is broken: {named}; expected a whole one in each class; replace those in"
+            f" {os.path.commonpath([path.parent for path in lost])}."
+        )
+    print(f"Left out {count}, which cannot be decoded: {named}.", file=sys.stderr)
+    return images[kept], labels, skipped
+
+
+def _sub_folders(path: Path) -> list[Path]:
+    folders = (entry for entry in path.iterdir() if entry.is_dir())
+    # The archiver of macOS adds __MACOSX to a zip file: a twin of the folder, without pictures.
+    return sorted(folder for folder in folders if folder.name[0] != "." and folder.name != "__MACOSX")
+
+
+def _scan_classes(root: Path, train_names: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], list[Example]]:
+    folders = _sub_folders(root)
+    if not folders:
+        loose = sum(path.suffix.lower() in SUFFIXES for path in _files(root))
+        raise UserError(
+            f"{root} has no sub-folder, and {loose} pictures lie in it directly; expected a sub-folder for"
+            " each class; move the pictures of each class into one."
+        )
+    class_names = train_names or tuple(folder.name for folder in folders)
+    examples: list[Example] = []
+    others: list[Path] = []
+    empty: list[str] = []
+    for folder in folders:
+        if folder.name not in class_names:
+            raise UserError(
+                f"{root} has the class '{folder.name}', which train does not have; expected some of"
+                f" {', '.join(class_names)}; rename the folder, or add the class to train."
+            )
+        files = list(_files(folder))
+        pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+        others += [path for path in files if path.suffix.lower() not in SUFFIXES]
+        examples += [(path, class_names.index(folder.name)) for path in pictures]
+        if not pictures:
+            empty.append(folder.name)
+    formats = ", ".join(FORMATS)
+    if not examples:
+        raise UserError(f"{root} holds no picture; expected files in {formats}; add or convert some.")
+    if empty:
+        raise UserError(
+            f"The class folder '{empty[0]}' in {root} holds no picture; expected at least one in {formats};"
+            " add some, or delete the folder."
+        )
+    if len(class_names) == 1:
+        raise UserError(
+            f"{root} has only the class '{class_names[0]}'; expected at least two; add a folder with pictures"
+            " of another."
+        )
+    if others:
+        print(f"Left out {len(others)} files that are no {formats}: {_some(others)}.", file=sys.stderr)
+    return class_names, examples
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        yield from (Path(parent, name) for name in sorted(files) if name[0] != ".")
+
+
+def _share(count: int, ratio: float) -> int:
+    return max(1, math.floor(count * ratio + 0.5)) if ratio else 0
+
+
+def _decode(path: Path, size: int) -> np.ndarray:
+    with Image.open(path, formats=FORMATS) as image:
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time. Stopping at twice the size leaves
+        # something to antialias, as in Pillow's own `thumbnail`.
+        image.draft(None, (2 * size, 2 * size))
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = _to_rgb(image)
+    side = min(rgb.size)
+    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+    # Cut first: `resize` with a box would blend in pixels from outside the box, and TensorFlow would not.
+    square = rgb.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit greyscale, which Pillow's own conversion would clip at 255.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"no {', '.join(FORMATS)} inside"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels"
+    return str(error) or type(error).__name__
+
+
+def _some(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items[:3])) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

@@ -1,0 +1,92 @@
+"""Standard data sets through TensorFlow Datasets, from a folder on disk or by its own download."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerasdl.errors import UserError
+
+DATA_DIR = "KERASDL_DATA_DIR"
+
+
+def builder(name: str, data_dir: Path | None = None) -> Any:
+    """Finds a prepared data set, or prepares it.
+
+    Looks for `<data_dir>/<name>/.../dataset_info.json`, where data_dir is the argument, else the environment
+    variable KERASDL_DATA_DIR, else TFDS' own default folder. What is found there is read without any network;
+    what is missing is downloaded by TFDS.
+
+    Args:
+        name: TFDS name, such as `cifar10` or `imdb_reviews/plain_text`.
+        data_dir: TFDS data folder.
+
+    Returns:
+        A `tfds.core.DatasetBuilder` that is ready to be read.
+
+    Raises:
+        UserError: neither found nor downloadable.
+    """
+    import tensorflow_datasets as tfds
+
+    place = Path(data_dir or os.environ.get(DATA_DIR) or tfds.core.constants.DATA_DIR).expanduser()
+    prepared = sorted((place / name).glob("*/dataset_info.json"), key=lambda path: _version(path.parent.name))
+    if prepared:
+        return tfds.builder_from_directory(prepared[-1].parent)
+    try:
+        found = tfds.builder(name, data_dir=place, try_gcs=False)
+        found.download_and_prepare()
+    except Exception as error:  # TFDS lets through whatever its HTTP client, the disk or a checksum raises
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the data set {name} is not in {place} and could not be downloaded ({reason}); "
+            f"give the TFDS folder that holds it with --data-dir or {DATA_DIR}, or run once with a network"
+        ) from None
+    return found
+
+
+def _version(name: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in name.split(".") if part.isdigit())
+
+
+def images(name: str, split: str, data_dir: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a whole image classification split into memory, in the order of its files.
+
+    Args:
+        name: TFDS name with features `image` and `label`, all images of one size.
+        split: TFDS split, such as `train` or `test`.
+        data_dir: see `builder`.
+
+    Returns:
+        uint8[examples, height, width, channels] and int32[examples].
+
+    Raises:
+        UserError: see `builder`.
+    """
+    import tensorflow_datasets as tfds
+
+    found = builder(name, data_dir)
+    channels = found.info.features["image"].shape[-1]
+    encoded = found.as_dataset(
+        split=split,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+
+    def decode(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.io.decode_image(example["image"], channels=channels, expand_animations=False), example["label"]
+
+    examples = encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(found.info.splits[split].num_examples)
+    pictures, labels = next(iter(examples))
+    return pictures.numpy(), labels.numpy().astype(np.int32)
+
+
+def class_names(name: str, data_dir: Path | None = None) -> list[str]:
+    """Names of the classes of a classification data set, by label.
+
+    Raises:
+        UserError: see `builder`.
+    """
+    return list(builder(name, data_dir).info.features["label"].names)

@@ -1,0 +1,343 @@
+"""The one way to write a SavedModel: signatures, warm-up file, configuration, metrics and model card, atomically.
+
+An export is `saved_models/<application>/<version>/`. It loads in stock TensorFlow Serving and with
+`tf.saved_model.load`, without this repository and without Keras.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from kerasdl.errors import UserError
+from kerasdl.files import atomic_path, write_json, write_text
+
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One signature of an export.
+
+    Attributes:
+        function: takes tensors by the names of `inputs`, returns a dict of float32, integer or string tensors.
+        inputs: shape and dtype of each input; the batch dimension is None.
+        example: one small real request, by input name; it goes into the warm-up file.
+        meaning: one sentence for the model card.
+    """
+
+    function: Callable[..., dict[str, tf.Tensor]]
+    inputs: Mapping[str, tf.TensorSpec]
+    example: Mapping[str, np.ndarray]
+    meaning: str
+
+
+def next_version(folder: Path) -> int:
+    """One above the highest version in `saved_models/<application>`; 1 when there is none."""
+    versions = [int(path.name) for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
+    return max(versions, default=0) + 1
+
+
+def write(
+    folder: Path,
+    model: keras.Model,
+    endpoints: Mapping[str, Endpoint],
+    finish: Callable[[Path], None],
+) -> None:
+    """Writes a version folder; it appears under its name only when everything in it is complete.
+
+    Args:
+        folder: `saved_models/<application>/<version>`, must not exist.
+        model: owns the variables that the endpoints use; float32.
+        endpoints: by signature name; the first is also `serving_default`.
+        finish: receives the temporary folder with the loadable SavedModel, to measure it and to add files.
+
+    Raises:
+        UserError: the version exists.
+        RuntimeError: the graph holds an operation that needs a GPU.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists; exports are never overwritten, give another --version or remove it")
+    with atomic_path(folder) as temporary:
+        # Keras' ExportArchive writes every weight twice.
+        module = tf.Module()
+        module.weights = [variable.value for variable in model.variables]
+        functions = {
+            name: tf.function(
+                endpoint.function,
+                input_signature=[tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in endpoint.inputs.items()],
+            ).get_concrete_function()
+            for name, endpoint in endpoints.items()
+        }
+        functions[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY] = next(iter(functions.values()))
+        tf.saved_model.save(module, str(temporary), functions)
+        _refuse_gpu_operations(temporary)
+        _write_warmup(temporary, endpoints)
+        finish(temporary)
+
+
+def _refuse_gpu_operations(folder: Path) -> None:
+    graph = (folder / "saved_model.pb").read_bytes()
+    found = sorted({name.decode() for name in re.findall(rb"Cudnn\w+", graph)})
+    if found:
+        raise RuntimeError(f"the export holds {', '.join(found)}, which no CPU can run; build with use_cudnn=False")
+
+
+def _write_warmup(folder: Path, endpoints: Mapping[str, Endpoint]) -> None:
+    """Writes one PredictionLog a signature, which a server replays before it says AVAILABLE.
+
+    Source: TensorFlow Serving, "SavedModel Warmup".
+    """
+    path = folder / WARMUP
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, endpoint in endpoints.items():
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = folder.parent.name
+            request.model_spec.signature_name = name
+            for key, value in endpoint.example.items():
+                dtype = endpoint.inputs[key].dtype
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value, dtype=dtype))
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+
+
+def signatures(folder: Path) -> dict[str, "Signature"]:
+    """Loads the signatures of an export with TensorFlow alone.
+
+    Args:
+        folder: `saved_models/<application>` (the highest version is taken) or `saved_models/<application>/<version>`.
+
+    Returns:
+        Signature name -> function of keyword tensors that returns a dict of tensors.
+
+    Raises:
+        UserError: no export there.
+    """
+    folder = version_folder(folder)
+    loaded = tf.saved_model.load(str(folder))
+    # The functions hold their variables weakly: each keeps a reference to what was loaded.
+    return {name: Signature(function, loaded) for name, function in loaded.signatures.items()}
+
+
+class Signature:
+    """A loaded signature: called with keyword tensors, returns a dict of tensors; `inputs` are its specs."""
+
+    def __init__(self, function: Any, owner: Any) -> None:
+        self._function, self._owner = function, owner
+        self.inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
+
+    def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
+        return self._function(**inputs)
+
+
+def version_folder(folder: Path) -> Path:
+    """The folder itself if it holds a SavedModel, else its highest version.
+
+    Raises:
+        UserError: neither.
+    """
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    versions = [path for path in folder.glob("*") if path.name.isdigit() and (path / "saved_model.pb").is_file()]
+    if not versions:
+        raise UserError(
+            f"{folder} holds no exported model; give a folder such as saved_models/<application> "
+            "that `python -m apps APPLICATION export RUN` wrote"
+        )
+    return max(versions, key=lambda path: int(path.name))
+
+
+def decode_images(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
+    """Encoded pictures to pixels, inside the graph: shorter side scaled to `size` with antialiasing, middle cropped.
+
+    Args:
+        image_bytes: string[batch], each a JPEG, PNG, GIF (first frame) or BMP.
+        size: side of the result in pixels.
+
+    Returns:
+        uint8[batch, size, size, 3].
+    """
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        shape = tf.shape(image)[:2]
+        scaled = tf.cast(tf.round(shape * size / tf.reduce_min(shape)), tf.int32)
+        image = tf.cond(
+            tf.reduce_all(scaled == shape),
+            lambda: image,
+            lambda: tf.cast(
+                tf.clip_by_value(tf.round(tf.image.resize(image, scaled, antialias=True)), 0, 255), tf.uint8
+            ),
+        )
+        top, left = tf.unstack((scaled - size) // 2)
+        return tf.ensure_shape(image[top : top + size, left : left + size], [size, size, 3])
+
+    with tf.device("cpu:0"):  # decoding has no GPU kernel
+        return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8))
+
+
+def size_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def write_documents(
+    folder: Path,
+    *,
+    title: str,
+    summary: str,
+    endpoints: Mapping[str, Endpoint],
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    split: str,
+    facts: Mapping[str, Any],
+    limits: Sequence[str],
+    sources: Sequence[str],
+    parameters: int,
+) -> None:
+    """Writes config.json, metrics.json and MODEL_CARD.md into a version folder.
+
+    Args:
+        folder: the version folder (possibly still under its temporary name).
+        title: heading of the card.
+        summary: what the model does, one or two sentences.
+        endpoints: see `write`.
+        config: the training configuration.
+        metrics: measured on the loaded export.
+        split: what `metrics` were measured on, such as `CIFAR-10 test, 10,000 images`.
+        facts: provenance of the run: time, command, commit, versions.
+        limits: what the model is not for, a sentence each.
+        sources: papers and data, a citation each.
+        parameters: number of weights.
+    """
+    write_json(folder / "config.json", config)
+    write_json(folder / "metrics.json", {"split": split, **metrics})
+    rows = "\n".join(f"| {name} | {_rounded(value)} |" for name, value in metrics.items())
+    signature_rows = "\n".join(
+        f"| `{name}` | {', '.join(f'`{key}: {_spec(spec)}`' for key, spec in endpoint.inputs.items())} | "
+        f"{_outputs(folder, name)} | {endpoint.meaning} |"
+        for name, endpoint in endpoints.items()
+    )
+    first = next(iter(endpoints))
+    application = title.split()[0]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    settings = "\n".join(f"| {name} | {value} |" for name, value in config.items())
+    card = f"""# {title}
+
+{summary}
+
+- Trained: {facts["time"]}, commit {facts["commit"]}, {versions}
+- Command: `{facts["command"]}`
+- Size: {size_bytes(folder) / 2**20:.1f} MiB, {parameters:,} weights
+
+## Metrics
+
+Measured by `python -m apps {application} export` on the loaded export; split: {split}.
+
+| metric | value |
+|---|---|
+{rows}
+
+## Signatures
+
+| signature | inputs | outputs | meaning |
+|---|---|---|---|
+{signature_rows}
+
+The first one is also `serving_default`. With TensorFlow alone:
+
+```python
+import tensorflow as tf
+model = tf.saved_model.load("saved_models/{application}/1")
+{_python_example(first, endpoints[first])}
+```
+
+Over HTTP, from `python -m kerasdl.serving saved_models` or TensorFlow Serving:
+
+```sh
+{_curl_example(application, endpoints[first])}
+```
+
+## Limits
+
+{_list(limits)}
+
+## Sources
+
+{_list(sources)}
+
+## Configuration
+
+| field | value |
+|---|---|
+{settings}
+"""
+    write_text(folder / "MODEL_CARD.md", card)
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _spec(spec: tf.TensorSpec) -> str:
+    shape = ", ".join("batch" if i == 0 else str(size or "?") for i, size in enumerate(spec.shape))
+    return f"{spec.dtype.name}[{shape}]"
+
+
+def _outputs(folder: Path, signature: str) -> str:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((folder / "saved_model.pb").read_bytes())
+    described = []
+    for name, info in sorted(model.meta_graphs[0].signature_def[signature].outputs.items()):
+        spec = tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.dtypes.as_dtype(info.dtype))
+        described.append(f"`{name}: {_spec(spec)}`")
+    return ", ".join(described)
+
+
+def _python_example(signature: str, endpoint: Endpoint) -> str:
+    key = next(iter(endpoint.inputs))
+    value = (
+        'tf.constant([open("picture.jpg", "rb").read()])' if key.endswith("_bytes") else f"tf.constant(...)  # {key}"
+    )
+    return f'answer = model.signatures["{signature}"]({key}={value})'
+
+
+def _curl_example(application: str, endpoint: Endpoint) -> str:
+    key = next(iter(endpoint.inputs))
+    url = f"http://localhost:8501/v1/models/{application}:predict"
+    if not key.endswith("_bytes"):
+        example = json.dumps({"inputs": {name: np.asarray(value).tolist() for name, value in endpoint.example.items()}})
+        return f"curl -d '{example}' {url}"
+    return (
+        f"""printf '{{"instances": [{{"{key}": {{"b64": "%s"}}}}]}}' "$(base64 -w0 picture.jpg)" |\n"""
+        f"    curl -d @- {url}"
+    )
+
+
+def predict_request(endpoint: Endpoint) -> str:
+    """The endpoint's example as the JSON body of a REST `:predict` call, in row form; bytes as base64."""
+    count = len(next(iter(endpoint.example.values())))
+    rows = [{name: _json_value(values[i]) for name, values in endpoint.example.items()} for i in range(count)]
+    return json.dumps({"instances": rows})
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    return np.asarray(value).tolist()

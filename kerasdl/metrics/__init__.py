@@ -1,0 +1,1 @@
+"""Scores of models on arrays, one module per kind of task."""

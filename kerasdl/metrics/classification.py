@@ -1,0 +1,184 @@
+"""Scores of a classifier, computed in numpy from its probabilities and the true labels.
+
+Every function takes the same pair: probabilities float[examples, classes], rows summing to 1, and labels
+int[examples] in 0..classes-1. A prediction is the most probable class; of equals the first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn import metrics
+
+CALIBRATION_BINS = 15
+"""Equal-width confidence bins of the calibration error, as in Guo et al. 2017, section 5."""
+
+# A float32 softmax underflows to 0 for a class it rules out; without a floor a single such example makes the
+# mean infinite. The floor is the smallest normal float32, so one example costs at most 87.3 nats.
+_SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class CalibrationBins:
+    """What each confidence bin holds; bins without examples have accuracy and confidence NaN."""
+
+    accuracy: np.ndarray
+    """float64[bins], share of right predictions."""
+    confidence: np.ndarray
+    """float64[bins], mean probability of the predicted class."""
+    count: np.ndarray
+    """int64[bins], examples."""
+
+
+def classification_report(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Scores a classifier by the numbers that papers state.
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1.
+        labels: int[examples], the true classes.
+
+    Returns:
+        `accuracy` (ratio) with its 95 % interval `accuracy_low` and `accuracy_high`; `top5_accuracy` (ratio)
+        if there are more than 5 classes; `nll_nats`, the mean negative log-likelihood of the true class;
+        `brier_score`, the mean squared distance to the one-hot label, summed over classes, 0 to 2;
+        `calibration_error` (ratio), see `calibration_error`.
+
+    Raises:
+        ValueError: if the arrays are empty, do not fit each other, or hold no probabilities.
+
+    Source: interval: Wilson 1927, "Probable inference, the law of succession, and statistical inference",
+    which unlike the normal approximation keeps its coverage near 0 and 1; score: Brier 1950, "Verification
+    of forecasts expressed in terms of probability", equation 2.
+    """
+    probabilities, labels = _check(probabilities, labels)
+    examples, classes = probabilities.shape
+    right = int(np.sum(probabilities.argmax(axis=1) == labels))
+    low, high = binomtest(right, examples).proportion_ci(confidence_level=0.95, method="wilson")
+    report = {"accuracy": right / examples, "accuracy_low": float(low), "accuracy_high": float(high)}
+    if classes > 5:
+        top5 = metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(classes))
+        report["top5_accuracy"] = float(top5)
+    of_true_class = probabilities[np.arange(examples), labels]
+    report["nll_nats"] = float(-np.mean(np.log(np.maximum(of_true_class, _SMALLEST_PROBABILITY))))
+    report["brier_score"] = float(np.mean(np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1)))
+    report["calibration_error"] = calibration_error(probabilities, labels)
+    return report
+
+
+def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts how often each class was taken for each.
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1.
+        labels: int[examples], the true classes.
+
+    Returns:
+        int64[classes, classes]: row = true class, column = predicted class.
+
+    Raises:
+        ValueError: if the arrays are empty, do not fit each other, or hold no probabilities.
+
+    Source: scikit-learn, `sklearn.metrics.confusion_matrix`.
+    """
+    probabilities, labels = _check(probabilities, labels)
+    classes = np.arange(probabilities.shape[1])
+    return metrics.confusion_matrix(labels, probabilities.argmax(axis=1), labels=classes)
+
+
+def per_class_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Computes the share of each class' examples that were recognised (recall).
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1.
+        labels: int[examples], the true classes.
+
+    Returns:
+        float64[classes]; NaN for a class without examples.
+
+    Raises:
+        ValueError: if the arrays are empty, do not fit each other, or hold no probabilities.
+
+    Source: scikit-learn, `sklearn.metrics.recall_score`.
+    """
+    probabilities, labels = _check(probabilities, labels)
+    classes = np.arange(probabilities.shape[1])
+    predictions = probabilities.argmax(axis=1)
+    return metrics.recall_score(labels, predictions, labels=classes, average=None, zero_division=np.nan)
+
+
+def calibration_bins(probabilities: np.ndarray, labels: np.ndarray) -> CalibrationBins:
+    """Groups predictions by confidence, the probability of the predicted class.
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1.
+        labels: int[examples], the true classes.
+
+    Returns:
+        Accuracy, confidence and count of the bins ((m - 1) / M, m / M], m = 1..M, M = 15.
+
+    Raises:
+        ValueError: if the arrays are empty, do not fit each other, or hold no probabilities.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 2.
+    """
+    probabilities, labels = _check(probabilities, labels)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    inner_edges = np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS
+    bins = np.digitize(confidence, inner_edges, right=True)
+    count = np.bincount(bins, minlength=CALIBRATION_BINS)
+    divisor = np.where(count == 0, np.nan, count)
+    return CalibrationBins(
+        accuracy=np.bincount(bins, weights=right, minlength=CALIBRATION_BINS) / divisor,
+        confidence=np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS) / divisor,
+        count=count,
+    )
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Computes the expected calibration error: how far confidence is from accuracy.
+
+        ECE = sum over bins m of |B_m| / n * |acc(B_m) - conf(B_m)|
+
+    with the 15 equal-width bins of `calibration_bins`. 0 is perfect; the value is a ratio, 0.03 means that
+    confidence and accuracy differ by 3 points on average.
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1.
+        labels: int[examples], the true classes.
+
+    Returns:
+        The error, between 0 and 1.
+
+    Raises:
+        ValueError: if the arrays are empty, do not fit each other, or hold no probabilities.
+
+    Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
+    """
+    bins = calibration_bins(probabilities, labels)
+    gaps = np.abs(bins.accuracy - bins.confidence)
+    return float(np.nansum(bins.count * gaps) / bins.count.sum())
+
+
+def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not labels.size:
+        raise ValueError(
+            f"Probabilities have shape {probabilities.shape} and labels {labels.shape}; expected"
+            " [examples, classes] and [examples], at least one example; pass one row for each label."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"Labels are {labels.dtype}; expected integers; pass class indices.")
+    classes = probabilities.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"Labels lie in {labels.min()}..{labels.max()}; expected 0..{classes - 1}, one for each of the"
+            f" {classes} columns; pass the labels that the model was trained on."
+        )
+    # 0.01 forgives a softmax in half precision, and still tells logits from probabilities. A NaN fails both.
+    if not (np.all(probabilities >= 0) and np.all(np.abs(probabilities.sum(axis=1) - 1) < 0.01)):
+        raise ValueError(
+            "A row of the probabilities is negative, NaN or does not sum to 1; expected probabilities;"
+            " apply softmax to logits first."
+        )
+    return probabilities, labels

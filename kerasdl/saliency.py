@@ -1,0 +1,172 @@
+"""What an image classifier looks at: the activations of its layers, and maps of the places that matter.
+
+Every function takes one image [height, width, channels] as the model takes it (its scale and dtype), and a
+`keras.Model` with one input [batch, height, width, channels] and one output [batch, classes].
+"""
+
+import itertools
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasdl.errors import UserError
+
+_OCCLUSION_BATCH = 64
+
+
+def activation_maps(model: keras.Model, image: np.ndarray, layer_name: str) -> np.ndarray:
+    """Computes what each channel of a layer answers to an image.
+
+    Args:
+        model: a functional or sequential model; its output is of no concern.
+        image: [height, width, channels].
+        layer_name: a layer whose output is [batch, height, width, channels], not one of a nested model.
+
+    Returns:
+        float32[height, width, channels] of the layer.
+
+    Raises:
+        UserError: if the model has no such layer, or the layer has no maps.
+        ValueError: if the image does not fit the model.
+
+    Source: Zeiler & Fergus 2013, arXiv:1311.2901, section 4, without its projection back to pixels.
+    """
+    image = _fitting(model, image)
+    with_maps = [layer.name for layer in model.layers if _has_maps(layer)]
+    if layer_name not in with_maps:
+        raise UserError(
+            f"Layer '{layer_name}' has no activation maps in model '{model.name}'; expected one of"
+            f" {', '.join(with_maps)}; name one of these."
+        )
+    submodel = keras.Model(model.inputs[0], model.get_layer(layer_name).output)
+    return np.asarray(ops.convert_to_numpy(submodel(image[None], training=False))[0], np.float32)
+
+
+def occlusion_saliency(
+    model: keras.Model, image: np.ndarray, class_index: int, *, window: int = 8, stride: int = 4
+) -> np.ndarray:
+    """Measures how much the probability of a class drops when a grey window hides a place.
+
+    The window is filled with the mean of the image, which is grey at whatever scale the model takes. Beside
+    the places that the stride reaches, it is put at the last row and column, so that every pixel is hidden.
+
+    Args:
+        model: its outputs are logits or probabilities: rows without negative entries that sum to 1 are
+            taken as probabilities, all else goes through a softmax.
+        image: [height, width, channels].
+        class_index: the class.
+        window: side of the window in pixels.
+        stride: step of the window in pixels, at most the window.
+
+    Returns:
+        float32[height, width], between -1 and 1: the mean drop over all windows that cover the pixel.
+        Negative where hiding the place makes the class more probable.
+
+    Raises:
+        UserError: if the model has no such class.
+        ValueError: if the image does not fit the model, or the window not the image.
+
+    Source: Zeiler & Fergus 2013, arXiv:1311.2901, section 4.2.
+    """
+    image = _fitting(model, image)
+    _check_class(model, class_index)
+    height, width = image.shape[:2]
+    if not 1 <= stride <= window <= min(height, width):
+        raise ValueError(
+            f"Window {window} and stride {stride} do not fit an image of {height} x {width} pixels; expected"
+            " 1 <= stride <= window <= its shorter side; choose smaller ones."
+        )
+    places = list(itertools.product(_starts(height, window, stride), _starts(width, window, stride)))
+    intact = _probabilities(model, image[None])[0, class_index]
+    grey = image.mean()
+    drops, covers = np.zeros((height, width)), np.zeros((height, width))
+    for first in range(0, len(places), _OCCLUSION_BATCH):
+        batch = places[first : first + _OCCLUSION_BATCH]
+        hidden = np.repeat(image[None], len(batch), axis=0)
+        for row, (top, left) in enumerate(batch):
+            hidden[row, top : top + window, left : left + window] = grey
+        for (top, left), probability in zip(
+            batch, _probabilities(model, hidden)[:, class_index], strict=True
+        ):
+            drops[top : top + window, left : left + window] += intact - probability
+            covers[top : top + window, left : left + window] += 1
+    return (drops / covers).astype(np.float32)
+
+
+def gradient_saliency(model: keras.Model, image: np.ndarray, class_index: int) -> np.ndarray:
+    """Measures how much a class' output changes with each pixel: its channels' largest absolute gradient.
+
+    Needs the TensorFlow backend, and a model with a float input: of a uint8 input there is no gradient, so
+    pass the part of such a model that starts after its cast to float. The gradient is that of the output as
+    it is; the source takes logits, since the gradient of a confident softmax is near zero everywhere.
+
+    Args:
+        model: its input is a float.
+        image: [height, width, channels].
+        class_index: the class.
+
+    Returns:
+        float32[height, width], not negative, in output per unit of the input.
+
+    Raises:
+        UserError: if the model has no such class.
+        ValueError: if the image does not fit the model, or the model's input is no float.
+
+    Source: Simonyan et al. 2013, "Deep Inside Convolutional Networks", arXiv:1312.6034, section 3.1.
+    """
+    import tensorflow as tf
+
+    image = _fitting(model, image)
+    _check_class(model, class_index)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(
+            f"Model '{model.name}' takes {image.dtype}; expected a float input, which has a gradient; pass"
+            " the part of the model after its cast to float."
+        )
+    pixels = tf.constant(image[None])
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        score = model(pixels, training=False)[0, class_index]
+    gradient = tape.gradient(score, pixels)
+    return np.abs(gradient.numpy()[0]).max(axis=-1).astype(np.float32)
+
+
+def _fitting(model: keras.Model, image: np.ndarray) -> np.ndarray:
+    (expected,) = model.inputs
+    shape = expected.shape[1:]
+    if image.ndim != len(shape) or any(
+        want not in (None, have) for want, have in zip(shape, image.shape, strict=True)
+    ):
+        raise ValueError(
+            f"The image has shape {image.shape}; expected {shape} as model '{model.name}' takes it;"
+            " pass one image, resized."
+        )
+    return image.astype(expected.dtype)
+
+
+def _check_class(model: keras.Model, class_index: int) -> None:
+    classes = model.output_shape[-1]
+    if not 0 <= class_index < classes:
+        raise UserError(
+            f"Model '{model.name}' has no class {class_index}; expected 0 to {classes - 1}; choose one of"
+            " these."
+        )
+
+
+def _has_maps(layer: keras.Layer) -> bool:
+    # The output of a model within the model belongs to a graph of its own, which does not start at the image.
+    if isinstance(layer, keras.layers.InputLayer | keras.Model):
+        return False
+    return isinstance(layer.output, keras.KerasTensor) and len(layer.output.shape) == 4
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    return sorted({*range(0, length - window, stride), length - window})
+
+
+def _probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    outputs = np.asarray(model.predict_on_batch(images), np.float32)
+    if (outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3):
+        return outputs
+    return ops.convert_to_numpy(ops.softmax(outputs))

@@ -1,0 +1,135 @@
+"""Command line of the model server: `python -m kerasdl.serving saved_models --rest-port 8501`."""
+
+import logging
+import math
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import tyro
+
+from kerasdl.errors import UserError
+from kerasdl.serving.discovery import find_models
+
+if TYPE_CHECKING:
+    from kerasdl.serving.errors import ServingError
+
+_log = logging.getLogger("kerasdl.serving")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Serves the newest version of every exported model below a folder through TensorFlow Serving's REST API.
+
+    The folder is watched: a new version takes over without a failed request, a new model appears.
+    /healthz answers while the process lives, /readyz once every model is loaded. Ctrl-C stops.
+    """
+
+    models: tyro.conf.Positional[Path]
+    """Folder with MODELS/<name>/<integer version>/saved_model.pb, such as saved_models."""
+    rest_port: int = 8501
+    """TCP port of the REST API; 0 takes a free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in (there is no authentication)."""
+    max_body_mib: int = 64
+    """Longest request body in MiB, after decompression; a longer one is refused with status 413."""
+    timeout_seconds: float = 30.0
+    """Longest wait for the answer of a model in seconds; then the reply is status 504."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves until SIGINT (Ctrl-C) or SIGTERM.
+
+    Args:
+        arguments: words of the command line.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake of the user.
+    """
+    options = tyro.cli(Options, args=list(arguments), prog="python -m kerasdl.serving")
+    try:
+        _check(options)
+        with _listen(options) as listener:
+            _serve(options, listener)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _check(options: Options) -> None:
+    if options.max_body_mib <= 0 or options.timeout_seconds <= 0:
+        raise UserError("--max-body-mib and --timeout-seconds must be above 0")
+    root = options.models
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the folder that holds the exported models")
+    if not find_models(root):
+        raise UserError(
+            f"no model below {root}; expected {root}/<name>/<integer version>/saved_model.pb, as written by "
+            "`python -m apps APPLICATION export RUN`"
+        )
+
+
+def _listen(options: Options) -> socket.socket:
+    """Takes the port before anything slow happens, so that a port in use is told at once."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.rest_port), family=family)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot listen on {options.host} port {options.rest_port} ({error}); "
+            "choose another --rest-port (0 takes a free one) or --host"
+        ) from None
+
+
+def _serve(options: Options, listener: socket.socket) -> None:
+    # The server library raises the signals again when it has shut down; by then they mean a clean end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+    from kerasdl.startup import import_tensorflow
+
+    import_tensorflow()
+    for noisy in ("tensorflow", "absl"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _log.setLevel(logging.INFO)
+    _log.addHandler(logging.StreamHandler(sys.stdout))
+
+    import uvicorn
+
+    from kerasdl.serving.repository import ModelRepository
+    from kerasdl.serving.rest import create_app
+
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{host}:{listener.getsockname()[1]}"
+
+    def report(name: str, version: int, error: "ServingError | None") -> None:
+        if error is None:
+            _log.info("%s version %d: %s/v1/models/%s:predict", name, version, address, name)
+        else:
+            _log.error("%s version %d cannot be loaded: %s", name, version, " ".join(error.message.split()))
+
+    with ModelRepository(options.models, report) as repository:
+        app = create_app(
+            repository, max_body_bytes=options.max_body_mib * 2**20, timeout_seconds=options.timeout_seconds
+        )
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=math.ceil(options.timeout_seconds),
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,246 @@
+"""TensorFlow Serving's REST API over a model repository, and two health checks, as an ASGI application."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from kerasdl.serving import tensor_json
+from kerasdl.serving.discovery import MAX_VERSION
+from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.repository import ModelRepository
+from kerasdl.serving.servable import Servable
+
+_HTTP_STATUS = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+
+_MODEL = r"/v1/models/([^/:]+)"
+_WHICH = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
+_PATHS = {
+    "POST": re.compile(rf"{_MODEL}{_WHICH}:(classify|regress|predict)", re.IGNORECASE),
+    "GET": re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE),
+}
+
+_log = logging.getLogger(__name__)
+
+
+class _Target(NamedTuple):
+    """What a URL asks for."""
+
+    model: str
+    version: int | None
+    label: str | None
+    verb: str  # predict, classify, regress, metadata; empty for the status
+
+
+class _BodyTooLargeError(Exception):
+    pass
+
+
+def create_app(
+    repository: ModelRepository, *, max_body_bytes: int = 64 * 2**20, timeout_seconds: float = 30.0
+) -> Starlette:
+    """Builds the web application.
+
+    Args:
+        repository: models to serve.
+        max_body_bytes: longest request body, after decompression; a longer one is refused with status 413.
+        timeout_seconds: longest wait for an answer of a model; then the reply is status 504.
+
+    Returns:
+        An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers).
+    """
+
+    async def live(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def ready(_: Request) -> Response:
+        return _ready(repository)
+
+    api = _RestApi(repository, max_body_bytes, timeout_seconds)
+    return Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
+
+
+def _ready(repository: ModelRepository) -> Response:
+    unavailable = repository.unavailable()
+    return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
+
+
+class _RestApi:
+    def __init__(self, repository: ModelRepository, max_body_bytes: int, timeout_seconds: float) -> None:
+        self._repository = repository
+        self._max_body_bytes = max_body_bytes
+        self._timeout_seconds = timeout_seconds
+        # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
+        self._executor = ThreadPoolExecutor(4 * (os.cpu_count() or 1), thread_name_prefix="rest")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except ServingError as error:
+            response = _json({"error": error.message}, _HTTP_STATUS[error.code])
+        except _BodyTooLargeError:
+            response = _json({"error": f"Request body is longer than {self._max_body_bytes} bytes"}, 413)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        # Percent-encoding is part of the match, so the path is taken as it came.
+        path = request.scope["raw_path"].decode("latin-1")
+        if query := request.scope["query_string"].decode("latin-1"):
+            path = f"{path}?{query}"
+        if not path.lower().startswith("/v1/"):
+            return HTMLResponse("<html><body><h1>Not Found</h1></body></html>", status_code=404)
+        if request.method == "OPTIONS":
+            allowed = re.match("https?://", request.headers.get("origin", ""))
+            return Response(status_code=200 if allowed else 400)
+        target = _match(request.method, path)
+        if target.version is not None and target.version > MAX_VERSION:
+            return Response(status_code=400, media_type="application/json")
+        if request.method == "GET":
+            return _json(self._describe(target))
+        body = await self._read(request)
+        compressed = request.headers.get("content-encoding", "").lower() == "gzip"
+        return await self._within_time(lambda: self._predict(target, body, compressed))
+
+    async def _read(self, request: Request) -> bytes:
+        """Reads the body, but no further than the limit."""
+        if int(request.headers.get("content-length", 0)) > self._max_body_bytes:
+            raise _BodyTooLargeError
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_body_bytes:
+                raise _BodyTooLargeError
+        return bytes(body)
+
+    async def _within_time(self, work: Callable[[], Response]) -> Response:
+        """Runs work on the thread pool, so that the event loop stays free."""
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        try:
+            return await asyncio.wait_for(future, self._timeout_seconds)
+        except TimeoutError:
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"No answer within {self._timeout_seconds:g} seconds") from None
+
+    def _predict(self, target: _Target, body: bytes, compressed: bool) -> Response:
+        if compressed:
+            body = _inflate(body, self._max_body_bytes)
+        try:
+            request = tensor_json.parse_object(body)
+            signature = tensor_json.signature_name(request)
+            servable = self._acquire(target)
+            if target.verb != "predict":
+                raise ServingError(
+                    Code.INVALID_ARGUMENT,
+                    f"Expected a signature with method_name tensorflow/serving/{target.verb}, but exports of "
+                    "Keras have only tensorflow/serving/predict; send the inputs to :predict",
+                )
+            expected = servable.inputs(signature)
+            dtypes = {name: spec.dtype for name, spec in expected.items()}
+            inputs, layout = tensor_json.decode_inputs(request, dtypes)
+            content = tensor_json.encode_outputs(servable.predict(signature, inputs), layout)
+        except ServingError:
+            raise
+        except Exception as error:
+            _log.exception("%s %s failed", target.verb, target.model)
+            raise ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
+        return Response(content, media_type="application/json")
+
+    def _describe(self, target: _Target) -> dict[str, object]:
+        if not target.model:
+            raise ServingError(Code.INVALID_ARGUMENT, "Missing model name in request.")
+        if target.verb == "metadata":
+            servable = self._acquire(target)
+            spec = {"name": target.model, "signature_name": "", "version": str(servable.version)}
+            return {"model_spec": spec, "metadata": {"signature_def": servable.metadata}}
+        versions = self._repository.status(target.model, target.version)
+        return {
+            "model_version_status": [
+                {
+                    "version": str(version),
+                    "state": status.state.name,
+                    "status": {
+                        "error_code": (status.error.code if status.error else Code.OK).name,
+                        "error_message": status.error.message if status.error else "",
+                    },
+                }
+                for version, status in versions.items()
+            ]
+        }
+
+    def _acquire(self, target: _Target) -> Servable:
+        if target.label is not None:
+            raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {target.label}")
+        return self._repository.acquire(target.model, target.version)
+
+
+def _match(method: str, path: str) -> _Target:
+    found = _PATHS[method].fullmatch(path) if method in _PATHS else None
+    # The match ignores case, but a verb in capitals is none.
+    if found is None or (method == "POST" and not found[4].islower()):
+        raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {method} {path}")
+    model, version, label, verb = found.groups()
+    return _Target(
+        model=_decode(model or ""),
+        version=None if version is None else _number(version),
+        label=None if label is None else _decode(label),
+        verb=verb or "",
+    )
+
+
+def _number(digits: str) -> int:
+    """Reads a version; only the beginning of one that is too large anyway, since Python limits int()."""
+    return int((digits.lstrip("0") or "0")[:20])
+
+
+def _json(content: object, status: int = 200) -> Response:
+    # Not starlette's JSONResponse: it fails on the lone surrogates that stand for bytes which are no UTF-8.
+    return Response(json.dumps(content), status, media_type="application/json")
+
+
+def _decode(text: str) -> str:
+    return unquote_to_bytes(text.encode("latin-1")).decode("utf-8", "surrogateescape")
+
+
+def _inflate(body: bytes, max_bytes: int) -> bytes:
+    stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        inflated = stream.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise ServingError(Code.INVALID_ARGUMENT, f"Cannot inflate the gzip body: {error}") from None
+    if len(inflated) > max_bytes:
+        raise _BodyTooLargeError
+    if not stream.eof:
+        raise ServingError(Code.INVALID_ARGUMENT, "Cannot inflate the gzip body: it is cut short")
+    return inflated

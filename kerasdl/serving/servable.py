@@ -1,0 +1,175 @@
+"""One loaded version of a model: its signatures, its metadata, prediction on numpy arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
+
+from kerasdl.serving.errors import Code, ServingError
+
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+MAX_WARMUP_RECORDS = 1000
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a signature says of one input.
+
+    Attributes:
+        dtype: TensorFlow's word: `float`, `string`, `int32`, `half` and so on.
+        shape: declared shape, batch dimension included.
+    """
+
+    dtype: str
+    shape: tf.TensorShape
+
+
+class Servable:
+    """A SavedModel in memory, warmed up; safe to use from many threads.
+
+    Attributes:
+        version: number of the version.
+        metadata: the signature definitions, as TensorFlow Serving's REST API writes them.
+
+    Args:
+        folder: version folder with `saved_model.pb`; its name is the version number.
+
+    Raises:
+        ServingError: the warm-up file is corrupt or one of its requests fails.
+        Exception: whatever TensorFlow raises on a SavedModel that it cannot load.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.version = int(folder.name)
+        # The signatures hold their variables weakly: without this reference they would be gone.
+        self._loaded = tf.saved_model.load(str(folder))
+        self._inputs, self.metadata = _read_signatures(folder)
+        _warm_up(self, folder / WARMUP)
+
+    def inputs(self, signature: str) -> dict[str, Input]:
+        """Returns the inputs that a signature takes; at least one.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, when there is no such signature or it takes no input.
+        """
+        if signature not in self._inputs:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f'Serving signature name: "{signature}" not found in signature def'
+            )
+        if not self._inputs[signature]:
+            raise ServingError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {signature}")
+        return self._inputs[signature]
+
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs a signature.
+
+        Args:
+            signature: name of the signature.
+            inputs: array for each of its inputs; strings as object arrays of bytes.
+
+        Returns:
+            Array for each output; strings as object arrays of bytes.
+
+        Raises:
+            ServingError: with TensorFlow's own code when the graph refuses the values; INVALID_ARGUMENT when
+                names or shapes do not fit the signature. (The graph of a SavedModel does not check shapes: it
+                may compute nonsense from a wrong one.)
+        """
+        expected = self.inputs(signature)
+        _check_names(inputs.keys(), expected.keys())
+        for name, array in inputs.items():
+            if not expected[name].shape.is_compatible_with(array.shape):
+                raise ServingError(
+                    Code.INVALID_ARGUMENT,
+                    f'Input "{name}" has shape {list(array.shape)}, but signature "{signature}" takes '
+                    f"{expected[name].shape}",
+                )
+        try:
+            tensors = {
+                name: tf.constant(array, tf.string if array.dtype == object else None) for name, array in inputs.items()
+            }
+            outputs = self._loaded.signatures[signature](**tensors)
+            return {
+                name: np.asarray(tensor.numpy(), object if tensor.dtype == tf.string else None)
+                for name, tensor in outputs.items()
+            }
+        except tf.errors.OpError as error:
+            raise ServingError(Code(error.error_code), error.message) from error
+
+
+def _read_signatures(folder: Path) -> tuple[dict[str, dict[str, Input]], dict[str, Any]]:
+    saved_model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    graph = next(graph for graph in saved_model.meta_graphs if "serve" in graph.meta_info_def.tags)
+    inputs = {
+        name: {
+            key: Input(
+                dtype=types_pb2.DataType.Name(info.dtype).removeprefix("DT_").lower(),
+                shape=tf.TensorShape(info.tensor_shape),
+            )
+            for key, info in signature.inputs.items()
+        }
+        for name, signature in graph.signature_def.items()
+    }
+    definitions = get_model_metadata_pb2.SignatureDefMap(signature_def=graph.signature_def)
+    metadata = json_format.MessageToDict(
+        definitions, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return inputs, metadata
+
+
+def _check_names(sent: Any, expected: Any) -> None:
+    if sent == expected:
+        return
+
+    def listed(names: Any) -> str:
+        return "{" + ",".join(sorted(names)) + "}"
+
+    raise ServingError(
+        Code.INVALID_ARGUMENT,
+        f"input size does not match signature: {len(sent)}!={len(expected)} "
+        f"len({listed(sent)}) != len({listed(expected)}). "
+        f"Sent extra: {listed(sent - expected)}. Missing but required: {listed(expected - sent)}.",
+    )
+
+
+def _warm_up(servable: Servable, path: Path) -> None:
+    """Replays recorded requests, so that the first real one does not pay for lazy initialisation.
+
+    Source: TensorFlow Serving, "SavedModel Warmup".
+    """
+    if not path.is_file():
+        return
+    try:
+        records = list(tf.data.TFRecordDataset(str(path)).take(MAX_WARMUP_RECORDS + 1).as_numpy_iterator())
+    except tf.errors.DataLossError as error:
+        raise ServingError(
+            Code.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
+        ) from error
+    if len(records) > MAX_WARMUP_RECORDS:
+        raise ServingError(
+            Code.INVALID_ARGUMENT,
+            f"Number of warmup records exceeds the maximum ({MAX_WARMUP_RECORDS}) at {path}",
+        )
+    for record in records:
+        try:
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+        except DecodeError as error:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"Failed to parse warmup record: {record[:100]!r} from {path}"
+            ) from error
+        kind = log.WhichOneof("log_type")
+        if kind != "predict_log":
+            raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
+        request = log.predict_log.request
+        servable.predict(
+            request.model_spec.signature_name or "serving_default",
+            {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()},
+        )

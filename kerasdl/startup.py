@@ -1,0 +1,60 @@
+"""Starts TensorFlow without the lines that it writes to stderr on every start."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Catches what is written to file descriptor 2; it appears only when the block raises.
+
+    C++ code writes its start-up lines there before any log level holds. Later messages show from level 2 (errors)
+    on, unless TF_CPP_MIN_LOG_LEVEL is set.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            captured.seek(0)
+            os.write(original, captured.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+
+
+def import_tensorflow() -> ModuleType:
+    """Imports TensorFlow and finds its devices, silently; the GPU driver complains only then.
+
+    Returns:
+        The module `tensorflow`.
+    """
+    with silenced():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    return tf
+
+
+def import_keras() -> ModuleType:
+    """Imports Keras, and TensorFlow through it, silently.
+
+    Returns:
+        The module `keras`.
+    """
+    with silenced():
+        import keras
+
+        keras.config.backend()
+    if keras.config.backend() == "tensorflow":
+        import_tensorflow()
+    return keras

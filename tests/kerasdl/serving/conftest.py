@@ -1,0 +1,157 @@
+"""Small SavedModels, and a server in a thread that is asked byte for byte."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import tensorflow as tf
+import uvicorn
+
+from kerasdl.serving.repository import ModelRepository
+from kerasdl.serving.rest import create_app
+
+ECHOED = [
+    *(tf.float32, tf.float64, tf.int8, tf.int16, tf.int32, tf.int64),
+    *(tf.uint8, tf.uint16, tf.uint32, tf.uint64, tf.bool, tf.string),
+    *(tf.float16, tf.bfloat16, tf.complex64),
+]
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """Sends a request exactly as given: no normalised path, no added header but Host and Content-Length."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def __call__(
+        self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            body = body.encode() if isinstance(body, str) else body
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def predict(self, model: str, body: bytes | str | dict[str, Any]) -> Reply:
+        text = json.dumps(body) if isinstance(body, dict) else body
+        return self("POST", f"/v1/models/{model}:predict", text)
+
+
+@contextmanager
+def _serve(repository: Any, **options: Any) -> Iterator[Client]:
+    config = uvicorn.Config(create_app(repository, **options), log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.005)
+            yield Client(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _save(folder: Path, functions: Mapping[str, Callable[..., dict[str, tf.Tensor]]], specs: Mapping[str, Any]) -> None:
+    """Writes a SavedModel with one signature per function; `specs` names the inputs of each."""
+    module = tf.Module()
+    signatures = {}
+    for name, function in functions.items():
+        inputs = [tf.TensorSpec(shape, dtype, key) for key, (shape, dtype) in specs[name].items()]
+        signatures[name] = tf.function(function, input_signature=inputs)
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _save_scale(folder: Path, factor: float) -> None:
+    """A model with a variable, `y = factor * x`, for float32 `x` of shape [batch, 2]."""
+    module = tf.Module()
+    module.factor = tf.Variable(factor)
+    signature = tf.function(
+        lambda x: {"y": module.factor * x}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")]
+    )
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """Context manager: repository -> client of a server on a free port."""
+    return _serve
+
+
+@pytest.fixture(scope="session")
+def save() -> Callable[..., None]:
+    return _save
+
+
+@pytest.fixture(scope="session")
+def scales(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Exports of `y = factor * x`, by factor; to be copied into place."""
+    root = tmp_path_factory.mktemp("scales")
+    for factor in (1, 2, 3):
+        _save_scale(root / str(factor), float(factor))
+    return {factor: root / str(factor) for factor in (1, 2, 3)}
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five models."""
+    root = tmp_path_factory.mktemp("models")
+    _save_scale(root / "pair" / "3", 2.0)
+    _save(
+        root / "named" / "1",
+        {"serving_default": lambda image, caption: {"label": caption + "!", "score": tf.reduce_sum(image, 1)}},
+        {"serving_default": {"image": ([None, 2], tf.float32), "caption": ([None], tf.string)}},
+    )
+    _save(
+        root / "text" / "1",
+        {"serving_default": lambda text: {"out": text}, "bytes": lambda text: {"out_bytes": text}},
+        {name: {"text": (None, tf.string)} for name in ("serving_default", "bytes")},
+    )
+    _save(
+        root / "echo" / "1",
+        {dtype.name: lambda x: {"y": tf.identity(x)} for dtype in ECHOED},
+        {dtype.name: {"x": (None, dtype)} for dtype in ECHOED},
+    )
+    _save(
+        root / "odd" / "1",
+        {
+            "scalar": lambda x: {"total": tf.reduce_sum(x)},
+            "uneven": lambda x: {"a": x, "b": x[:1]},
+            "half": lambda x: {"y": tf.cast(x, tf.float16)},
+            "failing": lambda x: {"y": tf.gather(x, tf.cast(x[0], tf.int32))},
+        },
+        {name: {"x": ([None], tf.float32)} for name in ("scalar", "uneven", "half", "failing")},
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def client(root: Path) -> Iterator[Client]:
+    """A server of all five models."""
+    repository = ModelRepository(root)
+    repository.poll()
+    assert repository.unavailable() == {}
+    with _serve(repository) as client:
+        yield client

@@ -1,0 +1,287 @@
+"""Versions that come, go and fail, while requests are under way."""
+
+import gc
+import os
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.repository import ModelRepository
+from kerasdl.serving.servable import WARMUP, Servable
+
+X = np.array([[1.0, 2.0]], np.float32)
+
+
+@pytest.fixture
+def put(scales, tmp_path) -> Callable[..., Path]:
+    """Publishes `y = factor * x` as a version the way an exporter does: under a temporary name, then renamed."""
+
+    def put(version: int, factor: int, *, model: str = "m", warmup: bytes | None = None) -> Path:
+        folder = tmp_path / "models" / model / str(version)
+        temporary = shutil.copytree(scales[factor], folder.with_name(f".{version}.tmp"))
+        if warmup is not None:
+            (temporary / WARMUP).parent.mkdir()
+            (temporary / WARMUP).write_bytes(warmup)
+        return temporary.rename(folder)
+
+    return put
+
+
+@pytest.fixture
+def reports() -> list[tuple[str, int, bool]]:
+    return []
+
+
+@pytest.fixture
+def repository(tmp_path, reports) -> ModelRepository:
+    (tmp_path / "models").mkdir()
+    return ModelRepository(
+        tmp_path / "models", lambda name, version, error: reports.append((name, version, error is None))
+    )
+
+
+def _factor(servable: Servable) -> float:
+    return float(servable.predict("serving_default", {"x": X})["y"][0, 0])
+
+
+def _states(repository: ModelRepository, model: str = "m") -> dict[int, str]:
+    return {version: status.state.name for version, status in repository.status(model).items()}
+
+
+def _spoil(folder: Path) -> None:
+    (folder / "saved_model.pb").write_bytes(b"not a SavedModel")
+
+
+def test_newest_version_is_served(repository, put, reports):
+    put(9, 2)
+    put(10, 3)
+    repository.poll()
+    repository.poll()
+    assert _factor(repository.acquire("m")) == 3
+    assert _factor(repository.acquire("m", 10)) == 3
+    assert reports == [("m", 10, True)]
+    with pytest.raises(ServingError, match=r"Specific\(m, 9\)") as caught:
+        repository.acquire("m", 9)
+    assert caught.value.code == Code.NOT_FOUND
+
+
+def test_new_version_replaces_the_old_which_finishes_its_requests(repository, put):
+    put(1, 1)
+    repository.poll()
+    held = repository.acquire("m")
+    gone = weakref.ref(held)
+    put(2, 2)
+    repository.poll()
+    assert _states(repository) == {2: "AVAILABLE", 1: "END"}
+    assert repository.status("m", 1)[1].error is None
+    assert _factor(repository.acquire("m")) == 2
+    assert _factor(held) == 1
+    del held
+    gc.collect()
+    assert gone() is None
+
+
+def test_old_version_serves_until_the_new_one_is_loaded(repository, put, monkeypatch):
+    put(1, 1)
+    repository.poll()
+    put(2, 2)
+    seen = []
+    load = Servable.__init__
+
+    def spy(self, folder):
+        seen.append((_factor(repository.acquire("m")), _states(repository)))
+        load(self, folder)
+
+    monkeypatch.setattr(Servable, "__init__", spy)
+    repository.poll()
+    assert seen == [(1.0, {2: "LOADING", 1: "AVAILABLE"})]
+
+
+def test_corrupt_version_never_replaces_a_good_one(repository, put, reports):
+    put(1, 1)
+    repository.poll()
+    _spoil(put(2, 2))
+    repository.poll()
+    repository.poll()
+    assert _factor(repository.acquire("m")) == 1
+    assert _states(repository) == {2: "END", 1: "AVAILABLE"}
+    error = repository.status("m", 2)[2].error
+    assert error is not None
+    assert "saved_model.pb" in error.message
+    assert reports == [("m", 1, True), ("m", 2, False)]
+    assert repository.unavailable() == {}
+
+
+def test_corrupt_version_is_tried_again_when_its_files_change(repository, put, scales, reports):
+    folder = put(1, 1)
+    _spoil(folder)
+    repository.poll()
+    assert repository.unavailable().keys() == {"m"}
+    assert "saved_model.pb" in repository.unavailable()["m"]
+    shutil.copy(scales[1] / "saved_model.pb", folder)
+    repository.poll()
+    assert _factor(repository.acquire("m")) == 1
+    assert repository.unavailable() == {}
+    assert reports == [("m", 1, False), ("m", 1, True)]
+
+
+def test_missing_weights_end_the_version_with_the_code_of_tensorflow(repository, put):
+    folder = put(1, 1)
+    (folder / "variables" / "variables.index").unlink()
+    repository.poll()
+    status = repository.status("m", 1)[1]
+    assert (status.state.name, status.servable) == ("END", None)
+    assert status.error is not None
+    assert status.error.message
+
+
+def test_start_falls_back_to_an_older_version(repository, put):
+    put(1, 1)
+    _spoil(put(2, 2))
+    repository.poll()
+    assert _factor(repository.acquire("m")) == 1
+    assert _states(repository) == {2: "END", 1: "AVAILABLE"}
+
+
+def test_corrupt_warmup_blocks_the_version(repository, put):
+    put(1, 1)
+    repository.poll()
+    put(2, 2, warmup=b"no records at all, but long enough")
+    repository.poll()
+    assert _factor(repository.acquire("m")) == 1
+    error = repository.status("m", 2)[2].error
+    assert error is not None
+    assert error.code == Code.DATA_LOSS
+    assert "Please verify your warmup data is in TFRecord format." in error.message
+
+
+def test_removing_a_version_rolls_back_and_removing_all_unloads(repository, put, tmp_path):
+    old, new = put(1, 1), put(2, 2)
+    repository.poll()
+    shutil.rmtree(new)
+    repository.poll()
+    assert _factor(repository.acquire("m")) == 1
+    assert _states(repository) == {2: "END", 1: "AVAILABLE"}
+    shutil.rmtree(old)
+    repository.poll()
+    with pytest.raises(ServingError, match=r"Latest\(m\)"):
+        repository.acquire("m")
+    assert repository.unavailable() == {}
+
+
+def test_unreadable_folder_unloads_nothing(repository, put, tmp_path):
+    put(1, 1)
+    repository.poll()
+    (tmp_path / "models").rename(tmp_path / "away")
+    repository.poll()
+    assert _factor(repository.acquire("m")) == 1
+
+
+def test_new_model_appears(repository, put):
+    put(1, 1)
+    repository.poll()
+    with pytest.raises(ServingError, match=r"Latest\(other\)"):
+        repository.acquire("other")
+    put(5, 3, model="other")
+    repository.poll()
+    assert _factor(repository.acquire("other")) == 3
+    assert _factor(repository.acquire("m")) == 1
+
+
+def test_not_ready_before_the_first_load(repository, put, serve, monkeypatch):
+    put(4, 1)
+    hold = threading.Event()
+    load = Servable.__init__
+
+    def wait(self, folder):
+        hold.wait(30)
+        load(self, folder)
+
+    monkeypatch.setattr(Servable, "__init__", wait)
+    with repository, serve(repository) as client:
+        reply = client("GET", "/readyz")
+        assert reply.status == 503
+        assert reply.json["unavailable"].keys() == {"m"}
+        assert client("GET", "/v1/models/m").json["model_version_status"][0]["state"] in ("START", "LOADING")
+        assert client.predict("m", {"instances": [[1, 2]]}).status == 404
+        hold.set()
+        _wait_until(lambda: client("GET", "/readyz").status == 200)
+
+
+def test_status_of_a_failure_through_the_server(repository, put, serve):
+    _spoil(put(1, 1))
+    repository.poll()
+    with serve(repository) as client:
+        reply = client("GET", "/v1/models/m")
+        assert reply.status == 200
+        (version,) = reply.json["model_version_status"]
+        assert (version["version"], version["state"]) == ("1", "END")
+        assert version["status"]["error_code"] == "UNKNOWN"
+        assert "saved_model.pb" in version["status"]["error_message"]
+        assert client("GET", "/readyz").status == 503
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_replacement_under_load_fails_no_request(put, serve, tmp_path):
+    put(1, 1)
+    repository = ModelRepository(tmp_path / "models", poll_seconds=0.05)
+    answers: list[tuple[int, float | None]] = []
+    stop = threading.Event()
+
+    with repository, serve(repository) as client:
+        _wait_until(lambda: client("GET", "/readyz").status == 200)
+        old = weakref.ref(repository.acquire("m"))
+
+        def load() -> None:
+            while not stop.is_set():
+                reply = client.predict("m", {"instances": [[1, 2]]})
+                answers.append((reply.status, reply.json.get("predictions", [[None]])[0][0]))
+
+        threads = [threading.Thread(target=load) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            _wait_until(lambda: len(answers) > 50)
+            put(2, 2)
+            _wait_until(lambda: answers[-1] == (200, 2.0))
+            seen = len(answers)
+            _wait_until(lambda: len(answers) > seen + 50)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        states = client("GET", "/v1/models/m").json["model_version_status"]
+
+    assert set(answers) == {(200, 1.0), (200, 2.0)}
+    assert [(version["version"], version["state"]) for version in states] == [("2", "AVAILABLE"), ("1", "END")]
+    gc.collect()
+    assert old() is None
+
+
+def test_memory_is_given_back(repository, put, tmp_path):
+    """Resident memory after many replacements stays where the first few left it."""
+
+    def resident_mib() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    for version in range(1, 21):
+        put(version, 1 + version % 3)
+        repository.poll()
+        _factor(repository.acquire("m"))
+        if version == 10:
+            before = resident_mib()
+    assert resident_mib() - before < 20

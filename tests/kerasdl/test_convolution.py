@@ -1,0 +1,167 @@
+import math
+
+import block_checks
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+
+from kerasdl.convolution import DiracUniform, WhiteningConvolution, convolution, squeeze_excite, whitening_kernel
+
+# Keras 3.15 converts its variables with a numpy 1 signature, which numpy 2 warns of whenever a model is saved.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def image(shape, seed=1):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize("normalization", [True, False])
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 5])
+def test_convolution_equals_oracle(kernel_size, strides, normalization):
+    inputs = keras.Input((None, None, 3))
+    block = convolution(inputs, 4, kernel_size=kernel_size, strides=strides, normalization=normalization, name="block")
+    model = keras.Model(inputs, block)
+    block_checks.random_weights(model)
+    w = block_checks.weights_of(model)
+    for height, width in ((7, 8), (6, 5)):
+        x = image((2, height, width, 3))
+        padded = oracles.pad_even(x, kernel_size)
+        y = oracles.conv2d(padded, w["block/kernel"], w.get("block/bias", 0.0), strides, "valid")
+        if normalization:
+            statistics = w["block_norm/moving_mean"], w["block_norm/moving_variance"]
+            y = oracles.batch_norm(y, *statistics, w["block_norm/gamma"], w["block_norm/beta"])
+        np.testing.assert_allclose(model(x), oracles.relu(y), rtol=1e-4, atol=1e-5)
+        assert y.shape == (2, math.ceil(height / strides), math.ceil(width / strides), 4)
+    assert block_checks.num_trainable(model) == kernel_size**2 * 3 * 4 + (8 if normalization else 4)
+    assert block_checks.dead_weights(model, image((4, 7, 8, 3))) == []
+
+
+def test_empty_batch():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, convolution(WhiteningConvolution()(inputs), 4, strides=2, name="block"))
+    assert block_checks.shape_for_empty_batch(model, 8, 6, 3) == (0, 4, 3, 4)
+
+
+def test_onednn_convolution_still_needs_the_detour_for_empty_batches():
+    """When this fails, TensorFlow is mended: let `block_checks.shape_for_empty_batch` just call the model."""
+    x = tf.zeros((0, 8, 6, 3))
+    assert tf.nn.conv2d(x, tf.zeros((3, 3, 3, 4)), 2, "SAME").shape == x.shape  # and not (0, 4, 3, 4)
+
+
+def test_unstrided_convolution_pads_like_tensorflow():
+    x, kernel = image((2, 6, 7, 3)), image((4, 4, 3, 2))
+    padded = oracles.conv2d(oracles.pad_even(x, 4), kernel, padding="valid")
+    np.testing.assert_allclose(oracles.conv2d(x, kernel, padding="same"), padded)
+    np.testing.assert_allclose(keras.ops.conv(x, kernel, padding="same"), padded, rtol=1e-4, atol=1e-5)
+
+
+def test_strided_convolution_is_centred_on_the_subsampled_pixels():
+    """With the identity as kernel it must return every second pixel, as the padded shortcut does."""
+    inputs = keras.Input((8, 8, 3))
+    block = convolution(inputs, 3, strides=2, normalization=False, activation="linear", name="block")
+    model = keras.Model(inputs, block)
+    kernel = np.zeros((3, 3, 3, 3))
+    kernel[1, 1] = np.eye(3)
+    model.get_layer("block").kernel.assign(kernel)
+    x = image((2, 8, 8, 3))
+    np.testing.assert_allclose(model(x), x[:, ::2, ::2], rtol=1e-6)
+
+
+def test_convolution_names_and_momentum():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, convolution(inputs, 4, strides=2, activation="gelu", name="stem"))
+    assert [layer.name for layer in model.layers[1:]] == ["stem_pad", "stem", "stem_norm", "stem_activation"]
+    assert model.get_layer("stem_norm").momentum == 0.9
+
+
+@pytest.mark.parametrize(("channels", "ratio", "squeezed"), [(32, 16, 2), (32, 4, 8), (6, 16, 1)])
+def test_squeeze_excite_equals_oracle(channels, ratio, squeezed):
+    inputs = keras.Input((None, None, channels))
+    model = keras.Model(inputs, squeeze_excite(inputs, ratio=ratio, name="se"))
+    block_checks.random_weights(model)
+    w = block_checks.weights_of(model)
+    x = image((2, 5, 3, channels))
+    expected = oracles.squeeze_excite(
+        x, w["se_squeeze/kernel"], w["se_squeeze/bias"], w["se_excite/kernel"], w["se_excite/bias"]
+    )
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert model(x[:0]).shape == (0, 5, 3, channels)
+    assert block_checks.num_trainable(model) == 2 * channels * squeezed + squeezed + channels
+    assert block_checks.dead_weights(model, image((16, 5, 3, channels))) == []
+
+
+def test_dirac_uniform_passes_channels_on():
+    kernel = np.asarray(DiracUniform(seed=0)((3, 3, 5, 8)))
+    x = image((2, 6, 6, 5))
+    np.testing.assert_allclose(oracles.conv2d(x, kernel)[..., :5], x, atol=1e-12)
+    random, bound = kernel[..., 5:], 1 / math.sqrt(3 * 3 * 5)
+    assert 0.9 * bound < np.abs(random).max() <= bound
+    assert abs(random.std() * math.sqrt(3) / bound - 1) < 0.15  # uniform: bound / sqrt(3)
+    narrow = np.asarray(DiracUniform(seed=0)((3, 3, 5, 2)))
+    np.testing.assert_allclose(oracles.conv2d(x, narrow), x[..., :2], atol=1e-12)
+
+
+def test_dirac_uniform_reloads_with_its_seed():
+    initializer = DiracUniform(seed=3)
+    reloaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(initializer))
+    shape = (3, 3, 2, 6)
+    np.testing.assert_array_equal(reloaded(shape), initializer(shape))
+    assert np.any(np.asarray(DiracUniform(seed=4)(shape)) != np.asarray(initializer(shape)))
+
+
+@pytest.mark.parametrize(("kernel_size", "channels"), [(2, 3), (3, 1)])
+def test_whitening_kernel_whitens(kernel_size, channels):
+    """Over the images' patches, outputs have second moment eigenvalue / (eigenvalue + epsilon), else zero."""
+    rng = np.random.default_rng(0)
+    # Neighbours and channels hang together, as in photographs.
+    images = np.cumsum(rng.normal(size=(40, 9, 9, channels)), axis=1).cumsum(axis=3).astype("float32")
+    images -= images.mean()
+    kernel = whitening_kernel(images, kernel_size=kernel_size)
+    half = kernel_size**2 * channels
+    assert kernel.shape == (kernel_size, kernel_size, channels, 2 * half)
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel[..., half:], -kernel[..., :half])
+    outputs = oracles.conv2d(images, kernel[..., :half], padding="valid").reshape(-1, half)
+    patches = oracles.windows(np.float64(images), kernel_size, 1).reshape(-1, half)
+    eigenvalues = np.linalg.eigvalsh(patches.T @ patches / len(patches))[::-1]
+    moment = outputs.T @ outputs / len(outputs)
+    np.testing.assert_allclose(moment, np.diag(eigenvalues / (eigenvalues + 5e-4)), atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 3), (0, 9, 9, 3), (4, 1, 9, 3)])
+def test_whitening_kernel_refuses_what_has_no_patch(shape):
+    with pytest.raises(ValueError, match=r"got images of shape .*, expected \[num_images, height"):
+        whitening_kernel(np.zeros(shape))
+
+
+def test_whitening_convolution_equals_oracle_and_trains_its_bias_only(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, WhiteningConvolution(name="whiten")(inputs))
+    layer = model.get_layer("whiten")
+    x = image((2, 6, 5, 3))
+    # As built: each pixel of the 2x2 patch, then its negative.
+    np.testing.assert_allclose(model(x)[:, 0, 0, :3], x[:, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(model(x)[:, 0, 0, -3:], -x[:, 1, 1], rtol=1e-6)
+    block_checks.random_weights(model)
+    w = block_checks.weights_of(model)
+    expected = oracles.conv2d(x, w["whiten/kernel"], w["whiten/bias"], padding="valid")
+    assert expected.shape == (2, 5, 4, 24)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert [weight.name for weight in layer.trainable_weights] == ["bias"]
+    assert [weight.name for weight in layer.non_trainable_weights] == ["kernel"]
+    assert block_checks.dead_weights(model, x) == []
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
+
+
+def test_whitening_bias_gradient_survives_bfloat16():
+    """Summed in bfloat16 over a batch of pictures, the gradient of a bias would be off by half."""
+    layer = WhiteningConvolution(dtype="mixed_bfloat16")
+    x = image((64, 32, 32, 3))
+    with tf.GradientTape() as tape:
+        y = layer(x)
+    gradient = tape.gradient(y, layer.bias.value)
+    np.testing.assert_allclose(gradient, np.full(24, 64 * 31 * 31), rtol=0.01)

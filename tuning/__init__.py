@@ -1,0 +1,1 @@
+"""Hyperparameter searches: `tuning/<application>.py` holds the space of `apps/<application>.py`, one function."""

@@ -1,0 +1,95 @@
+"""Command line of the searches: `python -m tuning APPLICATION --trials 30 [--field value]`."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from apps import __main__ as command
+from apps._contract import jsonable
+from apps._lazy import defer_heavy_imports
+from kerasdl.errors import UserError
+
+
+def spaces() -> list[str]:
+    """Applications that have a search space."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    known = spaces()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m tuning APPLICATION [--trials N] [--field value]\n")
+        print("\n".join(f"  {name}" for name in known))
+        return 0
+    name = command.nearest(arguments[0], known, "application with a search space")
+    defer_heavy_imports()
+    module: Any = importlib.import_module(f"apps.{name}")
+    space = importlib.import_module(f"tuning.{name}").space
+    rest = arguments[1:]
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Search:
+        """Searches the space of tuning/<application>.py; scores are measured on the validation data."""
+
+        settings: Annotated[module.Config, tyro.conf.OmitArgPrefixes]
+        trials: int = 10
+        """Configurations to try (hyperband counts by its own rule)."""
+        algorithm: Literal["random", "bayesian", "grid", "hyperband"] = "random"
+        """How the next configuration is proposed."""
+        config: Path | None = None
+        """JSON file of fields that are not searched; flags win over it."""
+        tiny: bool = False
+        """Search on the application's built-in synthetic data."""
+        folder: Path | None = None
+        """Where the search writes; runs/tuning/<application>/<time> by default."""
+
+    file = command.option(rest, "config")
+    given: list[str] = []
+    if file is not None:
+        given = command.read_words(Path(file), module.Config)
+    elif "--tiny" in rest:
+        command.start_keras()
+        given = command.words(jsonable(module.tiny()[0]), module.Config, "tiny")
+    parsed = command.parse(Search, [*given, *rest], f"python -m tuning {name}")
+    if parsed.trials < 1:
+        raise UserError(f"--trials is {parsed.trials}; expected 1 or more")
+    command.start_keras()
+    try:
+        from tuning import _search
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; pip install 'kerasdl[tuning]'") from None
+
+    config = parsed.settings
+    data = module.tiny()[1] if parsed.tiny else module.load_data(config)
+    if data.validation is None:
+        raise UserError("a search needs validation data; give --validation-ratio above 0")
+    folder = parsed.folder or Path("runs/tuning") / name / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    if (folder / "trials.csv").exists():
+        raise UserError(f"{folder} holds a finished or stopped search; give another --folder")
+    oracle = _search.oracle(
+        parsed.algorithm, module.OBJECTIVE, trials=parsed.trials, epochs=config.epochs, seed=config.seed
+    )
+    print(f"search {folder}", flush=True)
+    search = _search.Search(module, space, config, data, oracle, folder)
+    search.search(verbose=0)
+    _search.print_table(_search.ranking(search.rows, module.OBJECTIVE))
+    if not (folder / "best.json").exists():
+        raise RuntimeError(f"no trial finished; the failures stand in {folder / 'trials.csv'}")
+    print(f"table in {folder / 'trials.csv'}; train the best with:")
+    print(f"python -m apps {name} train --config {folder / 'best.json'}")
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one search; exit status as in `python -m apps`."""
+    return command.guarded(_dispatch, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,29 @@
+"""Search space of the image classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from apps.cifar10 import Config
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+
+def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
+    """Optimiser and augmentation around the recipe of the chosen architecture.
+
+    Args:
+        hp: where values are drawn from.
+        config: every field that is not searched.
+    """
+    assert config.learning_rate is not None
+    return dataclasses.replace(
+        config,
+        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
+        weight_decay=hp.Float("weight_decay", 1e-5, 1.0, sampling="log"),
+        label_smoothing=hp.Choice("label_smoothing", [0.0, 0.1, 0.2]),
+        padding=hp.Choice("padding", [0, 2, 4]),
+        cutout_size=hp.Choice("cutout_size", [0, 8, 12]),
+    )
