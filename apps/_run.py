@@ -58,7 +58,12 @@ def train(
         resume=resume is not None,
     )
     module.train(config, model, data, [saver])
-    plots.learning_curves(folder / run.LOG, folder / run.FIGURES / "learning_curves.png")
+    plots.learning_curves(
+        folder / run.LOG,
+        folder / run.FIGURES / "learning_curves.png",
+        monitor=module.OBJECTIVE.metric,
+        mode=module.OBJECTIVE.direction,
+    )
     print(f"trained {saver.initial_epoch} epochs; log, checkpoint and model in {folder}")
     print(f"next: python -m apps {application} evaluate {folder}")
     return folder

@@ -426,7 +426,7 @@ def augmenter(config: Config, data: Splits) -> Callable[..., tuple[tf.Tensor, tf
                 images = augmentation.pad_and_crop(images, seeds[1], padding=config.padding)
             if config.rotation_degrees or config.scale_ratio:
                 images = augmentation.random_affine(
-                    images, seeds[2], rotation_degrees=config.rotation_degrees, scale_ratio=config.scale_ratio
+                    images, seeds[2], rotation_degrees=config.rotation_degrees, scale_ratio=1 + config.scale_ratio
                 )
             if config.color_jitter:
                 share = config.color_jitter
@@ -472,7 +472,8 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     metrics = classification.classification_report(plain, test.labels)
     metrics["flip_average_accuracy"] = float(np.mean((plain + flipped).argmax(1) == test.labels))
     recall = classification.per_class_accuracy(plain, test.labels)
-    metrics |= {f"accuracy_{name}": float(value) for name, value in zip(names, recall, strict=True)}
+    seen = zip(names, recall, strict=True)
+    metrics |= {f"class_accuracy_{name}": float(value) for name, value in seen if np.isfinite(value)}
     if figures is not None:
         _draw(model, test, plain, names, figures)
     return metrics
@@ -486,11 +487,10 @@ def _draw(model: keras.Model, test: Examples, plain: np.ndarray, names: list[str
     kernels = [layer for layer in model.layers if getattr(getattr(layer, "kernel", None), "ndim", 0) == 4]
     if not kernels:
         return
-    first = kernels[0]
-    plots.filters(keras.ops.convert_to_numpy(first.kernel), figures / "filters.png")
+    plots.filters(keras.ops.convert_to_numpy(kernels[0].kernel), figures / "filters.png")
     image = test.images[0].astype(np.float32)
     predicted = int(plain[0].argmax())
-    plots.activation_maps(saliency.activation_maps(model, image, kernels[1].name), figures / "activation_maps.png")
+    plots.activation_maps(saliency.activation_maps(model, image, kernels[:2][-1].name), figures / "activation_maps.png")
     plots.saliency(
         test.images[0],
         saliency.occlusion_saliency(model, image, predicted),
@@ -594,7 +594,8 @@ def classify(
             answer = signatures["classify"](image_bytes=tf.constant([path.read_bytes()]))
         except (OSError, tf.errors.InvalidArgumentError) as error:
             failed += 1
-            print(f"{path}: left out, {str(error).splitlines()[0][:120]}", file=sys.stderr)
+            reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
+            print(f"{path}: left out, {reason}", file=sys.stderr)
             continue
         shares = answer["probabilities"].numpy()[0]
         names = names or [

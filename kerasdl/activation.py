@@ -21,8 +21,8 @@ class FusedGelu(keras.layers.Layer):
     TensorFlow runs the formula as about ten elementwise operations forward and twenty backward, each of which
     reads and writes the whole tensor. Compiled by XLA, the forward and the backward formula are one loop
     each. Forward and backward, bfloat16[256, 31, 31, 24], two CPU cores: 14 ms; uncompiled 39 ms (tanh form),
-    82 ms (erf form), relu 6 ms. The tanh form differs from the erf form by at most 5e-4, less than bfloat16
-    resolves. Each new input shape costs one compilation (tens of milliseconds).
+    82 ms (erf form), relu 6 ms; a step of `classifier.fast_network` takes 9 % less CPU time. The tanh form
+    differs from the erf form by at most 5e-4. Each new input shape costs one compilation (tens of ms).
 
     Inference, a GPU and other backends take Keras' own operation: an export then needs no XLA.
 
@@ -121,8 +121,6 @@ def maxout(x: keras.KerasTensor, units: int, *, pieces: int = 2, name: str) -> k
     """
     require_symbolic(x, "maxout")
     if pieces < 2:
-        raise ValueError(
-            f"maxout {name!r} has pieces={pieces}, expected 2 or more: with one it is a Dense layer"
-        )
+        raise ValueError(f"maxout {name!r} has pieces={pieces}, expected 2 or more: with one it is a Dense layer")
     maps = [keras.layers.Dense(units, name=f"{name}_piece{index}")(x) for index in range(pieces)]
     return keras.layers.Maximum(name=f"{name}_max")(maps)

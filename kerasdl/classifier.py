@@ -31,8 +31,7 @@ def lenet5(x: keras.KerasTensor, num_classes: int, *, name: str) -> keras.KerasT
 
     Raises:
         ValueError: x is not symbolic.
-    Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B, figure
-        2.
+    Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B, figure 2.
     """
     require_symbolic(x, "lenet5")
     for stage, filters in enumerate((6, 16)):
@@ -47,8 +46,7 @@ def lenet5(x: keras.KerasTensor, num_classes: int, *, name: str) -> keras.KerasT
 def alexnet(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name: str) -> keras.KerasTensor:
     """AlexNet in one tower: 62,378,344 parameters for 227x227x3 and 1,000 classes.
 
-    Local response normalization is left out: Simonyan and Zisserman 2014 (table 3, A-LRN) saw no gain from
-    it.
+    Local response normalization is left out: Simonyan and Zisserman 2014 (table 3, A-LRN) saw no gain from it.
 
     Args:
         x: float32[batch, height, width, 3], at least 67x67; the paper's is 227x227 (it says 224).
@@ -61,15 +59,13 @@ def alexnet(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, nam
 
     Raises:
         ValueError: x is not symbolic.
-    Source: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section
-        3.5.
+    Source: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 3.5.
     """
     require_symbolic(x, "alexnet")
-    # He's initial kernels here and below: with the paper's N(0, 0.01) deep networks start slowly or not at
-    # all.
-    x = keras.layers.Conv2D(
-        96, 11, 4, activation="relu", kernel_initializer="he_normal", name=f"{name}_stage0_conv0"
-    )(x)
+    # He's initial kernels here and below: with the paper's N(0, 0.01) deep networks hardly start.
+    x = keras.layers.Conv2D(96, 11, 4, activation="relu", kernel_initializer="he_normal", name=f"{name}_stage0_conv0")(
+        x
+    )
     x = keras.layers.MaxPooling2D(3, 2, name=f"{name}_stage0_pool")(x)
     x = convolution(x, 256, kernel_size=5, normalization=False, name=f"{name}_stage1_conv0")
     x = keras.layers.MaxPooling2D(3, 2, name=f"{name}_stage1_pool")(x)
@@ -79,9 +75,7 @@ def alexnet(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, nam
     return _dense_head(x, num_classes, (4096, 4096), dropout, name)
 
 
-def alexnet_cifar(
-    x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.0, name: str
-) -> keras.KerasTensor:
+def alexnet_cifar(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.0, name: str) -> keras.KerasTensor:
     """The "small AlexNet" for CIFAR: 1,387,786 parameters for 28x28x3 crops and ten classes.
 
     Local response normalization is left out, as in `alexnet`; it has no parameters.
@@ -149,9 +143,7 @@ def vgg19(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name:
     return _dense_head(x, num_classes, (4096, 4096), dropout, name)
 
 
-def vgg16_cifar(
-    x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name: str
-) -> keras.KerasTensor:
+def vgg16_cifar(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name: str) -> keras.KerasTensor:
     """VGG-16's convolutions with batch normalization, and a single dense layer, for 32x32 pictures.
 
     32x32 shrinks to 1x1x512, on which two dense layers of 4096 would be out of all proportion; without batch
@@ -169,8 +161,7 @@ def vgg16_cifar(
     Raises:
         ValueError: x is not symbolic.
     Source: Simonyan and Zisserman 2014, arXiv:1409.1556, table 1, column D; the adaptation follows Liu and
-        Deng 2015, "Very deep convolutional neural network based image classification using small training
-        sample size".
+        Deng 2015, "Very deep convolutional neural network based image classification using small training sample size".
     """
     require_symbolic(x, "vgg16_cifar")
     x = _vgg_stages(x, (2, 2, 3, 3, 3), True, name)
@@ -206,9 +197,7 @@ def resnet_imagenet(
         152: (3, 8, 36, 3),
     }
     if depth not in num_blocks:
-        raise ValueError(
-            f"resnet_imagenet has depth={depth}, expected one of {', '.join(map(str, num_blocks))}"
-        )
+        raise ValueError(f"resnet_imagenet has depth={depth}, expected one of {', '.join(map(str, num_blocks))}")
     block_function, expansion = (basic_block, 1) if depth < 50 else (bottleneck_block, 4)
     x = convolution(x, 64, kernel_size=7, strides=2, name=f"{name}_stem_conv")
     x = keras.layers.ZeroPadding2D(1, name=f"{name}_stem_pad")(x)  # zero is the least that a relu leaves
@@ -291,8 +280,7 @@ def fast_network(
 
     Raises:
         ValueError: x is not symbolic.
-    Source: Jordan 2024, arXiv:2404.00498, sections 3.1 to 3.3, and its later code (logits divided by the
-        width).
+    Source: Jordan 2024, arXiv:2404.00498, sections 3.1 to 3.3, and its later code (logits divided by the width).
     """
     require_symbolic(x, "fast_network")
     x = WhiteningConvolution(name=f"{name}_whiten")(x)

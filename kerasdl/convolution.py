@@ -157,6 +157,7 @@ class WhiteningConvolution(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Maps float32[batch, height, width, channels] to the same without the last kernel_size - 1 pixels."""
+        # A plain sum: the gradient of TensorFlow's bias_add is accumulated in bfloat16, and useless there.
         return ops.conv(x, self.kernel, padding="valid", data_format="channels_last") + self.bias
 
     def get_config(self) -> dict[str, Any]:
@@ -164,9 +165,7 @@ class WhiteningConvolution(keras.layers.Layer):
         return {**super().get_config(), "kernel_size": self.kernel_size}
 
 
-def whitening_kernel(
-    images: npt.ArrayLike, *, kernel_size: int = 2, epsilon: float = 5e-4
-) -> npt.NDArray[np.float32]:
+def whitening_kernel(images: npt.ArrayLike, *, kernel_size: int = 2, epsilon: float = 5e-4) -> npt.NDArray[np.float32]:
     """Kernel whose outputs are uncorrelated and of unit variance over the patches of `images`.
 
     The filters are the eigenvectors v of the patches' second moment, largest eigenvalue first, divided by
@@ -174,8 +173,7 @@ def whitening_kernel(
 
     Args:
         images: float32[num_images, height, width, channels], normalized to zero mean as for the network; a
-            few thousand suffice (the paper takes 5,000; patches take kernel_size^2 times the memory of the
-            images).
+            few thousand suffice (the paper takes 5,000; patches take kernel_size^2 times the memory of the images).
         kernel_size: height and width of the patches, in pixels.
         epsilon: keeps directions that hardly vary from being blown up.
 
@@ -195,11 +193,7 @@ def whitening_kernel(
         )
     height, width, channels = (images.shape[1] - size + 1, images.shape[2] - size + 1, images.shape[3])
     patches = np.stack(
-        [
-            images[:, row : row + height, column : column + width]
-            for row in range(size)
-            for column in range(size)
-        ],
+        [images[:, row : row + height, column : column + width] for row in range(size) for column in range(size)],
         axis=3,
     ).reshape(-1, size * size * channels)
     moment = (patches.T @ patches).astype(np.float64) / len(patches)

@@ -8,9 +8,7 @@ Images are uint8 in 0..255 or float in 0..1, [examples, height, width, channels]
 """
 
 import csv
-import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,6 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from kerasdl.errors import UserError
+from kerasdl.files import atomic_path
 from kerasdl.metrics import classification
 
 # A power of two, so that pixels / _DPI * _DPI is exact: matplotlib would round a width of 432.999 down.
@@ -87,9 +86,7 @@ def learning_curves(
         for name, label, color in ((metric, "training", _BLUE), (f"val_{metric}", "validation", _ORANGE)):
             if name in curves:
                 known = np.isfinite(curves[name])
-                axes.plot(
-                    epochs[known], curves[name][known], marker=marker, markersize=3, color=color, label=label
-                )
+                axes.plot(epochs[known], curves[name][known], marker=marker, markersize=3, color=color, label=label)
         if best is not None:
             axes.axvline(epochs[best], color=_GREY, linestyle=":", linewidth=1)
         axes.set_title(_literal(metric), fontsize=10)
@@ -295,8 +292,7 @@ def worst_errors(
         figure.text(0.5, 0.5, f"no mistake among {len(labels)} examples", ha="center", va="center")
         return _save(figure, path)
     titles = [
-        f"{class_names[labels[index]]}\n→ {class_names[predictions[index]]} {confidence[index]:.2f}"
-        for index in worst
+        f"{class_names[labels[index]]}\n→ {class_names[predictions[index]]} {confidence[index]:.2f}" for index in worst
     ]
     return image_grid(images[worst], path, columns=6, titles=titles)
 
@@ -408,16 +404,9 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    # Without the name and version of the software, the same figure is the same file.
-    figure.savefig(content, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        # Without the name and version of the software, the same figure is the same file.
+        figure.savefig(temporary, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
     return path
 
 

@@ -79,8 +79,7 @@ def preactivation_block(
         x: float32[batch, height, width, channels].
         filters: channels of the result.
         strides: of the first convolution and of the shortcut.
-        shortcut: as for `basic_block`; a "projection" takes x normalized and activated, and is not normalized
-            again.
+        shortcut: as for `basic_block`; a "projection" takes x normalized and activated, and is not normalized again.
         name: prefix of the layer names.
 
     Returns:
@@ -102,9 +101,7 @@ def preactivation_block(
     return _add(y, skip, name)
 
 
-def _shortcut(
-    x: keras.KerasTensor, filters: int, strides: int, kind: Shortcut, name: str
-) -> keras.KerasTensor | None:
+def _shortcut(x: keras.KerasTensor, filters: int, strides: int, kind: Shortcut, name: str) -> keras.KerasTensor | None:
     """What is added to a block's last convolution, or None."""
     channels = x.shape[-1]
     if kind is None:
@@ -112,9 +109,7 @@ def _shortcut(
     if kind == "identity" and strides == 1 and channels == filters:
         return x
     if kind == "projection":
-        return convolution(
-            x, filters, kernel_size=1, strides=strides, activation="linear", name=f"{name}_projection"
-        )
+        return convolution(x, filters, kernel_size=1, strides=strides, activation="linear", name=f"{name}_projection")
     if kind == "pad" and channels <= filters:
         if strides > 1:  # a 1x1 mean picks every strides-th pixel
             x = keras.layers.AveragePooling2D(1, strides, name=f"{name}_subsample")(x)

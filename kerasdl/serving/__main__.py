@@ -63,8 +63,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Options) -> None:
-    if options.max_body_mib <= 0 or options.timeout_seconds <= 0:
-        raise UserError("--max-body-mib and --timeout-seconds must be above 0")
+    for name in ("max_body_mib", "timeout_seconds"):
+        if getattr(options, name) <= 0:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(options, name)}")
+    if not 0 <= options.rest_port <= 65535:
+        raise UserError(f"--rest-port must be from 0 to 65535, not {options.rest_port}")
     root = options.models
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the exported models")
@@ -80,7 +83,7 @@ def _listen(options: Options) -> socket.socket:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         return socket.create_server((options.host, options.rest_port), family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot listen on {options.host} port {options.rest_port} ({error}); "
             "choose another --rest-port (0 takes a free one) or --host"

@@ -161,8 +161,6 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def _counters(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    return {
-        name: float(value) if isinstance(value, np.floating) else value
-        for name, value in vars(callback).items()
-        if isinstance(value, bool | int | float | np.floating)
-    }
+    """What early stopping and the plateau rule remember; their other numbers are settings, some with a side effect."""
+    remembered = {name: getattr(callback, name, None) for name in ("best", "best_epoch", "wait", "cooldown_counter")}
+    return {name: float(value) for name, value in remembered.items() if value is not None}

@@ -9,9 +9,6 @@ import tensorflow as tf
 
 from kerasdl.activation import ActivationKind, FusedGelu, activation, maxout
 
-# Keras 3.15 converts its variables with a numpy 1 signature, which numpy 2 warns of whenever a model is saved.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 KINDS = typing.get_args(ActivationKind)
 
 

@@ -9,9 +9,6 @@ import pytest
 from kerasdl import classifier
 from kerasdl.convolution import whitening_kernel
 
-# Keras 3.15 converts its variables with a numpy 1 signature, which numpy 2 warns of whenever a model is saved.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def image(shape, seed=1):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")

@@ -6,9 +6,6 @@ import tensorflow as tf
 
 from kerasdl.normalization import FusedBatchNormalization
 
-# Keras 3.15 converts its variables with a numpy 1 signature, which numpy 2 warns of whenever a model is saved.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 OPTIONS = [{}, {"scale": False}, {"center": False}, {"scale": False, "center": False}]
 IDS = ["both", "no-scale", "no-center", "neither"]
 

@@ -104,9 +104,7 @@ def test_metrics_of_different_lengths_are_refused(tmp_path):
 
 
 def test_confusion_matrix_is_coloured_by_row_and_carries_counts(tmp_path, drawn):
-    plots.confusion_matrix(
-        np.array([[6, 2, 0], [0, 5, 0], [0, 0, 0]]), ["a$b$", "cat", "dog"], tmp_path / "m.png"
-    )
+    plots.confusion_matrix(np.array([[6, 2, 0], [0, 5, 0], [0, 0, 0]]), ["a$b$", "cat", "dog"], tmp_path / "m.png")
     shares = drawn[0].axes[0].images[0].get_array()
     np.testing.assert_allclose(shares, [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])
     assert texts(drawn[0]) == ["6", "2", "0", "0", "5", "0", "0", "0", "0"]
@@ -116,9 +114,7 @@ def test_confusion_matrix_is_coloured_by_row_and_carries_counts(tmp_path, drawn)
 @pytest.mark.parametrize("classes", [2, 20, 21, 100])
 def test_confusion_matrix_stays_readable(tmp_path, drawn, classes):
     rng = np.random.default_rng(0)
-    path = plots.confusion_matrix(
-        rng.integers(0, 5000, (classes, classes)), LONG_NAMES[:classes], tmp_path / "m.png"
-    )
+    path = plots.confusion_matrix(rng.integers(0, 5000, (classes, classes)), LONG_NAMES[:classes], tmp_path / "m.png")
     (figure,) = drawn
     axes = figure.axes[0]
     assert len(axes.texts) == (classes**2 if classes <= 20 else 0)
@@ -234,9 +230,7 @@ def test_worst_errors_shows_the_most_confident_mistakes_first(tmp_path, drawn):
 
 
 def test_worst_errors_keeps_the_probability_of_long_names(tmp_path, drawn):
-    plots.worst_errors(
-        flat(0)[None], np.array([1]), np.array([[0.875, 0.125]]), LONG_NAMES, tmp_path / "e.png"
-    )
+    plots.worst_errors(flat(0)[None], np.array([1]), np.array([[0.875, 0.125]]), LONG_NAMES, tmp_path / "e.png")
     assert texts(drawn[0])[0].endswith("0.88")
 
 
@@ -317,10 +311,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     path = plots.image_grid(flat(0)[None], tmp_path / "grid.png")
     before = path.read_bytes()
 
-    def fail(source, target):
+    def fail(figure, file, **options):
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(plots.os, "replace", fail)
+    monkeypatch.setattr(plots.Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         plots.image_grid(flat(255)[None], path)
     assert path.read_bytes() == before

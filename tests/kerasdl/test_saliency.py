@@ -82,14 +82,23 @@ def test_layer_without_maps_names_those_with(layer):
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_occlusion_peaks_where_the_model_looks_and_is_zero_elsewhere(activation):
     image = white_corner()
-    drop = saliency.occlusion_saliency(
-        corner_model(activation=activation, weight=2.0), image, 1, window=4, stride=4
-    )
+    drop = saliency.occlusion_saliency(corner_model(activation=activation, weight=2.0), image, 1, window=4, stride=4)
     # With window = stride each pixel is hidden once. Hidden, the corner is grey: 255 / 16, the image's mean.
     expected = softmax([0, 3 * 2.0])[1] - softmax([0, 3 * 2.0 / 16])[1]
     np.testing.assert_allclose(drop[:4, :4], expected, rtol=1e-4)
     drop[:4, :4] = 0
     np.testing.assert_allclose(drop, 0, atol=1e-6)
+
+
+def test_logits_that_sum_to_one_are_no_probabilities():
+    image = keras.Input((4, 4, 1))
+    logit = keras.layers.GlobalAveragePooling2D()(image)
+    model = keras.Model(image, ops.concatenate([1 - logit, logit], axis=-1))
+    picture = np.full((4, 4, 1), 0.5, np.float32)
+    picture[:2, :2] = 4.5  # mean 1.5; hidden, the corner takes the mean, and the mean of all becomes 0.75
+    drop = saliency.occlusion_saliency(model, picture, 1, window=2, stride=2)
+    expected = softmax([-0.5, 1.5])[1] - softmax([0.25, 0.75])[1]
+    np.testing.assert_allclose(drop[:2, :2], expected, rtol=1e-5)
 
 
 def test_hiding_what_speaks_for_another_class_is_negative():
@@ -128,9 +137,7 @@ def test_occlusion_in_many_batches_equals_one(monkeypatch):
     model = corner_model(weight=2.0)
     expected = saliency.occlusion_saliency(model, image, 1, window=4, stride=3)
     monkeypatch.setattr(saliency, "_OCCLUSION_BATCH", 7)
-    np.testing.assert_allclose(
-        saliency.occlusion_saliency(model, image, 1, window=4, stride=3), expected, atol=1e-6
-    )
+    np.testing.assert_allclose(saliency.occlusion_saliency(model, image, 1, window=4, stride=3), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("window", "stride"), [(17, 4), (4, 5), (4, 0)])
@@ -144,9 +151,7 @@ def test_window_that_does_not_fit_is_refused(window, stride):
 
 def test_gradient_is_the_weight_of_the_pixel():
     image = keras.Input((3, 3, 2))
-    model = keras.Model(
-        image, keras.layers.Dense(2, use_bias=False, name="head")(keras.layers.Flatten()(image))
-    )
+    model = keras.Model(image, keras.layers.Dense(2, use_bias=False, name="head")(keras.layers.Flatten()(image)))
     kernel = np.random.default_rng(0).normal(size=(18, 2)).astype(np.float32)
     model.get_layer("head").set_weights([kernel])
     found = saliency.gradient_saliency(model, np.ones((3, 3, 2), np.float32), 1)

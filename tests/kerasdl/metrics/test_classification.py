@@ -41,9 +41,7 @@ def test_class_without_examples_has_a_row_of_zeros_and_no_accuracy():
     probabilities = np.eye(3)[[0, 1, 1]]
     labels = np.array([0, 1, 0])
     assert classification.confusion_matrix(probabilities, labels)[2].tolist() == [0, 0, 0]
-    assert classification.per_class_accuracy(probabilities, labels) == pytest.approx(
-        [0.5, 1, np.nan], nan_ok=True
-    )
+    assert classification.per_class_accuracy(probabilities, labels) == pytest.approx([0.5, 1, np.nan], nan_ok=True)
 
 
 def test_report_agrees_with_scikit_learn():

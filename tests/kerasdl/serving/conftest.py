@@ -84,10 +84,11 @@ def _save(folder: Path, functions: Mapping[str, Callable[..., dict[str, tf.Tenso
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _save_scale(folder: Path, factor: float) -> None:
+def _save_scale(folder: Path, factor: float, ballast_mib: int = 0) -> None:
     """A model with a variable, `y = factor * x`, for float32 `x` of shape [batch, 2]."""
     module = tf.Module()
     module.factor = tf.Variable(factor)
+    module.ballast = tf.Variable(tf.zeros([ballast_mib, 2**18]))
     signature = tf.function(
         lambda x: {"y": module.factor * x}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")]
     )
@@ -101,17 +102,20 @@ def serve() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def save() -> Callable[..., None]:
-    return _save
-
-
-@pytest.fixture(scope="session")
 def scales(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Exports of `y = factor * x`, by factor; to be copied into place."""
     root = tmp_path_factory.mktemp("scales")
     for factor in (1, 2, 3):
         _save_scale(root / str(factor), float(factor))
     return {factor: root / str(factor) for factor in (1, 2, 3)}
+
+
+@pytest.fixture(scope="session")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export whose variables take 16 MiB."""
+    folder = tmp_path_factory.mktemp("heavy") / "1"
+    _save_scale(folder, 1.0, ballast_mib=16)
+    return folder
 
 
 @pytest.fixture(scope="session")

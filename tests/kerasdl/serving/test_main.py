@@ -1,7 +1,6 @@
-"""The command line, in a process of its own."""
+"""The command line: mistakes in this process, serving in one of its own."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -16,13 +15,70 @@ import pytest
 from kerasdl.serving.__main__ import main
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_until_it_is_told_to_stop(root, number):
-    if number == signal.SIGINT and "serving" not in __name__:
-        raise AssertionError
+def _get(url: str, data: bytes | None = None) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(url, data, timeout=30) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_serves_until_sigterm(root):
     command = [sys.executable, "-m", "kerasdl.serving", str(root), "--rest-port", "0"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        pass
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline()]
+            address = re.search(r"http://127\.0\.0\.1:\d+", lines[0])
+            assert address, lines[0]
+            deadline = time.monotonic() + 60
+            while _get(f"{address[0]}/readyz")[0] != 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            status, body = _get(f"{address[0]}/v1/models/pair:predict", b'{"instances": [[1, 2]]}')
+            process.send_signal(signal.SIGTERM)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (status, json.loads(body)) == (200, {"predictions": [[2.0, 4.0]]})
+    assert process.returncode == 0
+    assert errors == ""
+    lines += output.splitlines()
+    assert sorted(line.split(":")[0] for line in lines) == [
+        *("echo version 1", "named version 1", "odd version 1", "pair version 3", "text version 1")
+    ]
+    assert f"pair version 3: {address[0]}/v1/models/pair:predict" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["{tmp}/nope"], "is not a folder"),
+        (["{tmp}"], "no model below"),
+        (["{root}", "--rest-port", "{taken}"], "in use"),
+        (["{root}", "--rest-port", "65536"], "--rest-port must be from 0 to 65535"),
+        (["{root}", "--host", "256.0.0.1"], "--host"),
+        (["{root}", "--timeout-seconds", "0"], "--timeout-seconds must be above 0"),
+        (["{root}", "--max-body-mib", "0"], "--max-body-mib must be above 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(arguments, text, root, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {"root": root, "tmp": tmp_path, "taken": taken.getsockname()[1]}
+        assert main([word.format(**values) for word in arguments]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert text in errors
+
+
+def test_parsing_needs_no_tensorflow():
+    program = (
+        "import sys, kerasdl.serving.__main__ as server\n"
+        "status = server.main(['/nowhere'])\n"
+        "sys.exit(10 * status + ('tensorflow' in sys.modules))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert process.returncode == 20

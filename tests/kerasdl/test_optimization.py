@@ -1,0 +1,58 @@
+import keras
+import numpy as np
+import pytest
+
+from kerasdl.optimization import NormalizedMuon, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(18, 64), (64, 18), (32, 32)])
+def test_orthogonalize_brings_singular_values_near_one(shape):
+    matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    before = np.linalg.svd(matrix, compute_uv=False)
+    u, _, v = np.linalg.svd(matrix, full_matrices=False)
+    result = keras.ops.convert_to_numpy(orthogonalize(matrix, 5))
+    values = np.linalg.svd(result, compute_uv=False)
+    assert before.max() / np.median(before) > 1.2
+    assert np.all(values[before > 0.3 * before.max()] > 0.6)
+    assert values.max() < 1.3
+    assert np.sum(result * (u @ v)) / np.linalg.norm(result) / np.linalg.norm(u @ v) > 0.95
+
+
+def kernel_step(gradient, buffer, kernel, *, rate, momentum, steps):
+    """The step of a 4-d kernel in numpy, from the source's equations."""
+    buffer = momentum * buffer + gradient
+    matrix = (gradient + momentum * buffer).reshape(-1, kernel.shape[-1]).T
+    x = matrix / (np.linalg.norm(matrix) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    kernel = kernel * np.sqrt(kernel.shape[-1]) / np.linalg.norm(kernel)
+    return kernel - rate * x.T.reshape(kernel.shape), buffer
+
+
+def test_steps_equal_numpy():
+    random = np.random.default_rng(1)
+    kernel, bias, head = (random.normal(size=s).astype(np.float32) for s in [(3, 3, 4, 6), (6,), (6, 3)])
+    variables = [keras.Variable(value) for value in (kernel, bias, head)]
+    optimizer = NormalizedMuon(
+        0.1, momentum=0.6, vector_ratio=2.0, matrix_ratio=3.0, sgd_momentum=0.85, weight_decay=0.5
+    )
+    kernel_buffer, bias_buffer, head_buffer = np.zeros_like(kernel), np.zeros_like(bias), np.zeros_like(head)
+    for _ in range(3):
+        gradients = [random.normal(size=v.shape).astype(np.float32) for v in variables]
+        optimizer.apply(gradients, variables)
+        kernel, kernel_buffer = kernel_step(gradients[0], kernel_buffer, kernel, rate=0.1, momentum=0.6, steps=3)
+        bias, head = bias * (1 - 0.1 * 0.5), head * (1 - 0.1 * 0.5)
+        bias_buffer = 0.85 * bias_buffer + gradients[1]
+        head_buffer = 0.85 * head_buffer + gradients[2]
+        bias = bias - 0.1 * 2 * (gradients[1] + 0.85 * bias_buffer)
+        head = head - 0.1 * 3 * (gradients[2] + 0.85 * head_buffer)
+        for variable, expected in zip(variables, (kernel, bias, head), strict=True):
+            np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-4, atol=2e-5)
+
+
+def test_serialises_completely():
+    optimizer = NormalizedMuon(0.3, momentum=0.5, vector_ratio=7.0, matrix_ratio=8.0, sgd_momentum=0.4)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.get_config() == optimizer.get_config()
+    assert (again.momentum, again.vector_ratio, again.matrix_ratio, again.sgd_momentum) == (0.5, 7.0, 8.0, 0.4)
