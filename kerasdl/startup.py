@@ -22,7 +22,7 @@ def silenced() -> Iterator[None]:
         os.dup2(captured.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             captured.seek(0)
             os.write(original, captured.read())
             raise

@@ -82,12 +82,17 @@ def _listen(options: Options) -> socket.socket:
     """Takes the port before anything slow happens, so that a port in use is told at once."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        return socket.create_server((options.host, options.rest_port), family=family)
+        listener = socket.create_server((options.host, options.rest_port), family=family)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
         raise UserError(
-            f"cannot listen on {options.host} port {options.rest_port} ({error}); "
+            f"cannot listen on {options.host} port {options.rest_port} ({reason}); "
             "choose another --rest-port (0 takes a free one) or --host"
         ) from None
+    # Accepted connections inherit it. Otherwise each reply on a kept connection waits 40 ms: its head and body
+    # are two packets, and the second would be held until the client acknowledges the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _serve(options: Options, listener: socket.socket) -> None:
@@ -100,8 +105,7 @@ def _serve(options: Options, listener: socket.socket) -> None:
     import_tensorflow()
     for noisy in ("tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    _log.setLevel(logging.INFO)
-    _log.addHandler(logging.StreamHandler(sys.stdout))
+    _configure_log()
 
     import uvicorn
 
@@ -128,6 +132,16 @@ def _serve(options: Options, listener: socket.socket) -> None:
             timeout_graceful_shutdown=math.ceil(options.timeout_seconds),
         )
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _configure_log() -> None:
+    """News go to stdout, trouble to stderr."""
+    news, trouble = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    news.addFilter(lambda record: record.levelno < logging.WARNING)
+    trouble.setLevel(logging.WARNING)
+    _log.setLevel(logging.INFO)
+    _log.addHandler(news)
+    _log.addHandler(trouble)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +134,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            with np.load(self.folder / CHECKPOINT) as file:
+            with (self.folder / CHECKPOINT).open("rb") as stream, np.load(stream) as file:
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError:
             return None  # stopped before the first epoch was done: begin anew, with the same seeds
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(
                 f"{self.folder / CHECKPOINT} cannot be read ({error}); the run cannot be resumed, train again"
             ) from None

@@ -62,6 +62,7 @@ def _serve(repository: Any, **options: Any) -> Iterator[Client]:
     config = uvicorn.Config(create_app(repository, **options), log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -9,10 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
-from kerasdl.serving.__main__ import main
+from kerasdl.serving.__main__ import Options, _listen, main
 
 
 def _get(url: str, data: bytes | None = None) -> tuple[int, bytes]:
@@ -82,3 +83,8 @@ def test_parsing_needs_no_tensorflow():
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert process.returncode == 20
+
+
+def test_replies_are_sent_without_delay():
+    with _listen(Options(models=Path("unused"), rest_port=0)) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

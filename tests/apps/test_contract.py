@@ -1,0 +1,133 @@
+"""What holds for every application that is found."""
+
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps import _run
+from kerasdl import export
+from kerasdl.training.checkpoint import Checkpoint
+
+ROOT = Path(__file__).parent.parent.parent
+APPLICATIONS = sorted(path.stem for path in (ROOT / "apps").glob("[!_]*"))
+
+
+@pytest.fixture(scope="module", params=APPLICATIONS)
+def trained(request, tmp_path_factory):
+    """One epoch of the tiny configuration: module, config, data, run folder."""
+    module = importlib.import_module(f"apps.{request.param}")
+    config, data = module.tiny()
+    config = dataclasses.replace(config, epochs=1)
+    runs = tmp_path_factory.mktemp("runs")
+    return request.param, module, config, data, _run.train(module, request.param, config, data, runs=runs)
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    name, module, config, data, folder = trained
+    root = tmp_path_factory.mktemp("saved_models")
+    return _run.export_run(module, name, config, data, folder, root=root, version=None)
+
+
+def test_one_step_moves_every_weight(trained):
+    name, module, config, data, _ = trained
+    keras.utils.set_random_seed(0)
+    model = module.build_model(config, data)
+    before = [(v.path, v.numpy().copy()) for v in model.trainable_variables]
+
+    class OneStep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    class Forgetful(Checkpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            pass
+
+    saver = Forgetful(Path("unused"), monitor="loss", maximize=False)
+    saver.on_train_batch_end = OneStep().on_train_batch_end
+    with pytest.raises(KeyboardInterrupt):
+        module.train(config, model, data, [saver])
+    still = [path for (path, old), v in zip(before, model.trainable_variables, strict=True) if (old == v.numpy()).all()]
+    assert still == []
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, tmp_path):
+    name, module, config, data, folder = trained
+    log = (folder / "log.csv").read_text().splitlines()[1].split(",")[2:]
+    again = _run.train(module, name, config, data, runs=tmp_path)
+    assert (again / "log.csv").read_text().splitlines()[1].split(",")[2:] == log
+    other = _run.train(module, name, dataclasses.replace(config, seed=1), data, runs=tmp_path)
+    assert (other / "log.csv").read_text().splitlines()[1].split(",")[2:] != log
+
+
+def test_a_run_folder_is_complete(trained):
+    *_, folder = trained
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "run.json", "log.csv", "checkpoint.npz", "model.keras", "figures"} <= names
+    run = json.loads((folder / "run.json").read_text())
+    assert {"application", "time", "command", "commit", "versions", "data"} <= set(run)
+
+
+def test_an_export_holds_all_that_a_server_and_a_reader_need(trained, exported):
+    name, module, *_ = trained
+    assert (exported.parent.name, exported.name) == (name, "1")
+    for part in ("saved_model.pb", "MODEL_CARD.md", "config.json", "metrics.json", export.WARMUP):
+        assert (exported / part).is_file(), part
+    card = (exported / "MODEL_CARD.md").read_text()
+    assert "curl" in card
+    for metric in json.loads((exported / "metrics.json").read_text()):
+        assert metric == "split" or f"| {metric} |" in card
+
+
+def test_export_equals_the_model_in_a_fresh_process_with_tensorflow_alone(trained, exported, tmp_path):
+    name, module, config, data, folder = trained
+    model = _run.restore(module, config, data, folder)
+    endpoints = module.endpoints(model, data)
+    expected = {}
+    for signature, endpoint in endpoints.items():
+        inputs = {key: tf.constant(value, endpoint.inputs[key].dtype) for key, value in endpoint.example.items()}
+        np.savez(tmp_path / f"{signature}.npz", **{k: v.numpy() for k, v in inputs.items()})
+        expected[signature] = {k: v.numpy() for k, v in endpoint.function(**inputs).items()}
+    script = (
+        "import sys, numpy as np\n"
+        "sys.modules.update(dict.fromkeys(['keras', 'kerasdl', 'apps']))\n"  # None: importing them fails
+        "import tensorflow as tf\n"
+        "folder, data, names = sys.argv[1], sys.argv[2], sys.argv[3:]\n"
+        "model = tf.saved_model.load(folder)\n"
+        "for name in names:\n"
+        "    with np.load(f'{data}/{name}.npz', allow_pickle=True) as file:\n"
+        "        inputs = {k: tf.constant(file[k]) for k in file.files}\n"
+        "    answer = model.signatures[name](**inputs)\n"
+        "    np.savez(f'{data}/{name}.answer.npz', **{k: v.numpy() for k, v in answer.items()})\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(exported), str(tmp_path), *endpoints], check=True)
+    for signature, outputs in expected.items():
+        with np.load(tmp_path / f"{signature}.answer.npz", allow_pickle=True) as file:
+            assert set(file.files) == set(outputs)
+            for key, value in outputs.items():
+                if value.dtype == object:
+                    assert file[key].tolist() == value.tolist()
+                else:
+                    assert file[key].dtype in (np.float32, np.int32, np.int64)
+                    np.testing.assert_allclose(file[key], value, atol=1e-5)
+
+
+def test_signatures_have_a_free_batch_dimension(exported):
+    for signature in export.signatures(exported).values():
+        assert all(spec.shape[0] is None for spec in signature.inputs.values())
+
+
+def test_exports_are_never_overwritten(trained, exported):
+    name, module, config, data, folder = trained
+    root = exported.parent.parent
+    with pytest.raises(ValueError, match="never overwritten"):
+        _run.export_run(module, name, config, data, folder, root=root, version=1)
+    assert export.next_version(exported.parent) == 2
