@@ -124,6 +124,68 @@ class DiracUniform(keras.initializers.VarianceScaling):
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
+class SmallMapConv2D(keras.layers.Conv2D):
+    """Keras' Conv2D with a quicker gradient of the kernel where many channels meet small maps.
+
+    On a CPU the backward pass of the weights is the slowest third of a convolution: for bfloat16[512, 7, 7, 256] and
+    256 filters oneDNN reaches 252 GFLOP/s there, and 530 forward. But that gradient is itself a forward convolution,
+    of the maps with channels and batch exchanged, whose kernel is the upstream gradient: 373 GFLOP/s at 7x7 (79 in
+    place of 118 ms), 423 in place of 174 at 3x3. From 9x9 on, and with few channels, oneDNN's own is quicker. Used
+    while training on the TensorFlow backend, for stride 1, "same" padding and no bias; otherwise the layer is Keras'.
+
+    Weights and configuration are those of `keras.layers.Conv2D`.
+
+    Source: own.
+    """
+
+    LARGEST_MAP = 64  # pixels
+    FEWEST_CHANNELS = 128
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Maps float[batch, height, width, channels] to float[batch, height, width, filters]."""
+        fits = (
+            keras.backend.backend() == "tensorflow"
+            and self.strides == self.dilation_rate == (1, 1)
+            and (self.padding, self.groups, self.use_bias) == ("same", 1, False)
+            and min(x.shape[-1], self.filters) >= self.FEWEST_CHANNELS
+        )
+        if not (training and fits):
+            return super().call(x)
+        return self.activation(_convolution_with_quick_gradient(x, self.kernel, self.LARGEST_MAP))
+
+
+def _convolution_with_quick_gradient(x: Any, kernel: Any, largest_map: int) -> Any:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            common = {"out_backprop": upstream, "strides": [1, 1, 1, 1], "padding": "SAME"}
+            height, width = kernel.shape[:2]
+
+            def as_forward() -> tf.Tensor:
+                # same-padding puts the smaller half before
+                border = [[0, 0], [(height - 1) // 2, height // 2], [(width - 1) // 2, width // 2], [0, 0]]
+                maps = tf.transpose(x, [3, 1, 2, 0])
+                weights = tf.transpose(upstream, [1, 2, 0, 3])
+                slope = tf.nn.conv2d(maps, weights, 1, border)
+                return tf.ensure_shape(tf.transpose(slope, [1, 2, 0, 3]), kernel.shape)
+
+            def as_backward() -> tf.Tensor:
+                return tf.raw_ops.Conv2DBackpropFilter(input=x, filter_sizes=tf.shape(kernel), **common)
+
+            pixels = tf.shape(x)[1] * tf.shape(x)[2]
+            return (
+                tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(x), filter=kernel, **common),
+                tf.cond(pixels <= largest_map, as_forward, as_backward),
+            )
+
+        return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
+
+    return convolve(tf.convert_to_tensor(x), tf.convert_to_tensor(kernel))
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
 class WhiteningConvolution(keras.layers.Layer):
     """Convolution without padding whose frozen kernel whitens patches; its bias is trained.
 

@@ -7,7 +7,14 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from kerasdl.convolution import DiracUniform, WhiteningConvolution, convolution, squeeze_excite, whitening_kernel
+from kerasdl.convolution import (
+    DiracUniform,
+    SmallMapConv2D,
+    WhiteningConvolution,
+    convolution,
+    squeeze_excite,
+    whitening_kernel,
+)
 
 
 def image(shape, seed=1):
@@ -162,3 +169,46 @@ def test_whitening_bias_gradient_survives_bfloat16():
         y = layer(x)
     gradient = tape.gradient(y, layer.bias.value)
     np.testing.assert_allclose(gradient, np.full(24, 64 * 31 * 31), rtol=0.01)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, (3, 5)])
+@pytest.mark.parametrize("size", [(3, 3), (7, 5), (8, 8), (9, 9)])
+def test_small_map_convolution_equals_keras(size, kernel_size):
+    options = {"padding": "same", "use_bias": False, "activation": "relu"}
+    inputs = keras.Input((None, None, 128))
+    theirs = keras.Model(inputs, keras.layers.Conv2D(130, kernel_size, **options)(inputs))
+    ours = keras.Model(inputs, SmallMapConv2D(130, kernel_size, **options)(inputs))
+    ours.set_weights(theirs.get_weights())
+    x, upstream = tf.constant(image((5, *size, 128))), image((5, *size, 130), seed=2)
+
+    def gradients(model):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.function(model)(x, training=True)
+        return y, tape.gradient(y, [x, model.trainable_variables[0].value], upstream)
+
+    (y, (dx, dw)), (expected, (expected_dx, expected_dw)) = gradients(ours), gradients(theirs)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dx, expected_dx, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(dw, expected_dw, rtol=1e-3, atol=2e-3)
+    assert np.abs(expected_dw).max() > 1
+
+
+def test_small_map_convolution_takes_its_own_gradient_where_it_says():
+    def operations(size, channels, **options):
+        layer = SmallMapConv2D(128, 3, padding="same", **{"use_bias": False} | options)
+        layer.build((None, size, size, channels))
+
+        @tf.function
+        def step(x):
+            with tf.GradientTape() as tape:
+                y = layer(x, training=True)
+            return tape.gradient(y, layer.kernel.value)
+
+        graph = step.get_concrete_function(tf.TensorSpec([4, size, size, channels])).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    assert "If" in operations(7, 128) or "StatelessIf" in operations(7, 128)
+    for other in (operations(7, 64), operations(7, 128, use_bias=True)):
+        assert not {"If", "StatelessIf"} & other
+        assert "Conv2DBackpropFilter" in other
