@@ -1,17 +1,12 @@
 """Command line of all applications: `python -m apps APPLICATION VERB [--field value]`."""
 
 import ast
-import contextlib
 import dataclasses
 import difflib
-import functools
 import importlib
 import inspect
-import io
 import json
-import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +15,7 @@ import tyro
 
 from apps._contract import jsonable
 from apps._lazy import defer_heavy_imports, end_deferral
+from kerasdl import command_line
 from kerasdl.errors import UserError
 
 SHARED = {
@@ -40,38 +36,8 @@ def applications() -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command of an application; see `guarded` for the exit status."""
-    return guarded(_dispatch, arguments)
-
-
-def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
-    """Runs a command line so that every failure is one line on stderr.
-
-    Args:
-        dispatch: runs the arguments and returns an exit status.
-        arguments: words of the command line; `--debug` is taken out and shows tracebacks.
-
-    Returns:
-        Exit status: that of `dispatch`, 1 for a failure, 2 for a mistake of the user, 130 for Ctrl-C.
-    """
-    debug = "--debug" in arguments
-    try:
-        return dispatch([word for word in arguments if word != "--debug"])
-    except KeyboardInterrupt:
-        print("interrupted; finished epochs are on disk, see train --resume", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, UserError):
-            print(f"error: {message}", file=sys.stderr)
-            return 2
-        print(
-            f"failed: {message}{'' if debug else f' ({type(error).__name__}; --debug shows where)'}",
-            file=sys.stderr,
-        )
-        return 1
+    """Runs one command of an application; see `command_line.guarded` for the exit status."""
+    return command_line.guarded(_dispatch, arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -82,7 +48,7 @@ def _dispatch(arguments: list[str]) -> int:
         print("\n".join(f"  {name:<{width}}  {sentence}" for name, sentence in known.items()))
         print("\nverbs of one: python -m apps APPLICATION; --debug with any command shows tracebacks")
         return 0
-    name = nearest(arguments[0], known, "application")
+    name = command_line.nearest(arguments[0], known, "application")
     defer_heavy_imports()
     module = importlib.import_module(f"apps.{name}")
     own = {verb.__name__: verb for verb in module.VERBS}
@@ -92,11 +58,11 @@ def _dispatch(arguments: list[str]) -> int:
         width = max(map(len, sentences))
         print("\n".join(f"  {key:<{width}}  {sentence}" for key, sentence in sentences.items()))
         return 0
-    verb = nearest(arguments[1], [*SHARED, *own], f"verb of {name}")
+    verb = command_line.nearest(arguments[1], [*SHARED, *own], f"verb of {name}")
     rest = arguments[2:]
     program = f"python -m apps {name} {verb}"
     if verb in own:
-        call = parse(own[verb], rest, program, deferred=True)
+        call = command_line.parse(own[verb], rest, program, deferred=True)
         start_keras()
         call()
         return 0
@@ -107,75 +73,6 @@ def _dispatch(arguments: list[str]) -> int:
     }
     shared[verb](module, name, rest, program)
     return 0
-
-
-def nearest(word: str, known: Sequence[str] | dict[str, str], kind: str) -> str:
-    """The word itself if it is known.
-
-    Raises:
-        UserError: it is not; names the nearest known one.
-    """
-    if word in known:
-        return word
-    close = difflib.get_close_matches(word, list(known), 1)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-    raise UserError(f"{word} is no {kind}; {hint}")
-
-
-def parse(target: Any, arguments: Sequence[str], program: str, *, deferred: bool = False) -> Any:
-    """Parses arguments into a dataclass, or into a call of a function; mistakes become one line.
-
-    Args:
-        target: dataclass or function; its docstrings are the help.
-        arguments: words of the command line.
-        program: how the command is called, for the help.
-        deferred: return a function that makes the call instead of making it.
-
-    Raises:
-        UserError: an unknown flag (names the nearest), a value that does not fit.
-    """
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(_defer(target) if deferred else target, args=list(arguments), prog=program)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_one_line(errors.getvalue(), program)) from None
-
-
-def _defer(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The same help, but calling it only binds the arguments; those before the `*` are positional words."""
-    signature = inspect.signature(function, eval_str=True)
-    parameters = [
-        parameter.replace(annotation=Annotated[parameter.annotation, tyro.conf.Positional])
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        else parameter
-        for parameter in signature.parameters.values()
-    ]
-
-    @functools.wraps(function)
-    def bind(*values: Any, **named: Any) -> Callable[[], None]:
-        return lambda: function(*values, **named)
-
-    del bind.__wrapped__  # type: ignore[attr-defined]  # tyro would look at the original signature
-    bind.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
-    bind.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return bind
-
-
-def _one_line(box: str, program: str) -> str:
-    """Tyro draws a box; its text, without the frame and without the help of the argument."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
-    text = " ".join(line for line in lines if line)
-    text = re.sub(r"^(Unrecognized options|Value error|Parsing error|Required options|Invalid choice) ", "", text)
-    text, _, tail = re.sub(r"\s*For full helptext.*", "", text).partition(" Perhaps you meant: ")
-    text = text.split(" Argument helptext:")[0].strip().rstrip(".").removeprefix("Error parsing settings: ")
-    text = re.sub(
-        r"^Error parsing (\S+): no type matching (\S+) .* from \['(.*?)'\]\. .*", r"\1 is \3; expected \2", text
-    )
-    close = re.match(r"(--[\w-]+)", tail)
-    return f"{text}; did you mean {close[1]}?" if close else f"{text}; see {program} --help"
 
 
 def start_keras() -> None:
@@ -223,7 +120,7 @@ def read_words(path: Path, config_class: type[Any]) -> list[str]:
         raise UserError(f"{path} holds a {type(content).__name__}; expected an object of configuration fields")
     found = words(content, config_class, str(path))
     try:
-        parse(config_class, found, "train")
+        command_line.parse(config_class, found, "train")
     except UserError as error:
         raise UserError(f"{path}: {str(error).removesuffix('; see train --help')}") from None
     return found
@@ -231,7 +128,7 @@ def read_words(path: Path, config_class: type[Any]) -> list[str]:
 
 def read_config(path: Path, config_class: type[Any]) -> Any:
     """A configuration from a JSON file; see `read_words`."""
-    return parse(config_class, read_words(path, config_class), str(path))
+    return command_line.parse(config_class, read_words(path, config_class), str(path))
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:
@@ -273,10 +170,10 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
     elif tiny:
         start_keras()
         given = words(jsonable(module.tiny()[0]), module.Config, "tiny")
-    parsed = parse(Train, [*given, *arguments], program)
+    parsed = command_line.parse(Train, [*given, *arguments], program)
     config = parsed.settings
     if resume is not None:
-        before = parse(module.Config, given, program)
+        before = command_line.parse(module.Config, given, program)
         names = [field.name for field in dataclasses.fields(config)]
         changed = [name for name in names if getattr(config, name) != getattr(before, name)]
         if changed:
@@ -312,7 +209,7 @@ def _evaluate(module: Any, application: str, arguments: list[str], program: str)
         runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
         """Run folders."""
 
-    folders = list(parse(Evaluate, arguments, program).runs)
+    folders = list(command_line.parse(Evaluate, arguments, program).runs)
     if not folders:
         raise UserError(f"no run folder given; usage: {program} RUN [RUN ...]")
     opened = [_opened(module, application, folder) for folder in folders]
@@ -333,7 +230,7 @@ def _export(module: Any, application: str, arguments: list[str], program: str) -
         version: int | None = None
         """Number of the version folder; the next free one by default."""
 
-    parsed = parse(Export, arguments, program)
+    parsed = command_line.parse(Export, arguments, program)
     config, data = _opened(module, application, parsed.run)
     from apps import _run
 

@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 HEAVY = ("keras", "numpy", "tensorflow")
-LIGHT = ("kerasdl.errors", "kerasdl.files", "kerasdl.startup", "kerasdl.data", "kerasdl.metrics", "kerasdl.training")
+PACKAGES = ("kerasdl.data", "kerasdl.metrics", "kerasdl.training")
+LIGHT = ("kerasdl.command_line", "kerasdl.errors", "kerasdl.files", "kerasdl.startup", *PACKAGES)
 
 
 class _StandIn(ModuleType):

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 import keras
 import numpy as np
@@ -35,23 +35,30 @@ Architecture = Literal[
     "plain20", "plain32", "plain44", "plain56", "backbone",
 ]  # fmt: skip
 
+if TYPE_CHECKING:
+    T = TypeVar("T")
+    OrRecipe = Annotated[T, "after __post_init__"]
+else:
+    OrRecipe = Optional
+RECIPE: Any = None
+
 # What a paper (or a search on the validation split) found for an architecture; flags left out take these values.
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {
         "epochs": 12, "batch_size": 2000, "optimizer": "muon", "learning_rate": 0.24, "weight_decay": 0.11,
-        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 2, "progressive": True,
+        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 2, "progressive": "crop",
     },
     "resnet": {
         "epochs": 30, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4,
-        "schedule": "step", "label_smoothing": 0.0, "flip": "random", "padding": 4, "progressive": False,
+        "schedule": "step", "label_smoothing": 0.0, "flip": "random", "padding": 4, "progressive": "none",
     },
     "classic": {
         "epochs": 30, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4,
-        "schedule": "one-cycle", "label_smoothing": 0.0, "flip": "random", "padding": 4, "progressive": False,
+        "schedule": "one-cycle", "label_smoothing": 0.0, "flip": "random", "padding": 4, "progressive": "none",
     },
     "backbone": {
         "epochs": 8, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4,
-        "schedule": "cosine", "label_smoothing": 0.1, "flip": "random", "padding": 0, "progressive": False,
+        "schedule": "cosine", "label_smoothing": 0.1, "flip": "random", "padding": 0, "progressive": "none",
     },
 }  # fmt: skip
 
@@ -73,23 +80,23 @@ class Config:
     """Own pictures: a folder with one sub-folder a class, or with train/, validation/, test/ above those."""
     data_dir: Path | None = None
     """TFDS folder that holds cifar10; else KERASDL_DATA_DIR, else TFDS' own default and download."""
-    image_size: int | None = None
+    image_size: OrRecipe[int] = RECIPE
     """Side of the square pictures that the network sees, in pixels; 32, or 64 with --data, or 160 for a backbone."""
     validation_ratio: float = 0.1
     """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     strict: bool = False
     """Stop at the first broken picture of --data instead of leaving it out."""
-    epochs: int | None = None
+    epochs: OrRecipe[int] = RECIPE
     """Passes over the training pictures."""
-    batch_size: int | None = None
+    batch_size: OrRecipe[int] = RECIPE
     """Pictures a step."""
-    optimizer: Literal["muon", "sgd", "adamw"] | None = None
+    optimizer: OrRecipe[Literal["muon", "sgd", "adamw"]] = RECIPE
     """muon: orthogonalised momentum for kernels; sgd: Nesterov momentum 0.9; adamw."""
-    learning_rate: float | None = None
+    learning_rate: OrRecipe[float] = RECIPE
     """Peak learning rate."""
-    weight_decay: float | None = None
+    weight_decay: OrRecipe[float] = RECIPE
     """L2 share of every weight taken away a step, times the learning rate."""
-    schedule: Literal["constant", "linear", "step", "cosine", "one-cycle", "plateau"] | None = None
+    schedule: OrRecipe[Literal["constant", "linear", "step", "cosine", "one-cycle", "plateau"]] = RECIPE
     """Course of the learning rate; step: /10 at 50 % and 75 %; plateau: /10 after 5 epochs without gain."""
     warmup_epochs: float = 0.0
     """Epochs in which the learning rate rises from 0 (linear and cosine schedules)."""
@@ -97,15 +104,15 @@ class Config:
     """Largest global norm of the gradient; None does not clip."""
     ema_momentum: float | None = None
     """Average the weights over steps with this momentum, such as 0.999, and evaluate the average."""
-    label_smoothing: float | None = None
+    label_smoothing: OrRecipe[float] = RECIPE
     """Probability mass spread over all classes in the targets."""
     dropout: float = 0.0
     """Share of features dropped before the last layer (lenet, alexnet, vgg16, backbone)."""
     augment: bool = True
     """Apply the augmentations below; --no-augment turns all of them off."""
-    flip: Literal["none", "random", "alternating"] | None = None
+    flip: OrRecipe[Literal["none", "random", "alternating"]] = RECIPE
     """Left-right flips; alternating: each picture every other epoch."""
-    padding: int | None = None
+    padding: OrRecipe[int] = RECIPE
     """Random shifts of up to this many pixels, the border reflected."""
     rotation_degrees: float = 0.0
     """Random rotation of up to this angle either way."""
@@ -117,8 +124,8 @@ class Config:
     """Side of a random grey square, in pixels."""
     mixup_alpha: float = 0.0
     """Mix pairs of pictures and labels by a share drawn from Beta(alpha, alpha)."""
-    progressive: bool | None = None
-    """Train at 3/4 and 7/8 of the picture size in the first half and the third quarter of the epochs."""
+    progressive: OrRecipe[Literal["none", "resize", "crop"]] = RECIPE
+    """Train at 3/4 and 7/8 of the picture size in the first half and the third quarter of the epochs: scaled or cut."""
     backbone: str = "MobileNetV2"
     """Name in keras.applications, for --architecture backbone."""
     weights: str | None = None
@@ -153,7 +160,7 @@ class Config:
                  color_jitter=self.color_jitter)  # fmt: skip
         at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
         between(0, 0.9, validation_ratio=self.validation_ratio, dropout=self.dropout, scale_ratio=self.scale_ratio,
-                label_smoothing=self.label_smoothing or 0.0)  # fmt: skip
+                label_smoothing=self.label_smoothing)  # fmt: skip
         between(0, 0.99999, ema_momentum=self.ema_momentum or 0.0)
         if self.validation_ratio == 0 and (self.patience or self.schedule == "plateau"):
             raise UserError("--patience and --schedule plateau need validation data; give --validation-ratio above 0")
@@ -273,7 +280,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         sample = model.get_layer("normalize")(data.train.images[:5000].astype(np.float32))
         kernel = convolution.whitening_kernel(keras.ops.convert_to_numpy(sample))
         model.get_layer("fast_whiten").kernel.assign(kernel)
-    steps = pipeline.num_steps(len(data.train.labels), config.batch_size or 1)
+    steps = pipeline.num_steps(len(data.train.labels), config.batch_size)
     _compile(config, model, steps)
     return model
 
@@ -289,7 +296,7 @@ def _network(config: Config, x: keras.KerasTensor, classes: int) -> keras.KerasT
     if name == "vgg16":
         return classifier.vgg16_cifar(x, classes, dropout=config.dropout, name="vgg16")
     depth = int(name.removeprefix("resnet").removeprefix("plain"))
-    shortcut = "pad" if name.startswith("resnet") else None
+    shortcut: Literal["pad"] | None = "pad" if name.startswith("resnet") else None
     return classifier.resnet_cifar(x, classes, depth=depth, shortcut=shortcut, name="resnet")
 
 
@@ -412,6 +419,13 @@ def augmenter(config: Config, data: Splits) -> Callable[..., tuple[tf.Tensor, tf
     stages = sorted(set(sizes))
     stage_of_epoch = tf.constant([stages.index(side) for side in sizes])
 
+    def shrunk(images: tf.Tensor, side: int, seed: tf.Tensor) -> tf.Tensor:
+        if config.progressive == "resize":
+            return augmentation.resize(images, side)
+        margin = (size - side) // 2
+        shift = margin + (config.padding if config.augment else 0)
+        return augmentation.pad_and_crop(images, seed, padding=shift)[:, margin : margin + side, margin : margin + side]
+
     def transform(
         images: tf.Tensor, labels: tf.Tensor, *, index: tf.Tensor, epoch: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -422,7 +436,7 @@ def augmenter(config: Config, data: Splits) -> Callable[..., tuple[tf.Tensor, tf
                 images = augmentation.alternating_flip(images, index, epoch, [config.seed, 1])
             elif config.flip == "random":
                 images = augmentation.random_flip(images, seeds[0])
-            if config.padding:
+            if config.padding and config.progressive != "crop":
                 images = augmentation.pad_and_crop(images, seeds[1], padding=config.padding)
             if config.rotation_degrees or config.scale_ratio:
                 images = augmentation.random_affine(
@@ -435,9 +449,9 @@ def augmenter(config: Config, data: Splits) -> Callable[..., tuple[tf.Tensor, tf
                 images = augmentation.random_erasing(images, seeds[4], size=config.cutout_size)
             if config.mixup_alpha:
                 images, targets = augmentation.mixup(images, targets, seeds[5], alpha=config.mixup_alpha)
-        if config.progressive:
-            resized = [functools.partial(augmentation.resize, images, side) for side in stages]
-            images = tf.switch_case(tf.gather(stage_of_epoch, epoch), resized)
+        if config.progressive != "none":
+            stage = tf.gather(stage_of_epoch, epoch)
+            images = tf.switch_case(stage, [functools.partial(shrunk, images, side, seeds[1]) for side in stages])
         return tf.cast(images, tf.float32), targets
 
     return transform
@@ -628,7 +642,7 @@ def tiny() -> tuple[Config, Splits]:
     """Eight drawn shapes in any colour, place and size: a small network learns them, a linear model does not."""
     images, labels = synthetic.shapes(3000, size=32, num_classes=8, seed=0)
     train, validation, test = (Examples(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500]))
-    config = Config(epochs=3, batch_size=200, progressive=False)
+    config = Config(epochs=3, batch_size=200, progressive="none")
     info = {"tiny": True, "image_size": 32, "class_names": list(synthetic.SHAPE_NAMES[:8])}
     return config, Splits(
         train=train,

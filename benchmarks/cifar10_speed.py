@@ -9,6 +9,7 @@ turns for several rounds and the median counts, because absolute times drift on 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -49,7 +50,7 @@ def ours(network: str) -> float:
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.seconds.append(time.perf_counter() - self._epoch_start)
 
-    config = cifar10.Config(architecture=network, batch_size=BATCH, epochs=3, progressive=False)  # type: ignore[arg-type]  # a Literal
+    config = cifar10.Config(architecture=network, batch_size=BATCH, epochs=3, progressive="none")  # type: ignore[arg-type]  # a Literal
     images, labels = pictures()
     info = {"class_names": list("abcdefghij"), "image_size": 32, "mean": [120.0] * 3, "deviation": [60.0] * 3}
     data = Splits(cifar10.Examples(images, labels), None, lambda: None, info, "random")
@@ -144,7 +145,8 @@ def torch_eager(network: str) -> float:
         modules += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(256, 10, bias=False)]
     else:
         modules = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-        modules += [Block(a, b) for a, b in zip([16, 16, 16, 16, 32, 32, 32, 64, 64], [16] * 3 + [32] * 3 + [64] * 3)]  # noqa: B905  # the first channel of each block
+        channels = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+        modules += [Block(before, after) for before, after in itertools.pairwise(channels)]
         modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
     model = nn.Sequential(*modules).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.01, 0.9, nesterov=True)

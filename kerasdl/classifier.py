@@ -9,7 +9,7 @@ from typing import Literal
 import keras
 
 from kerasdl.activation import activation
-from kerasdl.convolution import DiracUniform, SmallMapConv2D, WhiteningConvolution, convolution
+from kerasdl.convolution import DiracUniform, QuickGradientConv2D, WhiteningConvolution, convolution
 from kerasdl.normalization import FusedBatchNormalization
 from kerasdl.residual import basic_block, bottleneck_block
 from kerasdl.symbolic import require_symbolic
@@ -288,7 +288,7 @@ def fast_network(
     for group, filters in enumerate(widths):
         for index in range(2):
             prefix = f"{name}_group{group}"
-            x = SmallMapConv2D(
+            x = QuickGradientConv2D(
                 filters,
                 3,
                 padding="same",

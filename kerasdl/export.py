@@ -137,6 +137,7 @@ class Signature:
         self.inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
 
     def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
+        """Runs the signature."""
         return self._function(**inputs)
 
 

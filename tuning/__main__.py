@@ -13,6 +13,7 @@ import tyro
 from apps import __main__ as command
 from apps._contract import jsonable
 from apps._lazy import defer_heavy_imports
+from kerasdl import command_line
 from kerasdl.errors import UserError
 
 
@@ -27,7 +28,7 @@ def _dispatch(arguments: list[str]) -> int:
         print("usage: python -m tuning APPLICATION [--trials N] [--field value]\n")
         print("\n".join(f"  {name}" for name in known))
         return 0
-    name = command.nearest(arguments[0], known, "application with a search space")
+    name = command_line.nearest(arguments[0], known, "application with a search space")
     defer_heavy_imports()
     module: Any = importlib.import_module(f"apps.{name}")
     space = importlib.import_module(f"tuning.{name}").space
@@ -56,7 +57,7 @@ def _dispatch(arguments: list[str]) -> int:
     elif "--tiny" in rest:
         command.start_keras()
         given = command.words(jsonable(module.tiny()[0]), module.Config, "tiny")
-    parsed = command.parse(Search, [*given, *rest], f"python -m tuning {name}")
+    parsed = command_line.parse(Search, [*given, *rest], f"python -m tuning {name}")
     if parsed.trials < 1:
         raise UserError(f"--trials is {parsed.trials}; expected 1 or more")
     command.start_keras()
@@ -88,7 +89,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one search; exit status as in `python -m apps`."""
-    return command.guarded(_dispatch, arguments)
+    return command_line.guarded(_dispatch, arguments)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from kerasdl.command_line import parse
 from kerasdl.errors import UserError
 from kerasdl.serving.discovery import find_models
 
@@ -51,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         Exit status: 0, or 2 for a mistake of the user.
     """
-    options = tyro.cli(Options, args=list(arguments), prog="python -m kerasdl.serving")
     try:
+        options = parse(Options, arguments, "python -m kerasdl.serving")
         _check(options)
         with _listen(options) as listener:
             _serve(options, listener)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kerasdl.convolution import (
     DiracUniform,
-    SmallMapConv2D,
+    QuickGradientConv2D,
     WhiteningConvolution,
     convolution,
     squeeze_excite,
@@ -172,14 +172,17 @@ def test_whitening_bias_gradient_survives_bfloat16():
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, (3, 5)])
-@pytest.mark.parametrize("size", [(3, 3), (7, 5), (8, 8), (9, 9)])
-def test_small_map_convolution_equals_keras(size, kernel_size):
+@pytest.mark.parametrize(
+    ("batch", "size", "channels"), [(5, (7, 5), 128), (5, (9, 9), 128), (501, (3, 3), 128), (501, (4, 4), 3)]
+)
+def test_quick_gradient_equals_keras(batch, size, channels, kernel_size):
+    """Small and large maps, one and several chunks with a remainder, many and few channels."""
     options = {"padding": "same", "use_bias": False, "activation": "relu"}
-    inputs = keras.Input((None, None, 128))
+    inputs = keras.Input((None, None, channels))
     theirs = keras.Model(inputs, keras.layers.Conv2D(130, kernel_size, **options)(inputs))
-    ours = keras.Model(inputs, SmallMapConv2D(130, kernel_size, **options)(inputs))
+    ours = keras.Model(inputs, QuickGradientConv2D(130, kernel_size, **options)(inputs))
     ours.set_weights(theirs.get_weights())
-    x, upstream = tf.constant(image((5, *size, 128))), image((5, *size, 130), seed=2)
+    x, upstream = tf.constant(image((batch, *size, channels))), image((batch, *size, 130), seed=2)
 
     def gradients(model):
         with tf.GradientTape() as tape:
@@ -190,25 +193,26 @@ def test_small_map_convolution_equals_keras(size, kernel_size):
     (y, (dx, dw)), (expected, (expected_dx, expected_dw)) = gradients(ours), gradients(theirs)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(dw, expected_dw, rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(dw, expected_dw, rtol=1e-3, atol=5e-3)
     assert np.abs(expected_dw).max() > 1
 
 
-def test_small_map_convolution_takes_its_own_gradient_where_it_says():
-    def operations(size, channels, **options):
-        layer = SmallMapConv2D(128, 3, padding="same", **{"use_bias": False} | options)
-        layer.build((None, size, size, channels))
+def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
+    def operations(*, training=True, channels=128, **options):
+        layer = QuickGradientConv2D(128, 3, **{"padding": "same", "use_bias": False} | options)
+        layer.build((None, None, None, channels))
 
         @tf.function
         def step(x):
             with tf.GradientTape() as tape:
-                y = layer(x, training=True)
+                y = layer(x, training=training)
             return tape.gradient(y, layer.kernel.value)
 
-        graph = step.get_concrete_function(tf.TensorSpec([4, size, size, channels])).graph
-        return {operation.type for operation in graph.get_operations()}
+        graph = step.get_concrete_function(tf.TensorSpec([None, None, None, channels])).graph
+        return {operation.type.removeprefix("Stateless") for operation in graph.get_operations()}
 
-    assert "If" in operations(7, 128) or "StatelessIf" in operations(7, 128)
-    for other in (operations(7, 64), operations(7, 128, use_bias=True)):
-        assert not {"If", "StatelessIf"} & other
-        assert "Conv2DBackpropFilter" in other
+    assert "If" in operations()
+    assert "While" in operations(channels=64)
+    for usual in (operations(training=False), operations(use_bias=True), operations(strides=2)):
+        assert not {"If", "While"} & usual
+        assert "Conv2DBackpropFilter" in usual

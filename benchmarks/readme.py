@@ -1,0 +1,114 @@
+"""Writes the tables between the markers of README.md from saved_models/ and benchmarks/results/: `make results`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks import _results
+from kerasdl.files import write_text
+
+ROOT = Path(__file__).parent.parent
+PUBLISHED = {
+    "fast-12": "94.01 flip and shift average, 8 epochs on a GPU (airbench94_muon); 91.25 ResNet-20 (He et al. 2015)",
+    "fast-20": "94.01 flip and shift average, 8 epochs on a GPU (airbench94_muon)",
+    "resnet20": "91.25 after 164 epochs (He et al. 2015, table 6)",
+}
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def exports() -> str:
+    """One row an exported application."""
+    rows = []
+    for path in sorted((ROOT / "saved_models").glob("*/*/metrics.json")):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        name, version = path.parts[-3], path.parts[-2]
+        shown = [f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float)][:1]
+        shown += [
+            f"{key} {metrics[key]:.4f}" for key in ("flip_average_accuracy", "calibration_error") if key in metrics
+        ]
+        size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()) / 2**20
+        card = f"[card](saved_models/{name}/{version}/MODEL_CARD.md)"
+        rows.append([name, metrics["split"], "<br>".join(shown), f"{size:.1f} MiB", card])
+    return table(["application", "measured on", "the export's metrics", "size", ""], rows)
+
+
+def accuracy() -> str:
+    """One row a recipe on CIFAR-10."""
+    rows = []
+    for recipe, published in PUBLISHED.items():
+        found = _results.read(f"cifar10_accuracy_{recipe}")
+        if found is None:
+            continue
+        mean, spread = found["mean"], found["deviation"]
+        seeds = len(found["rows"])
+
+        def percent(key: str, mean: dict[str, float] = mean, spread: dict[str, float] = spread) -> str:
+            deviation = f" ± {100 * spread[key]:.2f}" if spread[key] is not None else ""
+            return f"{100 * mean[key]:.2f}{deviation}"
+
+        rows.append(
+            [
+                f"`{recipe}`",
+                percent("accuracy"),
+                percent("flip_average_accuracy"),
+                f"{mean['training_minutes']:.1f} min",
+                str(seeds),
+                published,
+            ]
+        )
+    head = ["recipe", "test accuracy, %", "with flip average, %", "training", "seeds", "published, %"]
+    return table(head, rows)
+
+
+def speed() -> str:
+    """One row a network."""
+    found = _results.read("cifar10_speed")
+    if found is None:
+        return "not measured yet"
+    rows = [
+        [
+            row["network"],
+            f"{row['ours_images_per_second']:.0f}",
+            f"{row['keras_images_per_second']:.0f}",
+            f"{row['torch_images_per_second']:.0f}",
+            f"{row['ours_over_keras']:.2f}",
+            f"{row['ours_over_torch']:.2f}",
+            f"{row['share_of_convolution_peak']:.0%}",
+        ]
+        for row in found["rows"]
+    ]
+    head = ["network", "this project", "plain Keras `fit`", "PyTorch bf16", "ours / Keras", "ours / PyTorch", "of peak"]
+    return table(head, rows) + f"\n\nImages a second. {found['machine']}; {found['protocol']}."
+
+
+def replace(text: str, name: str, content: str) -> str:
+    """Puts `content` between the markers of a part.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    begin, end = f"<!-- {name}: written by make results -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"README.md has no markers {begin} and {end}; put them where the table belongs")
+    return text[: text.index(begin)] + f"{begin}\n{content}\n" + text[text.index(end) :]
+
+
+def main() -> None:
+    """Rewrites README.md."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    for name, content in {"exports": exports(), "accuracy": accuracy(), "speed": speed()}.items():
+        text = replace(text, name, content)
+    write_text(path, text)
+    print("wrote README.md")
+
+
+if __name__ == "__main__":
+    main()

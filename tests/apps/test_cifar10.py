@@ -1,0 +1,336 @@
+"""The image classifier: it learns, it fails when it must, and it takes a person's own pictures."""
+
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from apps import _run, cifar10
+from apps.__main__ import main
+from apps._contract import Splits
+from kerasdl import export
+from kerasdl.data import synthetic
+from kerasdl.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+QUICK = cifar10.Config(
+    architecture="lenet", epochs=4, batch_size=50, learning_rate=0.05, precision="float32", flip="none"
+)
+
+
+def shapes(count, *, classes=4, shuffled=False):
+    """Drawn shapes as the application's data; `shuffled` breaks the tie between picture and label."""
+    images, labels = synthetic.shapes(count, num_classes=classes, seed=0)
+    if shuffled:
+        labels = np.random.default_rng(0).permutation(labels)
+    parts = np.split(np.arange(count), [round(0.7 * count), round(0.85 * count)])
+    train, validation, test = (cifar10.Examples(images[part], labels[part]) for part in parts)
+    info = {"image_size": 32, "class_names": list(synthetic.SHAPE_NAMES[:classes])}
+    return Splits(train, validation, lambda: test, info | cifar10._pixel_statistics(images), "shapes")
+
+
+def accuracy(config, data, tmp_path):
+    folder = _run.train(cifar10, "cifar10", config, data, runs=tmp_path)
+    return cifar10.evaluate(config, _run.restore(cifar10, config, data, folder), data)["accuracy"]
+
+
+def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
+    """A linear model stays below 35 % on four of these shapes: tests/kerasdl/data/test_synthetic.py."""
+    config, data = cifar10.tiny()
+    assert accuracy(config, data, tmp_path) >= 0.9
+    rng = np.random.default_rng(0)
+    broken = cifar10.Examples(data.train.images, rng.permutation(data.train.labels))
+    assert accuracy(dataclasses.replace(config, epochs=1), dataclasses.replace(data, train=broken), tmp_path) < 0.3
+
+
+@pytest.mark.parametrize("architecture", ["lenet", "alexnet", "vgg16", "resnet20", "plain20", "resnet56"])
+def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
+    config = cifar10.Config(architecture=architecture, epochs=1, batch_size=16)
+    data = shapes(40)
+    model = cifar10.build_model(config, data)
+    before = [w.copy() for w in model.get_weights()]
+    folder = _run.train(cifar10, "cifar10", config, data, runs=tmp_path)
+    after = _run.restore(cifar10, config, data, folder)
+    assert any((a != b).any() for a, b in zip(before, after.get_weights(), strict=True))
+    answer = cifar10.probabilities(after, data.test().images)
+    np.testing.assert_allclose(answer.sum(-1), 1, rtol=1e-5)
+    assert after.output.dtype == "float32"
+
+
+def test_every_augmentation_and_option_goes_through(tmp_path):
+    config = dataclasses.replace(
+        QUICK, epochs=2, flip="random", padding=3, rotation_degrees=10.0, scale_ratio=0.1, color_jitter=0.2,
+        cutout_size=8, mixup_alpha=0.2, label_smoothing=0.1, ema_momentum=0.9, clip_norm=1.0, optimizer="adamw",
+        learning_rate=1e-3, schedule="plateau", patience=5,
+    )  # fmt: skip
+    data = shapes(100)
+    transform = cifar10.augmenter(config, data)
+    images, labels = data.train.images[:20], data.train.labels[:20]
+    batch = {"index": tf.range(20, dtype=tf.int64), "epoch": tf.constant(0, tf.int64), "seed": tf.constant([1, 2])}
+    changed, targets = transform(tf.constant(images), tf.constant(labels), **batch)
+    assert changed.shape == (20, 32, 32, 3)
+    assert np.abs(changed.numpy() - images).mean() > 5
+    np.testing.assert_allclose(targets.numpy().sum(-1), 1, rtol=1e-5)
+    assert ((targets.numpy() > 0).sum(-1) == 2).any(), "mixup mixed nothing"
+    plain, hard = cifar10.augmenter(dataclasses.replace(config, augment=False), data)(
+        tf.constant(images), tf.constant(labels), **batch
+    )
+    np.testing.assert_array_equal(plain.numpy(), images)
+    assert (hard.numpy().max(-1) == 1).all()
+    folder = _run.train(cifar10, "cifar10", config, data, runs=tmp_path)
+    assert len((folder / "log.csv").read_text().splitlines()) == 3
+
+
+def test_progressive_resizing_ends_at_the_full_size():
+    config = cifar10.Config(epochs=12)
+    assert cifar10.training_sizes(config, 32) == [24] * 6 + [28] * 3 + [32] * 3
+    assert cifar10.training_sizes(dataclasses.replace(config, epochs=1), 32) == [24]
+
+
+@pytest.mark.parametrize("progressive", ["resize", "crop"])
+def test_progressive_pictures(progressive):
+    config = cifar10.Config(epochs=4, progressive=progressive, flip="none", padding=0)
+    transform = cifar10.augmenter(config, shapes(40))
+    source = shapes(40).train.images[:2].astype(np.float32)
+    for epoch, size in enumerate([24, 24, 28, 32]):
+        images, _ = transform(
+            tf.constant(source),
+            tf.zeros([2], tf.int32),
+            index=tf.range(2, dtype=tf.int64),
+            epoch=tf.constant(epoch, tf.int64),
+            seed=tf.constant([0, 0]),
+        )
+        assert images.shape == (2, size, size, 3)
+        windows = np.lib.stride_tricks.sliding_window_view(source[0], (size, size, 3)).reshape(-1, size, size, 3)
+        is_cut = any((window == images[0].numpy()).all() for window in windows)
+        assert is_cut == (progressive == "crop" or size == 32)
+
+
+def test_the_validation_split_is_the_same_for_every_seed():
+    examples = cifar10.Examples(np.arange(100), np.arange(100))
+    train, validation = cifar10._hold_out(examples, 0.1)
+    assert len(validation.labels) == 10
+    assert sorted([*train.labels, *validation.labels]) == list(range(100))
+    assert cifar10._hold_out(examples, 0.0)[1] is None
+
+
+def test_ensemble_averages_probabilities(tmp_path):
+    data = shapes(60)
+    folders = [
+        _run.train(cifar10, "cifar10", dataclasses.replace(QUICK, epochs=1, seed=seed), data, runs=tmp_path)
+        for seed in (0, 1)
+    ]
+    models = [_run.restore(cifar10, QUICK, data, folder) for folder in folders]
+    images = data.test().images
+    single = [cifar10.probabilities(model, images) for model in models]
+    assert np.abs(single[0] - single[1]).max() > 1e-3
+    np.testing.assert_allclose(
+        cifar10.probabilities(cifar10.ensemble(models), images), np.mean(single, axis=0), atol=1e-5
+    )
+    metrics = _run.evaluate(cifar10, [(QUICK, data)] * 2, folders)
+    assert 0 <= metrics["accuracy"] <= 1
+    assert json.loads((folders[0] / "ensemble" / "metrics.json").read_text())["runs"] == [str(f) for f in folders]
+
+
+# --- A person's own pictures ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """300 JPEGs and PNGs of mixed sizes and modes, three classes told apart by their shape."""
+    root = tmp_path_factory.mktemp("pictures")
+    images, labels = synthetic.shapes(300, size=48, num_classes=3, seed=5)
+    rng = random.Random(0)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = root / f"kind {label}"
+        folder.mkdir(exist_ok=True)
+        picture = Image.fromarray(image).resize((rng.randint(40, 90), rng.randint(40, 90)))
+        if i % 7 == 0:
+            picture = picture.convert("L")
+        picture.save(folder / f"{i}.{'png' if i % 5 == 0 else 'jpg'}", **({} if i % 5 == 0 else {"quality": 92}))
+    return root
+
+
+def test_own_pictures_are_learned_exported_and_classified(pictures, tmp_path, capsys):
+    arguments = ["--data", str(pictures), "--image-size", "32", "--epochs", "6", "--batch-size", "40"]
+    assert main(["cifar10", "train", *arguments, "--runs", str(tmp_path)]) == 0
+    (folder,) = (tmp_path / "cifar10").iterdir()
+    assert main(["cifar10", "evaluate", str(folder)]) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["accuracy"] > 0.7, "chance is 0.33"
+    assert {"class_accuracy_kind 0", "class_accuracy_kind 1", "class_accuracy_kind 2"} <= set(metrics)
+    exports = tmp_path / "exports"
+    assert main(["cifar10", "export", str(folder), "--saved-models", str(exports)]) == 0
+    capsys.readouterr()
+    sample = sorted(pictures.glob("kind 1/*.jpg"))[:20]
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    command = ["cifar10", "classify", str(exports / "cifar10"), *map(str, sample), str(tmp_path / "broken.jpg")]
+    assert main([*command, "--format", "json", "--top", "1"]) == 0
+    printed = capsys.readouterr()
+    answers = [json.loads(line)["classes"] for line in printed.out.splitlines()]
+    assert len(answers) == 20
+    assert sum("kind 1" in answer for answer in answers) > 12
+    assert "broken.jpg: left out" in printed.err
+    command = ["cifar10", "classify", str(exports / "cifar10"), str(sample[0]), "--explain", str(tmp_path / "why")]
+    assert main(command) == 0
+    assert (tmp_path / "why" / f"{sample[0].stem}.png").stat().st_size > 1000
+
+
+def test_the_graph_reads_pictures_as_the_loader_does(pictures):
+    from kerasdl.data import folder as picture_folder
+
+    files = sorted(pictures.rglob("*.png"))[:10]
+    expected, _, _ = picture_folder.load([(path, 0) for path in files], size=32)
+    encoded = tf.constant([path.read_bytes() for path in files])
+    actual = export.decode_images(encoded, 32).numpy()
+    assert np.abs(actual.astype(int) - expected).max() <= 2
+
+
+def test_a_backbone_learns_its_head_first_then_everything(pictures, tmp_path):
+    config = cifar10.Config(
+        architecture="backbone", data=pictures, image_size=32, epochs=2, head_epochs=1, batch_size=60,
+        weights=None, precision="float32",
+    )  # fmt: skip
+    data = cifar10.load_data(config)
+    data = dataclasses.replace(data, train=cifar10.Examples(data.train.images[:60], data.train.labels[:60]))
+    model = cifar10.build_model(config, data)
+    base = model.layers[-4]
+    kernels = {"base": base.get_layer("Conv1").kernel, "head": model.get_layer("head").kernel}
+    seen = []
+
+    class Record(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append({name: kernel.numpy().copy() for name, kernel in kernels.items()})
+
+    start = {name: kernel.numpy().copy() for name, kernel in kernels.items()}
+    saver = _run.checkpoint.Checkpoint(tmp_path, monitor="val_accuracy", maximize=True)
+    cifar10.train(config, model, data, [Record(), saver])
+    assert (seen[0]["base"] == start["base"]).all()
+    assert (seen[0]["head"] != start["head"]).any()
+    assert (seen[1]["base"] != start["base"]).any()
+
+
+@pytest.mark.real
+def test_a_pretrained_backbone_beats_its_random_twin(pictures, data_dir, tmp_path):
+    weights = data_dir / "weights" / "mobilenet_v2_1.0_imagenet_notop.weights.h5"
+    if not weights.is_file():
+        pytest.skip(f"{weights} is not there: no ImageNet weights to test with")  # absent data
+    scores = []
+    for path in (None, str(weights)):
+        config = cifar10.Config(
+            architecture="backbone", data=pictures, image_size=96, weights=path, epochs=4, head_epochs=4,
+            batch_size=32, learning_rate=3e-3,
+        )  # fmt: skip
+        scores.append(accuracy(config, cifar10.load_data(config), tmp_path))
+    assert scores[1] > scores[0] + 0.2
+
+
+# --- Killed and resumed --------------------------------------------------------------------------
+
+
+def test_sigkill_at_a_random_moment_and_resume_gives_equal_weights(tmp_path):
+    """The whole command line, in processes of its own."""
+    flags = ["train", "--tiny", "--architecture", "lenet", "--epochs", "6", "--batch-size", "50"]
+    command = [sys.executable, "-m", "apps", "cifar10"]
+
+    def run(*words):
+        subprocess.run([*command, *words], cwd=ROOT, check=True, capture_output=True)
+
+    run(*flags, "--runs", str(tmp_path / "whole"))
+    with subprocess.Popen(
+        [*command, *flags, "--runs", str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("killed/cifar10/*/log.csv")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "finished before it could be killed"
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 1.0))
+        process.send_signal(signal.SIGKILL)
+    (killed,), (whole,) = tmp_path.glob("killed/cifar10/*"), tmp_path.glob("whole/cifar10/*")
+    with np.load(killed / "checkpoint.npz") as file:
+        done = len(json.loads(str(file["state"]))["history"])
+    run("train", "--resume", str(killed))
+    with np.load(whole / "checkpoint.npz") as a, np.load(killed / "checkpoint.npz") as b:
+        assert len(json.loads(str(b["state"]))["history"]) == 6
+        for name in set(a.files) - {"state"}:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=f"killed after {done} epochs")
+
+
+# --- Mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0; expected 1 or more"),
+        ({"epochs": -1}, "--epochs is -1; expected 1 or more"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"validation_ratio": 1.0}, "--validation-ratio is 1.0; expected 0 to 0.9"),
+        ({"patience": 3, "validation_ratio": 0.0}, "need validation data"),
+        ({"image_size": 4}, "--image-size"),
+    ],
+)
+def test_wrong_fields(fields, message):
+    with pytest.raises(UserError, match=message):
+        cifar10.Config(**fields)
+
+
+def test_recipes_follow_the_architecture_and_flags_win():
+    assert cifar10.Config(architecture="resnet20").optimizer == "sgd"
+    assert cifar10.Config(architecture="plain20", learning_rate=0.3).learning_rate == 0.3
+    assert cifar10.Config().optimizer == "muon"
+
+
+def test_wrong_backbones_name_the_way_out():
+    data = shapes(20)
+    with pytest.raises(UserError, match=r"not in keras\.applications; known: .*MobileNetV2"):
+        cifar10.build_model(cifar10.Config(architecture="backbone", backbone="MobileNetV9"), data)
+    with pytest.raises(UserError, match=r"--weights nope\.h5 does not exist"):
+        cifar10.build_model(cifar10.Config(architecture="backbone", weights="nope.h5"), data)
+
+
+def test_a_diverging_run_stops_with_status_1_and_one_line(tmp_path, capsys):
+    flags = ["--tiny", "--architecture", "lenet", "--learning-rate", "1e30", "--optimizer", "sgd", "--epochs", "2"]
+    assert main(["cifar10", "train", *flags, "--runs", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "the loss became" in error
+    assert "lower --learning-rate" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+# --- The trained export --------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_the_trained_export_has_the_accuracy_on_its_card(data_dir):
+    folder = ROOT / "saved_models/cifar10/1"
+    recorded = json.loads((folder / "metrics.json").read_text())
+    config = cifar10.Config(data_dir=data_dir)
+    data = cifar10.load_data(config)
+    measured = cifar10.evaluate(config, cifar10.served(export.signatures(folder)), data)
+    assert measured["accuracy"] == pytest.approx(recorded["accuracy"], abs=2e-4)
+    assert measured["flip_average_accuracy"] == pytest.approx(recorded["flip_average_accuracy"], abs=2e-4)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8 * 2**20
+
+
+def test_the_trained_export_names_a_drawn_picture():
+    """Without data: the export loads and answers with CIFAR-10's classes and probabilities that sum to 1."""
+    signatures = export.signatures(ROOT / "saved_models/cifar10")
+    image = synthetic.shapes(2, seed=1)[0]
+    answer = signatures["pixels"](image=tf.constant(image))
+    names = signatures["class_name"](index=tf.range(10))["label"].numpy().tolist()
+    assert names[:3] == [b"airplane", b"automobile", b"bird"]
+    np.testing.assert_allclose(answer["probabilities"].numpy().sum(-1), 1, rtol=1e-5)
+    assert answer["label"].numpy()[0] == names[int(answer["probabilities"].numpy()[0].argmax())]

@@ -1,0 +1,156 @@
+"""`python -m apps`: lists from docstrings alone, parses before it imports, says mistakes in one line."""
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from apps import __main__ as command
+from apps import cifar10
+from kerasdl import command_line
+from kerasdl.training import run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def fails(capsys, *words, status=2):
+    assert command.main(list(words)) == status
+    printed = capsys.readouterr()
+    assert len(printed.err.strip().splitlines()) == 1, printed.err
+    assert "Traceback" not in printed.err
+    return printed.err.strip()
+
+
+def test_lists_applications_from_their_docstrings_without_importing_them(tmp_path, monkeypatch, capsys):
+    (tmp_path / "vae.py").write_text('"""Draws digits."""\nraise RuntimeError("imported")\n')
+    (tmp_path / "_private.py").write_text('"""Not an application."""\n')
+    (tmp_path / "dcgan").mkdir()
+    (tmp_path / "dcgan" / "__init__.py").write_text('"""Draws pictures.\n\nMore."""\n')
+    monkeypatch.setattr(command, "__file__", str(tmp_path / "__main__.py"))
+    assert command.applications() == {"dcgan": "Draws pictures.", "vae": "Draws digits."}
+    assert command.main([]) == 0
+    assert "vae    Draws digits." in capsys.readouterr().out
+
+
+def test_help_comes_before_keras():
+    code = (
+        "import sys; from apps.__main__ import main\n"
+        "try: main(['cifar10', 'train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = [name for name in ('keras.src', 'tensorflow.python', 'numpy._core') if name in sys.modules]\n"
+        "print('HEAVY', heavy)"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    assert "Pictures a step." in done.stdout
+    assert time.monotonic() - start < 20
+
+
+def test_a_user_sees_nothing_of_tensorflow_on_stderr(tmp_path):
+    words = ["cifar10", "train", "--tiny", "--architecture", "lenet", "--epochs", "1", "--runs", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "apps", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "next: python -m apps cifar10 evaluate" in done.stdout
+
+
+def test_mistakes_are_one_line_with_the_nearest_name(capsys, tmp_path):
+    assert "did you mean cifar10?" in fails(capsys, "cifar11")
+    assert "did you mean train?" in fails(capsys, "cifar10", "trian")
+    assert "did you mean --learning-rate?" in fails(capsys, "cifar10", "train", "--learning-rat", "1")
+    assert "--epochs is x; expected" in fails(capsys, "cifar10", "train", "--epochs", "x")
+    assert "--batch-size is 0" in fails(capsys, "cifar10", "train", "--batch-size", "0")
+    assert "Expected one of" in fails(capsys, "cifar10", "train", "--architecture", "fats")
+    assert "is not a run folder" in fails(capsys, "cifar10", "evaluate", str(tmp_path))
+    assert "no run folder given" in fails(capsys, "cifar10", "evaluate")
+    assert "holds no exported model" in fails(capsys, "cifar10", "classify", str(tmp_path), "x.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not readable JSON"),
+        ("[1]", "holds a list"),
+        ('{"epoch": 3}', "epoch is no field of this application; did you mean epochs?"),
+        ('{"epochs": "many"}', "--epochs is many; expected"),
+        ('{"epochs": 0}', "--epochs is 0"),
+    ],
+)
+def test_unreadable_configurations(content, message, tmp_path, capsys):
+    path = tmp_path / "best.json"
+    path.write_text(content)
+    error = fails(capsys, "cifar10", "train", "--config", str(path))
+    assert message in error
+    assert str(path) in error
+
+
+def test_a_configuration_survives_its_file_and_flags_win(tmp_path):
+    config = cifar10.Config(architecture="resnet20", epochs=7, augment=False, data=Path("my pictures"), patience=3)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(command.jsonable(config)))
+    assert command.read_config(path, cifar10.Config) == config
+    words = command.read_words(path, cifar10.Config)
+    assert command_line.parse(cifar10.Config, [*words, "--epochs", "9"], "train").epochs == 9
+
+
+def recorded(tmp_path, **changes):
+    config = command.jsonable(cifar10.Config(architecture="lenet", epochs=2))
+    return run.create(tmp_path, changes.get("application", "cifar10"), config, {"tiny": True})
+
+
+def test_resume_refuses_a_changed_configuration_and_another_application(tmp_path, capsys):
+    folder = recorded(tmp_path)
+    error = fails(capsys, "cifar10", "train", "--resume", str(folder), "--epochs", "5", "--seed", "4")
+    assert "epochs, seed would change" in error
+    other = recorded(tmp_path, application="vae")
+    assert "is a run of vae, not of cifar10" in fails(capsys, "cifar10", "train", "--resume", str(other))
+
+
+def test_evaluating_before_the_first_epoch_says_so(tmp_path, capsys):
+    folder = recorded(tmp_path)
+    data = cifar10.tiny()[1]
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(content | {"data": dict(data.info)}))
+    assert "no epoch was finished" in fails(capsys, "cifar10", "evaluate", str(folder))
+
+
+def test_other_data_than_the_run_had_is_refused(tmp_path, capsys):
+    folder = recorded(tmp_path)  # its run.json names no classes
+    assert "the data is not what" in fails(capsys, "cifar10", "evaluate", str(folder))
+
+
+def test_two_runs_in_one_second_get_two_folders(tmp_path):
+    assert len({recorded(tmp_path) for _ in range(3)}) == 3
+
+
+def test_unexpected_failures_have_status_1_and_debug_shows_where(monkeypatch, capsys):
+    def explode(arguments):
+        raise ZeroDivisionError("a\nb")
+
+    assert command_line.guarded(explode, []) == 1
+    assert capsys.readouterr().err.strip() == "failed: a b (ZeroDivisionError; --debug shows where)"
+    assert command_line.guarded(explode, ["--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    assert command_line.guarded(interrupt, []) == 130
+
+
+def test_commands_in_documents_exist():
+    """Every `python -m apps ... --flag` of README and docstrings names fields that are there."""
+    fields = {"--" + name.replace("_", "-") for name in cifar10.Config.__dataclass_fields__}
+    shared = {"--tiny", "--config", "--resume", "--runs", "--help", "--debug", "--saved-models", "--version"}
+    own = {"--format", "--top", "--explain"}
+    text = (ROOT / "README.md").read_text() + ast.get_docstring(ast.parse((ROOT / "apps/cifar10.py").read_text()))
+    lines = [line for line in text.splitlines() if "python -m apps cifar10" in line]
+    assert lines
+    for line in lines:
+        used = {word.strip("`.,") for word in line.split() if word.startswith("--")}
+        negated = {flag.replace("--no-", "--") for flag in used}
+        assert negated <= fields | shared | own, line
