@@ -635,7 +635,7 @@ def _explain(signatures: Mapping[str, Any], path: Path, names: list[str], label:
     print("  " + str(plots.saliency(images[0], heat, folder / f"{path.stem}.png", title=f"what {label} depends on")))
 
 
-VERBS = (classify,)
+VERBS: tuple[Callable[..., None], ...] = (classify,)
 
 
 def tiny() -> tuple[Config, Splits]:

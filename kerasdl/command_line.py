@@ -103,8 +103,10 @@ def _defer(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 
 def _one_line(box: str, program: str) -> str:
     """Tyro draws a box; its text, without the frame and without the help of the argument."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
-    text = " ".join(line for line in lines if line)
+    frame = "│╭╮╰╯─|+-"  # the second half where the output is no terminal
+    lines = [line.strip().strip("│|").strip() for line in box.splitlines()]
+    lines = [re.sub(r"^[╭+]─*-* | [─-]*[╮+]$", "", line) for line in lines]
+    text = " ".join(line for line in lines if line.strip(frame + " "))
     text = re.sub(r"^(Unrecognized options|Value error|Parsing error|Required options|Invalid choice) ", "", text)
     text, _, tail = re.sub(r"\s*For full helptext.*", "", text).partition(" Perhaps you meant: ")
     text = text.split(" Argument helptext:")[0].strip().rstrip(".").removeprefix("Error parsing settings: ")
