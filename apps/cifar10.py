@@ -516,7 +516,8 @@ def _draw(model: keras.Model, test: Examples, plain: np.ndarray, names: list[str
 def ensemble(models: list[keras.Model]) -> keras.Model:
     """A model that averages the probabilities of several; its outputs are their logarithms."""
     image = keras.Input((None, None, 3), name="image")
-    members = [keras.layers.Softmax(name=f"member{i}")(model(image)) for i, model in enumerate(models)]
+    named = [keras.Model(model.inputs[0], model.outputs[0], name=f"member{i}") for i, model in enumerate(models)]
+    members = [keras.layers.Softmax(name=f"probabilities{i}")(model(image)) for i, model in enumerate(named)]
     return keras.Model(image, keras.ops.log(keras.layers.Average(name="mean")(members)), name="ensemble")
 
 

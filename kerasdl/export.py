@@ -159,7 +159,10 @@ def version_folder(folder: Path) -> Path:
 
 
 def decode_images(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
-    """Encoded pictures to pixels, inside the graph: shorter side scaled to `size` with antialiasing, middle cropped.
+    """Encoded pictures to pixels, inside the graph: the middle square, scaled with antialiasing.
+
+    The same as `kerasdl.data.folder.load`, to within rounding, but for transparency (dropped, not laid on white) and
+    the EXIF orientation (not applied), which TensorFlow does not read.
 
     Args:
         image_bytes: string[batch], each a JPEG, PNG, GIF (first frame) or BMP.
@@ -171,17 +174,11 @@ def decode_images(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        shape = tf.shape(image)[:2]
-        scaled = tf.cast(tf.round(shape * size / tf.reduce_min(shape)), tf.int32)
-        image = tf.cond(
-            tf.reduce_all(scaled == shape),
-            lambda: image,
-            lambda: tf.cast(
-                tf.clip_by_value(tf.round(tf.image.resize(image, scaled, antialias=True)), 0, 255), tf.uint8
-            ),
-        )
-        top, left = tf.unstack((scaled - size) // 2)
-        return tf.ensure_shape(image[top : top + size, left : left + size], [size, size, 3])
+        height, width = tf.unstack(tf.shape(image)[:2])
+        side = tf.minimum(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = tf.image.resize(image[top : top + side, left : left + side], [size, size], antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
     with tf.device("cpu:0"):  # decoding has no GPU kernel
         return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8))

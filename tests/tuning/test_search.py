@@ -70,7 +70,7 @@ def test_algorithms_run(algorithm, tmp_path):
 def test_a_diverging_trial_fails_alone_and_its_reason_is_kept(tmp_path):
     def wild(hp, config):
         rate = hp.Choice("learning_rate", [1e30, 0.01])
-        return dataclasses.replace(config, learning_rate=rate, optimizer="sgd", weight_decay=0.0)
+        return dataclasses.replace(config, learning_rate=rate, optimizer="sgd")
 
     job = search(tmp_path, "grid", trials=2, space=wild)
     with (tmp_path / "trials.csv").open() as file:
@@ -100,4 +100,3 @@ def test_command_line(tmp_path, capsys):
     assert "give another --folder" in capsys.readouterr().err
     assert main(["cifar10", "--trials", "0", "--tiny"]) == 2
     assert main(["cifar9"]) == 2
-    assert main(["cifar10", "--tiny", "--validation-ratio", "0", "--folder", str(tmp_path / "t")]) in (0, 2)
