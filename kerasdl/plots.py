@@ -56,7 +56,9 @@ def learning_curves(
         ValueError: if the metrics of a history have different lengths.
     """
     columns = log if isinstance(log, Mapping) else _read_csv(Path(log))
-    curves = {name: np.asarray(values, np.float64) for name, values in columns.items() if name != "epoch"}
+    curves = {
+        name: np.asarray(values, np.float64) for name, values in columns.items() if name not in ("epoch", "seconds")
+    }
     if not curves or not all(values.size for values in curves.values()):
         raise UserError(
             f"{'The history' if isinstance(log, Mapping) else log} holds no epoch; expected a row for each"
