@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def serve_and_ask(exports: Path) -> dict[str, object]:
             url = f"http://127.0.0.1:{port}/v1/models/cifar10:predict"
             print(f'$ curl -d \'{{"instances": [{{"image_bytes": {{"b64": "..."}}}}]}}\' {url}')
             print(f"(the picture shows a {synthetic.SHAPE_NAMES[labels[0]]})")
-            with urllib.request.urlopen(url, json.dumps({"instances": [row]}).encode(), timeout=30) as reply:
+            with urllib.request.urlopen(url, json.dumps({"instances": [row]}).encode(), timeout=60) as reply:
                 return json.load(reply)
         finally:
             server.send_signal(signal.SIGTERM)
@@ -76,7 +75,7 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
             raise UserError(f"the server stopped with status {server.returncode}")
         try:
             urllib.request.urlopen(url, timeout=1).close()
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # refused, not ready (503), or too busy to answer within a second
             time.sleep(0.2)
         else:
             return

@@ -46,19 +46,23 @@ RECIPE: Any = None
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {
         "epochs": 12, "batch_size": 2000, "optimizer": "muon", "learning_rate": 0.24, "weight_decay": 0.11,
-        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 2, "progressive": "crop",
+        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 4, "cutout_size": 8,
+        "progressive": "resize",
     },
     "resnet": {
         "epochs": 30, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4,
-        "schedule": "step", "label_smoothing": 0.0, "flip": "random", "padding": 4, "progressive": "none",
+        "schedule": "step", "label_smoothing": 0.0, "flip": "random", "padding": 4, "cutout_size": 0,
+        "progressive": "none",
     },
     "classic": {
         "epochs": 30, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4,
-        "schedule": "one-cycle", "label_smoothing": 0.0, "flip": "random", "padding": 4, "progressive": "none",
+        "schedule": "one-cycle", "label_smoothing": 0.0, "flip": "random", "padding": 4, "cutout_size": 0,
+        "progressive": "none",
     },
     "backbone": {
         "epochs": 8, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4,
-        "schedule": "cosine", "label_smoothing": 0.1, "flip": "random", "padding": 0, "progressive": "none",
+        "schedule": "cosine", "label_smoothing": 0.1, "flip": "random", "padding": 0, "cutout_size": 0,
+        "progressive": "none",
     },
 }  # fmt: skip
 
@@ -120,8 +124,8 @@ class Config:
     """Random zoom of up to this share either way."""
     color_jitter: float = 0.0
     """Random brightness, contrast and saturation, each by up to this share."""
-    cutout_size: int = 0
-    """Side of a random grey square, in pixels."""
+    cutout_size: OrRecipe[int] = RECIPE
+    """Side of a random grey square, in pixels; 0 for none."""
     mixup_alpha: float = 0.0
     """Mix pairs of pictures and labels by a share drawn from Beta(alpha, alpha)."""
     progressive: OrRecipe[Literal["none", "resize", "crop"]] = RECIPE
