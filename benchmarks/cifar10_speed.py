@@ -1,6 +1,6 @@
 """Training speed, images a second, side by side: this project, plain Keras, PyTorch.
 
-    python -m benchmarks.cifar10_speed            (needs the extra `benchmark`, about 12 minutes, a quiet machine)
+    python -m benchmarks.cifar10_speed            (needs the extra `benchmark`, about 15 minutes, a quiet machine)
 
 Every contender trains the same network on 32x32 pictures with batch 512 in a process of its own; the contenders take
 turns for several rounds and the median counts, because absolute times drift on shared machines.
@@ -189,9 +189,12 @@ def convolution_peak() -> float:
 
 
 def main() -> None:
-    """Measures and writes benchmarks/results/cifar10_speed.json."""
+    """Measures and writes benchmarks/results/cifar10_speed_<network>.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of every contender (default 3)")
+    parser.add_argument(
+        "--networks", nargs="+", choices=MACS, default=list(MACS), help="which to measure (default all)"
+    )
     parser.add_argument("--only", nargs=2, metavar=("CONTENDER", "NETWORK"), help="measure one here, print images/s")
     arguments = parser.parse_args()
     if arguments.only:
@@ -211,37 +214,32 @@ def main() -> None:
             raise SystemExit(run.stderr[-2000:])
         return float(run.stdout.split()[-1])
 
-    rows = []
-    peaks = []
-    for network, macs in MACS.items():
-        speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for network in arguments.networks:
+        speeds: dict[str, list[float]] = {name: [] for name in (*CONTENDERS, "peak")}
         for _ in range(arguments.rounds):
-            for name in CONTENDERS:
-                speeds[name].append(measure(name, network))
-            peaks.append(measure("peak", network))
+            for name, values in speeds.items():
+                values.append(measure(name, network))
         median = {name: statistics.median(values) for name, values in speeds.items()}
+        gflops = 6 * MACS[network] * median["ours"] / 1e9
         row = {
             "network": network,
-            **{f"{name}_images_per_second": round(value, 1) for name, value in median.items()},
+            **{f"{name}_images_per_second": round(median[name], 1) for name in CONTENDERS},
             "ours_over_keras": round(median["ours"] / median["keras"], 3),
             "ours_over_torch": round(median["ours"] / median["torch"], 3),
-            "ours_gflops": round(6 * macs * median["ours"] / 1e9, 1),
+            "ours_gflops": round(gflops, 1),
+            "convolution_peak_gflops": round(median["peak"], 1),
+            "share_of_convolution_peak": round(gflops / median["peak"], 3),
             "all": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
         }
-        rows.append(row)
         print(json.dumps(row), flush=True)
-    peak = statistics.median(peaks)
-    for row in rows:
-        row["share_of_convolution_peak"] = round(row["ours_gflops"] / peak, 3)
-    from benchmarks import _results
+        from benchmarks import _results
 
-    _results.write(
-        "cifar10_speed",
-        f"batch {BATCH}, {STEPS} steps an epoch, best of two epochs after one warm-up, median of {arguments.rounds} "
-        "interleaved rounds, each contender in its own process; ours augments, the others do not",
-        rows,
-        convolution_peak_gflops=round(peak, 1),
-    )
+        _results.write(
+            f"cifar10_speed_{network}",
+            f"batch {BATCH}, {STEPS} steps an epoch, best of two epochs after one warm-up, median of {arguments.rounds} "
+            "interleaved rounds, each contender in its own process; ours augments, the others do not",
+            [row],
+        )
 
 
 if __name__ == "__main__":
