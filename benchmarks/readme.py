@@ -63,6 +63,8 @@ def accuracy() -> str:
                 published,
             ]
         )
+    if not rows:
+        return "Not measured yet; the export above is one run of 12 epochs on 45,000 pictures."
     head = ["recipe", "test accuracy, %", "with flip average, %", "training", "seeds", "published, %"]
     return table(head, rows)
 
