@@ -237,7 +237,7 @@ def main() -> None:
         _results.write(
             f"cifar10_speed_{network}",
             f"batch {BATCH}, {STEPS} steps an epoch, best of two epochs after one warm-up, median of "
-            f"{arguments.rounds} interleaved rounds, each contender in its own process; ours augments, the others do not",
+            f"{arguments.rounds} interleaved rounds, each contender a process of its own; only ours augments",
             [row],
         )
 
