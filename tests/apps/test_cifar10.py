@@ -99,7 +99,7 @@ def test_progressive_resizing_ends_at_the_full_size():
 
 @pytest.mark.parametrize("progressive", ["resize", "crop"])
 def test_progressive_pictures(progressive):
-    config = cifar10.Config(epochs=4, progressive=progressive, flip="none", padding=0)
+    config = cifar10.Config(epochs=4, progressive=progressive, flip="none", padding=0, cutout_size=0)
     transform = cifar10.augmenter(config, shapes(40))
     source = shapes(40).train.images[:2].astype(np.float32)
     for epoch, size in enumerate([24, 24, 28, 32]):
@@ -162,7 +162,7 @@ def pictures(tmp_path_factory):
 
 
 def test_own_pictures_are_learned_exported_and_classified(pictures, tmp_path, capsys):
-    arguments = ["--data", str(pictures), "--image-size", "32", "--epochs", "6", "--batch-size", "40"]
+    arguments = ["--data", str(pictures), "--image-size", "32", "--epochs", "14", "--batch-size", "30"]
     assert main(["cifar10", "train", *arguments, "--runs", str(tmp_path)]) == 0
     (folder,) = (tmp_path / "cifar10").iterdir()
     assert main(["cifar10", "evaluate", str(folder)]) == 0
