@@ -34,13 +34,14 @@ class FusedGelu(keras.layers.Layer):
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Maps float[...] to float[...] of the same shape and dtype."""
         # In float64 the compiled formula, which computes in float32, would lose precision.
-        if training and keras.backend.standardize_dtype(x.dtype) != "float64" and _compiles_on_cpu():
+        if training and keras.backend.standardize_dtype(x.dtype) != "float64" and compiles_on_cpu():
             return _compiled_gelu()(x)
         return ops.gelu(x, approximate=True)
 
 
 @functools.cache
-def _compiles_on_cpu() -> bool:
+def compiles_on_cpu() -> bool:
+    """Whether elementwise passes of the training are compiled by XLA: TensorFlow's backend, and no GPU."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

@@ -32,12 +32,14 @@ class Endpoint:
         inputs: shape and dtype of each input; the batch dimension is None.
         example: one small real request, by input name; it goes into the warm-up file.
         meaning: one sentence for the model card.
+        resources: lookup tables that the function uses, or layers that own them.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
     inputs: Mapping[str, tf.TensorSpec]
     example: Mapping[str, np.ndarray]
     meaning: str
+    resources: tuple[Any, ...] = ()
 
 
 def next_version(folder: Path) -> int:
@@ -54,6 +56,9 @@ def write(
 ) -> None:
     """Writes a version folder; it appears under its name only when everything in it is complete.
 
+    Kernels and other arrays of two or more dimensions are stored in half precision (float16) and widened at each call:
+    half the size; the model card's metrics are those of the stored weights. Everything is computed in float32.
+
     Args:
         folder: `saved_models/<application>/<version>`, must not exist.
         model: owns the variables that the endpoints use; float32.
@@ -67,21 +72,35 @@ def write(
     if folder.exists():
         raise UserError(f"{folder} exists; exports are never overwritten, give another --version or remove it")
     with atomic_path(folder) as temporary:
-        # Keras' ExportArchive writes every weight twice.
+        # Keras' ExportArchive writes every weight twice, and in full precision.
+        stored = [(variable, tf.Variable(_stored(variable.value))) for variable in model.variables]
+
+        def traced(endpoint: Endpoint) -> Any:
+            @tf.function(autograph=False)
+            def function(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+                weights = [(variable, tf.cast(copy, variable.dtype)) for variable, copy in stored]
+                with keras.StatelessScope(state_mapping=weights):
+                    return endpoint.function(**inputs)
+
+            specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in endpoint.inputs.items()}
+            return function.get_concrete_function(**specs)
+
+        functions = {name: traced(endpoint) for name, endpoint in endpoints.items()}
         module = tf.Module()
-        module.weights = [variable.value for variable in model.variables]
-        functions = {
-            name: tf.function(
-                endpoint.function,
-                input_signature=[tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in endpoint.inputs.items()],
-            ).get_concrete_function()
-            for name, endpoint in endpoints.items()
-        }
+        used = {variable.ref() for function in functions.values() for variable in function.variables}
+        module.weights = [copy for _, copy in stored if copy.ref() in used]
+        module.resources = [resource for endpoint in endpoints.values() for resource in endpoint.resources]
         functions[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY] = next(iter(functions.values()))
         tf.saved_model.save(module, str(temporary), functions)
         _refuse_gpu_operations(temporary)
         _write_warmup(temporary, endpoints)
         finish(temporary)
+
+
+def _stored(value: tf.Tensor) -> tf.Tensor:
+    if value.dtype != tf.float32 or value.shape.rank < 2 or tf.reduce_max(tf.abs(value)) > tf.float16.max:
+        return value
+    return tf.cast(value, tf.float16)
 
 
 def _refuse_gpu_operations(folder: Path) -> None:
@@ -309,11 +328,13 @@ def _outputs(folder: Path, signature: str) -> str:
 
 
 def _python_example(signature: str, endpoint: Endpoint) -> str:
-    key = next(iter(endpoint.inputs))
-    value = (
-        'tf.constant([open("picture.jpg", "rb").read()])' if key.endswith("_bytes") else f"tf.constant(...)  # {key}"
-    )
-    return f'answer = model.signatures["{signature}"]({key}={value})'
+    def value(key: str) -> str:
+        if key.endswith("_bytes"):
+            return '[open("picture.jpg", "rb").read()]'
+        return repr(np.asarray(endpoint.example[key]).tolist())
+
+    given = ", ".join(f"{key}=tf.constant({value(key)})" for key in endpoint.inputs)
+    return f'answer = model.signatures["{signature}"]({given})'
 
 
 def _curl_example(application: str, endpoint: Endpoint) -> str:

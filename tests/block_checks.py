@@ -36,6 +36,7 @@ def dead_weights(model, *inputs, training=True):
         # A plain sum would cancel behind a normalization, whose outputs sum to a constant.
         loss = tf.reduce_sum(output * tf.random.stateless_normal(tf.shape(output), seed=(1, 2)))
     gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    gradients = [g if g is None else tf.convert_to_tensor(g) for g in gradients]  # an embedding's come by rows
     return [
         weight.path
         for weight, gradient in zip(model.trainable_weights, gradients, strict=True)

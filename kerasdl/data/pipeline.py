@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kerasdl.errors import UserError
+
 Transform = Callable[..., tuple[tf.Tensor, ...]]
 
 
@@ -88,3 +90,140 @@ def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options.autotune.enabled = False
     options.deterministic = True
     return dataset.with_options(options)
+
+
+def bucketed_batches(
+    sequences: Sequence[np.ndarray],
+    others: Sequence[np.ndarray],
+    batch_size: int,
+    *,
+    initial_epoch: int = 0,
+    seed: int,
+    pool: int = 50,
+) -> tf.data.Dataset:
+    """Endless shuffled batches of sequences that are about equally long, so that little is padding.
+
+    Give it to `fit` like `training_batches`: the order of epoch e follows from (seed, e). Each epoch is a new
+    permutation, cut in pools; a pool is sorted by length and cut in batches; the batches of all pools are shuffled.
+    The last, incomplete batch of the permutation is left out.
+
+    Args:
+        sequences: one an example, int[length]; 0 is kept for padding.
+        others: arrays of as many examples, such as labels.
+        batch_size: examples a batch, capped at the number of examples.
+        initial_epoch: first epoch.
+        seed: any integer.
+        pool: batches a pool. More leave less padding and make batches less random; 1 is plain shuffling.
+
+    Returns:
+        Dataset of (tokens, *others), with tokens int32[batch, longest of the batch, at least 1], padded at the end.
+
+    Source: own.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    flat = np.concatenate(sequences).astype(np.int32, copy=False)
+    ragged = tf.RaggedTensor.from_row_lengths(flat, lengths, validate=False)
+    tensors = [tf.constant(array) for array in others]
+    num_examples = len(lengths)
+    batch_size = min(batch_size, num_examples)
+    steps = num_steps(num_examples, batch_size)
+    pools = np.arange(steps * batch_size) // (pool * batch_size)
+    # Sorting by this number plus the length sorts by length within each pool.
+    first_of_pool = tf.constant(pools * (lengths.max() + 1), tf.int64)
+
+    def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = _epoch_seed(seed, epoch)
+        shuffle = tf.random.experimental.stateless_shuffle
+        order = shuffle(tf.range(num_examples), epoch_seed)[: steps * batch_size]
+        order = tf.gather(order, tf.argsort(first_of_pool + tf.gather(lengths, order), stable=True))
+        return tf.data.Dataset.from_tensor_slices(
+            shuffle(tf.reshape(order, [steps, batch_size]), tf.random.fold_in(epoch_seed, 1))
+        )
+
+    def batch(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        rows = tf.gather(ragged, index)
+        tokens = rows.to_tensor(shape=[batch_size, tf.maximum(tf.reduce_max(rows.row_lengths()), 1)])
+        return tokens, *(tf.gather(tensor, index) for tensor in tensors)
+
+    epochs = tf.data.Dataset.range(initial_epoch, np.iinfo(np.int32).max)
+    return _without_autotune(epochs.flat_map(batches_of).map(batch).prefetch(2))
+
+
+def sorted_slices(lengths: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Every example once, shortest first: int64[at most batch_size] positions, to evaluate with little padding.
+
+    Args:
+        lengths: int[examples].
+        batch_size: examples a slice; the last one may be smaller.
+    """
+    order = np.argsort(lengths, kind="stable")
+    for part in slices(len(order), batch_size):
+        yield order[part]
+
+
+def num_windows(length: int, batch_size: int, window: int) -> int:
+    """Steps an epoch of `continuous_batches`, the same for each epoch.
+
+    Args:
+        length: symbols of the text.
+        batch_size: parallel streams.
+        window: symbols a step and stream.
+
+    Raises:
+        UserError: if the text is too short for one step.
+    """
+    # One window is kept for the offset; the last target needs no room of its own, as an offset is below a window.
+    steps = (length - window) // (batch_size * window)
+    if steps < 1:
+        raise UserError(
+            f"The text has {length} symbols; expected at least {(batch_size + 1) * window} for {batch_size} streams"
+            f" with windows of {window} symbols; take a longer text, a smaller batch or shorter windows."
+        )
+    return steps
+
+
+def continuous_batches(
+    ids: np.ndarray, batch_size: int, window: int, *, initial_epoch: int = 0, seed: int
+) -> tf.data.Dataset:
+    """Endless windows of a text in reading order, for a recurrent model whose state is carried from step to step.
+
+    The text is cut in `batch_size` streams of equal length, and step s gives window s of each: row b of a batch goes
+    on where row b of the batch before ended. Give it to `fit` with `steps_per_epoch=num_windows(...)` and the same
+    `initial_epoch`, and reset the state when an epoch begins. Each epoch begins at an offset below `window` that
+    follows from (seed, epoch), so that windows are cut elsewhere and the few symbols left over change.
+
+    Args:
+        ids: int[length], a symbol each.
+        batch_size: parallel streams.
+        window: symbols a step and stream.
+        initial_epoch: first epoch.
+        seed: any integer.
+
+    Returns:
+        Dataset of (inputs, targets), int32[batch_size, window] each; targets are inputs one symbol later.
+
+    Raises:
+        UserError: if the text is too short for one step.
+
+    Source: own.
+    """
+    steps = num_windows(len(ids), batch_size, window)
+    symbols = tf.constant(np.asarray(ids, np.int32))
+    # Streams as long as the text allows spread the symbols left over; else they would be the text's end, never seen.
+    starts = tf.range(batch_size) * ((len(ids) - window) // batch_size)
+    index = starts[:, None] + tf.range(window + 1)
+
+    def positions_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        offset = tf.random.stateless_uniform([], _epoch_seed(seed, epoch), 0, window, tf.int32)
+        return tf.data.Dataset.from_tensor_slices(offset + tf.range(steps) * window)
+
+    def batch(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        taken = tf.gather(symbols, position + index)
+        return taken[:, :-1], taken[:, 1:]
+
+    epochs = tf.data.Dataset.range(initial_epoch, np.iinfo(np.int32).max)
+    return _without_autotune(epochs.flat_map(positions_of).map(batch).prefetch(2))
+
+
+def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    return tf.random.fold_in(tf.constant([seed & 0x7FFFFFFF, 0x5EED], tf.int32), tf.cast(epoch, tf.int32))

@@ -129,3 +129,31 @@ _SIGNED_DISTANCES: list[Callable[[np.ndarray, np.ndarray], np.ndarray]] = [
 
 SHAPE_NAMES = tuple(distance.__name__[1:].replace("_", " ") for distance in _SIGNED_DISTANCES)
 """The classes of `shapes`, in the order of their labels."""
+
+
+def bookkeeping(length: int, *, seed: int) -> str:
+    """Lines of made-up accounts, `anna pays "bread" (3+4)=7;`: what a recurrent network can learn to predict.
+
+    After a name, an item or a bracket is begun, the rest of it follows; quotes and brackets close; the sum is that of
+    its bracket. Who, what and how much are drawn at random.
+
+    Args:
+        length: characters.
+        seed: any integer.
+
+    Returns:
+        The text.
+
+    Source: own.
+    """
+    rng = np.random.default_rng(seed)
+    names, verbs = ("anna", "bruno", "clara", "dmitri", "elena"), ("pays", "owes", "lends")
+    items = ("bread", "copper wire", "honey", "ink and paper", "salt")
+    lines: list[str] = []
+    missing = length
+    while missing > 0:
+        first, second = rng.integers(0, 5, 2)
+        deed = f'{rng.choice(names)} {rng.choice(verbs)} "{rng.choice(items)}"'
+        lines.append(f"{deed} ({first}+{second})={first + second};\n")
+        missing -= len(lines[-1])
+    return "".join(lines)[:length]

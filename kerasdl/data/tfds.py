@@ -90,3 +90,45 @@ def class_names(name: str, data_dir: Path | None = None) -> list[str]:
         UserError: see `builder`.
     """
     return list(builder(name, data_dir).info.features["label"].names)
+
+
+def texts(name: str, split: str, data_dir: Path | None = None) -> tuple[list[str], np.ndarray]:
+    """Reads a whole text classification split into memory, in the order of its files.
+
+    Args:
+        name: TFDS name with features `text` and `label`, such as `imdb_reviews/plain_text`.
+        split: TFDS split, such as `train`, `test` or `unsupervised`.
+        data_dir: see `builder`.
+
+    Returns:
+        The texts and int32[examples], -1 for a text without a label.
+
+    Raises:
+        UserError: see `builder`.
+    """
+    examples = _whole(name, split, data_dir)
+    return [written.decode("utf-8") for written in examples["text"].numpy()], examples["label"].numpy().astype(np.int32)
+
+
+def text(name: str, split: str, data_dir: Path | None = None) -> str:
+    """Reads a split of running text; several examples are joined by a newline.
+
+    Args:
+        name: TFDS name with the feature `text`, such as `tiny_shakespeare`, whose splits are one example each.
+        split: TFDS split, such as `train`, `validation` or `test`.
+        data_dir: see `builder`.
+
+    Raises:
+        UserError: see `builder`.
+    """
+    return b"\n".join(_whole(name, split, data_dir)["text"].numpy()).decode("utf-8")
+
+
+def _whole(name: str, split: str, data_dir: Path | None) -> dict[str, tf.Tensor]:
+    import tensorflow_datasets as tfds
+
+    found = builder(name, data_dir)
+    examples = found.as_dataset(
+        split=split, read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    )
+    return next(iter(examples.batch(found.info.splits[split].num_examples)))

@@ -30,3 +30,56 @@ def test_cifar10_is_what_its_paper_says(data_dir):
     assert np.bincount(labels).tolist() == [1000] * 10
     assert tfds.class_names("cifar10", data_dir)[3] == "cat"
     assert 120 < images.mean() < 123
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A TFDS folder with a small set of texts, made on the spot."""
+    import tensorflow_datasets as source
+
+    written = [("Süß 字 🙂", 1), ("", 0), ("two\nlines", -1)]
+    source.dataset_builders.store_as_tfds_dataset(
+        name="notes",
+        version="1.0.0",
+        features=source.features.FeaturesDict(
+            {"text": source.features.Text(), "label": source.features.ClassLabel(names=["bad", "good"])}
+        ),
+        split_datasets={"train": [(key, {"text": text, "label": label}) for key, (text, label) in enumerate(written)]},
+        data_dir=tmp_path,
+        disable_shuffling=True,
+    )
+    return tmp_path
+
+
+def test_texts_and_text_are_what_was_stored(stored):
+    texts, labels = tfds.texts("notes", "train", stored)
+    assert texts == ["Süß 字 🙂", "", "two\nlines"]
+    assert (labels.tolist(), labels.dtype) == ([1, 0, -1], np.int32)
+    assert tfds.texts("notes", "train[1:]", stored)[0] == ["", "two\nlines"]
+    assert tfds.text("notes", "train", stored) == "Süß 字 🙂\n\ntwo\nlines"
+
+
+@pytest.mark.real
+def test_imdb_is_what_its_paper_says(data_dir):
+    texts, labels = tfds.texts("imdb_reviews/plain_text", "test", data_dir)
+    assert len(texts) == 25_000
+    assert labels.dtype == np.int32
+    assert np.bincount(labels).tolist() == [12_500] * 2
+    assert tfds.class_names("imdb_reviews/plain_text", data_dir) == ["neg", "pos"]
+    worst = np.bincount(labels[["worst" in text for text in texts]])
+    assert worst[0] > 5 * worst[1]  # texts and labels belong together
+
+
+@pytest.mark.real
+def test_imdb_without_labels_has_minus_one(data_dir):
+    texts, labels = tfds.texts("imdb_reviews/plain_text", "unsupervised[:100]", data_dir)
+    assert len(texts) == 100
+    assert labels.tolist() == [-1] * 100
+
+
+@pytest.mark.real
+def test_tiny_shakespeare_is_1_115_394_characters_of_65_kinds(data_dir):
+    parts = [tfds.text("tiny_shakespeare", split, data_dir) for split in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [1_003_854, 55_770, 55_770]
+    assert len(set("".join(parts))) == 65
+    assert parts[0].startswith("First Citizen:\nBefore we proceed")

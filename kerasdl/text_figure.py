@@ -1,0 +1,42 @@
+"""Coloured text, on the terminal and in an HTML file."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from kerasdl.files import write_text
+
+
+def colored(pieces: Sequence[str], values: npt.ArrayLike, *, title: str, html: Path | None = None) -> None:
+    """Prints pieces of a text on backgrounds from blue (-1) over white (0) to red (+1).
+
+    Args:
+        pieces: characters or words with their spaces.
+        values: float[pieces], cut to -1..1.
+        title: line above the text.
+        html: also write the figure there, as a page that needs nothing else.
+
+    Raises:
+        ValueError: as many values as pieces were expected.
+    Source: own.
+    """
+    strengths = np.clip(np.asarray(values, np.float64), -1, 1)
+    if strengths.shape != (len(pieces),):
+        raise ValueError(f"colored got {strengths.shape} values for {len(pieces)} pieces; expected one a piece")
+    text = Text()
+    for piece, strength in zip(pieces, strengths, strict=True):
+        pale = round(255 * (1 - abs(strength)))
+        red, green, blue = (255, pale, pale) if strength > 0 else (pale, pale, 255)
+        text.append(piece, Style(color="black", bgcolor=f"rgb({red},{green},{blue})"))
+    Console().print(title, text, sep="\n")
+    if html is not None:
+        page = Console(record=True, file=io.StringIO(), width=120, color_system="truecolor", force_terminal=True)
+        page.print(title, text, sep="\n")
+        write_text(html, page.export_html(inline_styles=True))
+        print(html)

@@ -1,0 +1,238 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerasdl.data import folder, table
+from kerasdl.errors import UserError
+
+TEXTS = ['Long, but "good".', "", "two\nlines\tand a tab", "Süß 字 مرحبا 🙂", "  kept  ", "\u2028 is no line break"]
+LABELS = ["good", "bad", "good", "so so", "bad", "so so"]
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_rows(path, texts, labels):
+    """Writes a table as other programs do, with a column more than is asked for."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        if path.suffix in (".jsonl", ".ndjson"):
+            for index, (text, label) in enumerate(zip(texts, labels, strict=True)):
+                stream.write(json.dumps({"id": index, "text": text, "label": label}, ensure_ascii=False) + "\n")
+        else:
+            writer = csv.writer(stream, csv.excel if path.suffix == ".csv" else csv.excel_tab)
+            writer.writerow(["id", "text", "label"])
+            writer.writerows((index, *row) for index, row in enumerate(zip(texts, labels, strict=True)))
+    return path
+
+
+def read(path, text_column="text", label_column="label"):
+    return table.read(path, text_column=text_column, label_column=label_column)
+
+
+def message_of(path, **columns):
+    with pytest.raises(UserError) as caught:
+        read(path, **columns)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert message.count(";") >= 2  # what happened; what was expected; how to fix it
+    return message
+
+
+# --- read ---
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "ndjson"])
+def test_what_was_written_is_read(tmp_path, suffix):
+    assert read(write_rows(tmp_path / f"a.{suffix}", TEXTS, LABELS)) == (TEXTS, LABELS)
+
+
+def test_the_columns_are_those_named_and_the_suffix_may_be_upper_case(tmp_path):
+    path = write_rows(tmp_path / "a.csv", TEXTS, LABELS).rename(tmp_path / "A.CSV")
+    numbers = ["0", "1", "2", "3", "4", "5"]
+    assert read(path, text_column="id") == (numbers, LABELS)
+
+
+def test_a_byte_order_mark_blank_lines_other_line_endings_and_blanks_around_names_and_labels(tmp_path):
+    path = write(tmp_path / "a.csv", "\ufefftext, label\r\na, x \r\n\r\n b,x\r\nc,y\r\nd, y\r\n\r\n")
+    assert read(path) == (["a", " b", "c", "d"], ["x", "x", "y", "y"])
+    path = write(tmp_path / "a.jsonl", '\ufeff\r\n{"text": "a", "label": " x"}\r\n{"text": "b", "label": "y"}\r\n' * 2)
+    # The mark within the file is a character like any other: JSON has no place for it between lines.
+    assert "line 4: the line is no JSON" in message_of(path)
+    path = write(tmp_path / "a.jsonl", "\ufeff" + '\r\n{"text": "a", "label": " x"}\r\n{"text": "b", "label": "y"}' * 2)
+    assert read(path) == (["a", "b"] * 2, ["x", "y"] * 2)
+
+
+def test_values_of_json_that_are_no_strings(tmp_path):
+    texts, labels = [None, "", "c", "d", "e", "f"], [1, 1, True, True, 0.5, 0.5]
+    path = write_rows(tmp_path / "a.jsonl", texts, labels)
+    assert read(path) == (["", "", "c", "d", "e", "f"], ["1", "1", "true", "true", "0.5", "0.5"])
+
+
+def test_half_a_character_in_json_is_replaced(tmp_path):
+    lines = [r'{"text": "cut \ud83d", "label": "x\ud83d"}', r'{"text": "whole \ud83d\ude42", "label": "y"}']
+    path = write(tmp_path / "a.jsonl", "\n".join(lines * 2))
+    assert read(path) == (["cut ?", "whole 🙂"] * 2, ["x?", "y"] * 2)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_text_of_100_000_words(tmp_path, suffix):
+    limit = csv.field_size_limit()
+    long = "word, " * 100_000
+    assert len(long) > limit
+    assert read(write_rows(tmp_path / f"a.{suffix}", [long, "b"] * 2, ["x", "y"] * 2))[0] == [long, "b"] * 2
+    assert csv.field_size_limit() == limit
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    assert "There is no file" in message_of(tmp_path / "a.csv")
+    (tmp_path / "b.csv").mkdir()
+    assert "There is no file" in message_of(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "csv", "a.csv.gz"])
+def test_another_format_names_the_three(tmp_path, name):
+    message = message_of(write(tmp_path / name, "text,label\n"))
+    assert all(suffix in message for suffix in (".csv", ".tsv", ".jsonl"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_wrong_column_names_the_nearest_and_the_known(tmp_path, suffix):
+    path = write_rows(tmp_path / f"a.{suffix}", TEXTS, LABELS)
+    message = message_of(path, label_column="labels")
+    assert "no column 'labels'; expected one of id, text, label;" in message
+    assert "did you mean 'label'?" in message
+    message = message_of(path, text_column="review")
+    assert "no column 'review'; expected one of id, text, label;" in message
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "a.csv",
+            "text;label\na;x\n",
+            "no column 'text'; expected one of text;label; name the one of the texts, and sep",
+        ),
+        ("a.csv", "text;label\na;x\n", "separate columns by a comma."),
+        ("a.tsv", "text,label\na,x\n", "separate columns by a tab."),
+        ("a.csv", "text,label\na,x\n\nb, \nc,y\n", "line 4: the row has no label in 'label'"),
+        ("a.csv", 'text,label\n"a\nb",x\nb,\n', "line 4: the row has no label in 'label'"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"}', "line 2: the row has no label in 'label'"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": null}', "line 2: the row has no label"),
+        ("a.jsonl", '{"text": "a", "label": ""}', "line 1: the row has no label"),
+        ("a.jsonl", '{"text": "a", "label": ["x"]}', "line 1: 'label' is a list; expected one label"),
+        ("a.csv", "text,label\na,x\nb\nc,y\n", "line 3: the row has 1 fields; expected 2 (text, label)"),
+        ("a.csv", "text,label\na,x\nb, and c,y\n", "line 3: the row has 3 fields; expected 2"),
+        ("a.tsv", "text\tlabel\na,x\n", "line 2: the row has 1 fields; expected 2"),
+        ("a.csv", 'text,label\na,x\n"b,y\nc,x\n', "line 3: the row cannot be read (unexpected end of data)"),
+        ("a.tsv", 'text\tlabel\na\tx\n"b" c\ty\n', "line 3: the row cannot be read ("),
+        ("a.csv", "text,label\n", "has a header and no rows"),
+        ("a.csv", "text,label", "has a header and no rows"),
+        ("a.csv", "", "is empty"),
+        ("a.jsonl", "\n", "is empty"),
+        ("a.csv", b"text,label\na,x\ncaf\xe9,y\n", "line 3 has 0xe9 at byte 4 of the line"),
+        ("a.csv", "text,label\na,x\n".encode("utf-16"), "is no UTF-8 text: line 1"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n["b", "y"]', "line 2: the line is a list; expected a JSON object"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n\n3', "line 3: the line is a number; expected a JSON object"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b', "line 2: the line is no JSON ("),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"label": "x"}', "line 2: there is no 'text'"),
+        ("a.jsonl", '{"text": 3, "label": "x"}', "line 1: 'text' is a number; expected a string"),
+        ("a.csv", "text,label\na,x\nb,x\n", "has only the label 'x'; expected at least two classes"),
+        ("a.csv", "text,label\na,x\n", "has only the label 'x'"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(tmp_path, name, content, expected):
+    assert expected in message_of(write(tmp_path / name, content))
+
+
+def test_a_label_seen_once_is_named_with_its_line_and_the_one_meant(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label\na,good\nb,bad\nc,godo\nd,good\ne,bad\n")
+    message = message_of(path)
+    assert "the label 'godo' stands in one row only (line 4); expected at least 2 rows of each class" in message
+    assert "did you mean 'good'?" in message
+    write(path, "text,label\na,3.5\nb,0.1\nc,1.7\nd,1.7\ne,8\n")
+    assert "the label '3.5' stands in one row only (line 2), and so do 2 other labels;" in message_of(path)
+
+
+def test_after_a_mistake_in_a_csv_the_limit_of_fields_is_as_before(tmp_path):
+    limit = csv.field_size_limit()
+    message_of(write(tmp_path / "a.csv", "text,label\na\n"))
+    assert csv.field_size_limit() == limit
+
+
+# --- split ---
+
+
+def per_class(labels, part):
+    return [int((np.array(labels)[part] == label).sum()) for label in sorted(set(labels))]
+
+
+def test_split_keeps_the_ratio_of_each_class_and_loses_nothing():
+    labels = ["cat", "dog"] * 35 + ["cat"] * 65
+    parts = table.split(labels, validation_ratio=0.2, test_ratio=0.1, seed=0)
+    assert {name: per_class(labels, part) for name, part in parts.items()} == {
+        "train": [70, 24],
+        "validation": [20, 7],
+        "test": [10, 4],
+    }
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(135))
+    for part in parts.values():
+        assert part.dtype == np.int64
+        assert part.tolist() == sorted(part)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 35, 64])
+@pytest.mark.parametrize("ratios", [(0.1, 0.1), (0.0, 0.2), (0.3, 0.0), (0.45, 0.45)])
+def test_split_gives_as_many_as_that_of_folders(count, ratios):
+    labels = [0] * count + [1] * 20
+    examples = [(Path(str(label), str(index)), label) for index, label in enumerate(labels)]
+    options = {"validation_ratio": ratios[0], "test_ratio": ratios[1], "seed": 0}
+    expected = {
+        name: np.bincount([label for _, label in part], minlength=2).tolist()
+        for name, part in folder.split(examples, **options).items()
+    }
+    parts = table.split(labels, **options)
+    assert {name: np.bincount(np.array(labels)[part], minlength=2).tolist() for name, part in parts.items()} == expected
+
+
+def test_split_follows_from_labels_and_seed():
+    labels = np.random.default_rng(0).integers(0, 2, 60)
+    parts, again, other = (table.split(labels, seed=seed) for seed in (3, 3, 4))
+    assert all((parts[name] == again[name]).all() for name in parts)
+    assert parts["validation"].tolist() != other["validation"].tolist()
+    as_words = table.split([str(label) for label in labels], seed=3)
+    assert all((parts[name] == as_words[name]).all() for name in parts)
+
+
+def test_split_shuffles_classes_apart():
+    parts = table.split(["cat"] * 30 + ["dog"] * 30, seed=3)
+    validation = parts["validation"]
+    assert validation[:3].tolist() != (validation[3:] - 30).tolist()
+
+
+def test_split_is_random():
+    # Each of the 60 rows is drawn for validation under some of 60 seeds: (1 - 0.1) ** 60 is 0.2 %.
+    drawn = {index for seed in range(60) for index in table.split(["a", "b"] * 30, seed=seed)["validation"].tolist()}
+    assert len(drawn) >= 58
+
+
+def test_a_row_more_moves_few_others():
+    before, after = (table.split(["a"] * 50 + ["b"] * 50 + more, seed=0) for more in ([], ["a"]))
+    assert len(set(before["train"].tolist()) - set(after["train"].tolist())) <= 1
+
+
+def test_split_of_nothing():
+    assert [len(part) for part in table.split([], seed=0).values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("ratios", [(-0.1, 0.1), (0.5, 0.5)])
+def test_split_refuses_ratios_that_leave_no_training(ratios):
+    with pytest.raises(ValueError, match="sum below 1"):
+        table.split(["a"] * 3, validation_ratio=ratios[0], test_ratio=ratios[1], seed=0)
