@@ -46,7 +46,7 @@ RECIPE: Any = None
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {
         "epochs": 13, "batch_size": 2000, "optimizer": "muon", "learning_rate": 0.24, "weight_decay": 0.11,
-        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 4, "cutout_size": 8,
+        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 2, "cutout_size": 0,
         "progressive": "resize",
     },
     "resnet": {
