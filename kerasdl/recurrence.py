@@ -128,7 +128,16 @@ def _kernels(kind: str, compiled: bool) -> tuple[Callable[..., Any], Callable[..
 
 
 def _loop(
-    step: Callable[..., Any], projected: Any, kernel: Any, biases: Any, h: Any, state: Any, valid: Any, keep: Any
+    step: Callable[..., Any],
+    projected: Any,
+    kernel: Any,
+    biases: Any,
+    h: Any,
+    state: Any,
+    valid: Any,
+    keep: Any,
+    *,
+    trained: bool,
 ) -> Any:
     """All steps in order.
 
@@ -141,10 +150,11 @@ def _loop(
         state: tuple of float32[batch, units].
         valid: bool[time, batch, 1] or None.
         keep: float[batch, units], the mask of recurrent dropout, or None.
+        trained: whether a derivative will be asked for.
 
     Returns:
-        outputs float[time, batch, units], last h, last state, what the derivative needs float[time, batch, ...],
-        and the states float32[time + 1, batch, units], the first included.
+        outputs float[time, batch, units], last h, last state; and if trained, else (): what the derivative needs
+        float[time, batch, ...], and the states float32[time + 1, batch, units], the first included.
     """
     import tensorflow as tf
 
@@ -153,15 +163,21 @@ def _loop(
     def body(t: Any, h: Any, low: Any, state: Any, outputs: Any, needs: Any, states: Any) -> Any:
         recurrent = tf.matmul(low if keep is None else low * keep, kernel)
         h, state, low, need = step(projected[t], recurrent, biases, h, state, None if valid is None else valid[t])
-        states = tuple(array.write(t + 1, value) for array, value in zip(states, state, strict=True))
-        return t + 1, h, low, state, outputs.write(t, low), needs.write(t, need), states
+        needs = tuple(array.write(t, need) for array in needs)
+        states = tuple(array.write(t + 1, value) for array, value in zip(states, state, strict=False))
+        return t + 1, h, low, state, outputs.write(t, low), needs, states
 
-    states = tuple(tf.TensorArray(tf.float32, times + 1).write(0, value) for value in state)
-    begin = (0, h, tf.cast(h, narrow), state, tf.TensorArray(narrow, times), tf.TensorArray(narrow, times), states)
+    outputs = tf.TensorArray(narrow, times)
+    needs = (tf.TensorArray(narrow, times),) * trained
+    states = tuple(tf.TensorArray(tf.float32, times + 1).write(0, value) for value in state * trained)
     _, h, _, state, outputs, needs, states = tf.while_loop(
-        lambda t, *_: t < times, body, begin, parallel_iterations=1, maximum_iterations=times
+        lambda t, *_: t < times,
+        body,
+        (0, h, tf.cast(h, narrow), state, outputs, needs, states),
+        parallel_iterations=1,
+        maximum_iterations=times,
     )
-    return outputs.stack(), h, state, needs.stack(), tuple(array.stack() for array in states)
+    return outputs.stack(), h, state, [array.stack() for array in (*needs, *states)]
 
 
 def _trained_loop(
@@ -179,8 +195,8 @@ def _trained_loop(
     @tf.custom_gradient
     def run(x: Any, kernel: Any, recurrent_kernel: Any, biases: Any, h: Any, *state: Any) -> Any:
         projected = _project(x, kernel)
-        outputs, last, last_state, needs, states = _loop(
-            step, projected, recurrent_kernel, biases, h, state, valid, keep
+        outputs, last, last_state, (needs, *states) = _loop(
+            step, projected, recurrent_kernel, biases, h, state, valid, keep, trained=True
         )
 
         def gradient(output_slopes: Any, h_slope: Any, *state_slopes: Any) -> Any:
@@ -212,11 +228,13 @@ def _trained_loop(
             )
             gates = [tf.reshape(array.stack(), [-1, kernel.shape[1]]) for array in arrays]
             before = before if keep is None else before * keep
+            ones = tf.ones([1, times * tf.shape(h)[0]], narrow)
             return (
                 tf.reshape(tf.matmul(gates[0], kernel, transpose_b=True), tf.shape(x)),
                 tf.matmul(tf.reshape(x, [-1, x.shape[2]]), gates[0], transpose_a=True),
                 tf.matmul(tf.reshape(before, [-1, h.shape[1]]), gates[-1], transpose_a=True),
-                tf.stack([tf.reduce_sum(tf.cast(gate, tf.float32), 0) for gate in gates[: biases.shape[0]]]),
+                # A product with ones: TensorFlow's sum over so many rows would first widen them all.
+                tf.stack([tf.cast(tf.matmul(ones, gate)[0], tf.float32) for gate in gates[: biases.shape[0]]]),
                 tf.add_n([tf.cast(through, tf.float32), *direct]),
                 *state_slopes,
             )
@@ -250,9 +268,17 @@ def _run(
     h, *state = (tf.cast(value, tf.float32) for value in states)
     if training:
         return _trained_loop(kind, x, kernel, recurrent_kernel, biases, h, tuple(state), valid, keep)
-    step = _kernels(kind, False)[0]
-    projected = _project(x, kernel)
-    outputs, h, last, _, _ = _loop(step, projected, recurrent_kernel, biases, h, tuple(state), valid, keep)
+    outputs, h, last, _ = _loop(
+        _kernels(kind, False)[0],
+        _project(x, kernel),
+        recurrent_kernel,
+        biases,
+        h,
+        tuple(state),
+        valid,
+        keep,
+        trained=False,
+    )
     return outputs, h, *last
 
 
