@@ -1,5 +1,6 @@
-"""Settings of every test: two threads, silence, real data only where the environment names them."""
+"""Settings of every test: two threads, silence, real data only where the environment names them; goldens."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,31 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-golden", action="store_true", help="write tests/golden/ anew instead of comparing with it"
+    )
+
+
+@pytest.fixture
+def golden(request):
+    """`golden(name, facts, rel)`: compares numbers with those of tests/golden/<name>.json, to a relative tolerance."""
+
+    def compare(name, facts, rel):
+        path = ROOT / "tests" / "golden" / f"{name}.json"
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if request.config.getoption("--write-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(kept | facts, indent=1) + "\n")
+        else:
+            for key, value in facts.items():
+                assert key in kept, f"{path} has no {key}: python -m pytest tests --write-golden"
+                words = isinstance(value, list) and any(isinstance(item, str) for item in value)
+                assert value == (kept[key] if words else pytest.approx(kept[key], rel=rel, abs=rel)), key
+
+    return compare
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """What holds for every application that is found."""
 
+import csv
 import dataclasses
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from apps import _run
 from kerasdl import export
@@ -66,6 +69,34 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, t
     assert (again / "log.csv").read_text().splitlines()[1].split(",")[2:] == log
     other = _run.train(module, name, dataclasses.replace(config, seed=1), data, runs=tmp_path)
     assert (other / "log.csv").read_text().splitlines()[1].split(",")[2:] != log
+
+
+def test_golden_parameters_and_first_loss(trained, golden):
+    """The loss is that of half precision on another processor, too: 3 %."""
+    name, module, config, data, folder = trained
+    model = module.build_model(config, data)
+    with (folder / "log.csv").open() as file:
+        loss = float(next(csv.DictReader(file))["loss"])
+    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    golden(f"{name}_tiny", {"trainable_parameters": parameters, "first_epoch_loss": loss}, rel=0.03)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_golden_outputs_of_the_trained_export(name, golden):
+    """What the export in saved_models/ answers to its own warm-up requests."""
+    folder = export.version_folder(ROOT / "saved_models" / name)
+    signatures = export.signatures(folder)
+    facts = {}
+    for record in tf.data.TFRecordDataset(str(folder / export.WARMUP)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = log.predict_log.request
+        inputs = {key: tf.constant(tf.make_ndarray(value)) for key, value in request.inputs.items()}
+        for key, value in signatures[request.model_spec.signature_name](**inputs).items():
+            flat = value.numpy().ravel()[:20].tolist()
+            flat = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in flat]
+            facts[f"{request.model_spec.signature_name}/{key}"] = flat
+    assert facts
+    golden(f"{name}_export", facts, rel=2e-3)
 
 
 def test_a_run_folder_is_complete(trained):
