@@ -16,6 +16,8 @@ PUBLISHED = {
     "resnet20": "91.25 after 164 epochs (He et al. 2015, table 6)",
 }
 
+EXTRA = ("flip_average_accuracy", "calibration_error", "nats_per_character_nanogpt_protocol")
+
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
     """A Markdown table."""
@@ -30,9 +32,7 @@ def exports() -> str:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         name, version = path.parts[-3], path.parts[-2]
         shown = [f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float)][:1]
-        shown += [
-            f"{key} {metrics[key]:.4f}" for key in ("flip_average_accuracy", "calibration_error") if key in metrics
-        ]
+        shown += [f"{key} {metrics[key]:.4f}" for key in EXTRA if key in metrics]
         size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()) / 2**20
         card = f"[card](saved_models/{name}/{version}/MODEL_CARD.md)"
         rows.append([name, metrics["split"], "<br>".join(shown), f"{size:.1f} MiB", card])
@@ -90,6 +90,42 @@ def speed() -> str:
     return f"{table(head, rows)}\n\nImages a second; peak: the fastest convolution layer alone. {protocol}."
 
 
+CONTENDERS = {
+    "keras_float32": "plain Keras `fit`, float32",
+    "torch_float32": "PyTorch, float32",
+    "torch_bfloat16": "PyTorch, bfloat16",
+    "predict": "`model.predict` in a loop (keras-io)",
+    "one_step": "one-step `tf.function` in a loop (TensorFlow tutorial)",
+    "torch": "PyTorch, a loop over steps",
+}
+
+
+def characters() -> str:
+    """One row a work and a peer."""
+    found = _results.read("chargen_speed")
+    if found is None:
+        return "Not measured yet."
+    rows = []
+    for row in found["rows"]:
+        speeds, memory = row["characters_per_second"], row["peak_memory_gib"]
+        for peer, title in CONTENDERS.items():
+            if peer not in speeds:
+                continue
+            mine = "ours_float32" if peer == "torch_float32" else "ours" if "ours" in speeds else "ours_bfloat16"
+            rows.append(
+                [
+                    row["work"].replace("_", " "),
+                    title,
+                    f"{speeds[peer]:,.0f}",
+                    f"{speeds[mine]:,.0f}",
+                    f"{speeds[mine] / speeds[peer]:.2f}",
+                    f"{memory[mine]:.1f} / {memory[peer]:.1f}",
+                ]
+            )
+    head = ["work", "peer", "peer, characters/s", "ours, characters/s", "ours / peer", "peak memory ours / peer, GiB"]
+    return f"{table(head, rows)}\n\n{found['machine']}; {found['protocol']}."
+
+
 def replace(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of a part.
 
@@ -106,7 +142,8 @@ def main() -> None:
     """Rewrites README.md."""
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
-    for name, content in {"exports": exports(), "accuracy": accuracy(), "speed": speed()}.items():
+    parts = {"exports": exports(), "accuracy": accuracy(), "speed": speed(), "characters": characters()}
+    for name, content in parts.items():
         text = replace(text, name, content)
     write_text(path, text)
     print("wrote README.md")

@@ -57,7 +57,8 @@ def write(
     """Writes a version folder; it appears under its name only when everything in it is complete.
 
     Kernels and other arrays of two or more dimensions are stored in half precision (float16) and widened at each call:
-    half the size; the model card's metrics are those of the stored weights. Everything is computed in float32.
+    half the size; the model card's metrics are those of the stored weights. Everything is computed in float32. What no
+    endpoint reads is not stored.
 
     Args:
         folder: `saved_models/<application>/<version>`, must not exist.
@@ -73,13 +74,12 @@ def write(
         raise UserError(f"{folder} exists; exports are never overwritten, give another --version or remove it")
     with atomic_path(folder) as temporary:
         # Keras' ExportArchive writes every weight twice, and in full precision.
-        stored = [(variable, tf.Variable(_stored(variable.value))) for variable in model.variables]
+        stored = {id(variable): tf.Variable(_stored(variable.value)) for variable in model.variables}
 
         def traced(endpoint: Endpoint) -> Any:
             @tf.function(autograph=False)
             def function(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-                weights = [(variable, tf.cast(copy, variable.dtype)) for variable, copy in stored]
-                with keras.StatelessScope(state_mapping=weights):
+                with _StoredWeights(stored):
                     return endpoint.function(**inputs)
 
             specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in endpoint.inputs.items()}
@@ -88,7 +88,7 @@ def write(
         functions = {name: traced(endpoint) for name, endpoint in endpoints.items()}
         module = tf.Module()
         used = {variable.ref() for function in functions.values() for variable in function.variables}
-        module.weights = [copy for _, copy in stored if copy.ref() in used]
+        module.weights = [copy for copy in stored.values() if copy.ref() in used]
         module.resources = [resource for endpoint in endpoints.values() for resource in endpoint.resources]
         functions[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY] = next(iter(functions.values()))
         tf.saved_model.save(module, str(temporary), functions)
@@ -101,6 +101,24 @@ def _stored(value: tf.Tensor) -> tf.Tensor:
     if value.dtype != tf.float32 or value.shape.rank < 2 or tf.reduce_max(tf.abs(value)) > tf.float16.max:
         return value
     return tf.cast(value, tf.float16)
+
+
+class _StoredWeights(keras.StatelessScope):
+    """Gives the model its weights' stored copies, each widened once a call, and only if the model reads it."""
+
+    def __init__(self, stored: Mapping[int, tf.Variable]) -> None:
+        super().__init__()
+        self.stored = stored
+        self.graph = tf.compat.v1.get_default_graph()
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        """The tensor to compute with; None leaves the variable's own value."""
+        key = id(variable)
+        if key in self.stored and key not in self.state_mapping:
+            # In the function's own graph: in the body of a loop it would be widened at each step.
+            with self.graph.as_default(), tf.control_dependencies(None):
+                self.state_mapping[key] = tf.cast(self.stored[key], variable.dtype)
+        return super().get_current_value(variable)
 
 
 def _refuse_gpu_operations(folder: Path) -> None:

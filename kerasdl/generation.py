@@ -82,23 +82,26 @@ def continuation(
         step: (token int32[batch], state float32[batch, width]) -> the state after it, of the same shape.
         state: float32[batch, width]; its first `num_tokens` columns are the logits of the next token.
         num_tokens: size of the vocabulary.
-        start: int32[batch], tokens already made from this seed.
-        length: int32[batch], tokens to make, 1 to MAX_LENGTH with `start`.
+        start: int32[batch], tokens already made from this seed, 0 or more.
+        length: int32[batch], tokens to make, 1 or more; with `start` at most MAX_LENGTH.
         temperature: see `sample`, as `top_k` and `top_p`.
         top_k: see `sample`.
         top_p: see `sample`.
         seed: int32[batch].
 
     Returns:
-        Tokens int32[batch, (length)] and the state after the longest row's last token.
+        Tokens int32[batch, (length)] and the state after each row's last token, float32[batch, width].
 
     Raises:
         tf.errors.InvalidArgumentError: in the graph, when a setting is out of its range.
     Source: own.
     """
     checks = [
+        tf.debugging.assert_non_negative(start, "start is below 0; expected 0 or more"),
         tf.debugging.assert_greater_equal(length, 1, "length is below 1; expected 1 or more"),
-        tf.debugging.assert_less_equal(start + length, MAX_LENGTH, f"length is above {MAX_LENGTH}"),
+        tf.debugging.assert_less_equal(
+            length, MAX_LENGTH - start, f"length is above {MAX_LENGTH}, start included; ask for fewer"
+        ),
         tf.debugging.assert_non_negative(temperature, "temperature is below 0; expected 0 or more"),
         tf.debugging.assert_positive(top_p, "top_p is not above 0; expected a probability, 1 for no limit"),
         tf.debugging.assert_non_negative(top_k, "top_k is below 0; expected 0 for no limit, or more"),
@@ -110,13 +113,15 @@ def continuation(
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     batch, width = state.shape[0], state.shape[1]
 
-    def loop(state: Any, numbers: Any, settings: Any) -> tuple[Any, Any]:
-        """float32[batch, width], float32[batch, times] -> tokens int32[times, batch], state."""
+    def loop(state: Any, numbers: Any, remaining: Any, settings: Any) -> tuple[Any, Any]:
+        """float32[batch, width], float32[batch, times], int32[batch] -> tokens int32[times, batch], state."""
         times = numbers.shape[1] or tf.shape(numbers)[1]
 
         def body(t: Any, state: Any, tokens: Any) -> Any:
             token = sample(state[:, :num_tokens], numbers[:, t], **settings)
-            return t + 1, step(token, state), tokens.write(t, token)
+            # A row that has all it asked for waits for the others.
+            state = tf.where(t < remaining[:, None], step(token, state), state)
+            return t + 1, state, tokens.write(t, token)
 
         begin = (0, state, tf.TensorArray(tf.int32, times, element_shape=state.shape[:1]))
         _, state, tokens = tf.while_loop(
@@ -126,21 +131,26 @@ def continuation(
 
     compiled = tf.function(loop, jit_compile=True, autograph=False)
 
+    def first_row(tensor: Any) -> Any:
+        # Of a slice: what is said of the shape of a tensor itself, TensorFlow's optimizer takes for granted outside of
+        # the branch, too, and then leaves the other branch out of an export.
+        return tf.ensure_shape(tensor[:1], [1, *tensor.shape[1:]])
+
     def alone() -> tuple[Any, Any]:
         rounds = (longest + BLOCK - 1) // BLOCK
-        padded = tf.pad(numbers, [[0, 0], [0, rounds * BLOCK - longest]])
-        one = {key: tf.ensure_shape(value, [1]) for key, value in settings.items()}
+        blocks = tf.reshape(tf.pad(numbers[0], [[0, rounds * BLOCK - longest]]), [rounds, 1, BLOCK])
+        one = {key: first_row(value) for key, value in settings.items()}
 
         def body(i: Any, state: Any, tokens: Any) -> Any:
-            made, state = compiled(state, tf.ensure_shape(padded[:, i * BLOCK : (i + 1) * BLOCK], [1, BLOCK]), one)
+            made, state = compiled(state, blocks[i], first_row(length) - i * BLOCK, one)
             return i + 1, state, tokens.write(i, made)
 
-        begin = (0, tf.ensure_shape(state, [1, width]), tf.TensorArray(tf.int32, rounds, element_shape=[BLOCK, 1]))
+        begin = (0, first_row(state), tf.TensorArray(tf.int32, rounds, element_shape=[BLOCK, 1]))
         _, last, tokens = tf.while_loop(lambda i, *_: i < rounds, body, begin, parallel_iterations=1)
         return tokens.concat()[:longest], last
 
     def together() -> tuple[Any, Any]:
-        return loop(state, numbers, settings)
+        return loop(state, numbers, length, settings)
 
     tokens, state = tf.cond(tf.equal(tf.shape(state)[0], 1), alone, together)
     tokens = tf.ensure_shape(tokens, [None, batch])

@@ -16,10 +16,13 @@ from kerasdl.files import write_text
 def colored(pieces: Sequence[str], values: npt.ArrayLike, *, title: str, html: Path | None = None) -> None:
     """Prints pieces of a text on backgrounds from blue (-1) over white (0) to red (+1).
 
+    Tabs become spaces up to the next multiple of eight; bell, backspace and their like are left out. The terminal wraps
+    long lines, the page at 120 characters.
+
     Args:
         pieces: characters or words with their spaces.
         values: float[pieces], cut to -1..1.
-        title: line above the text.
+        title: line above the text, as it is.
         html: also write the figure there, as a page that needs nothing else.
 
     Raises:
@@ -34,9 +37,10 @@ def colored(pieces: Sequence[str], values: npt.ArrayLike, *, title: str, html: P
         pale = round(255 * (1 - abs(strength)))
         red, green, blue = (255, pale, pale) if strength > 0 else (pale, pale, 255)
         text.append(piece, Style(color="black", bgcolor=f"rgb({red},{green},{blue})"))
-    Console().print(title, text, sep="\n")
+    heading = Text(title)  # a plain string would be read as markup
+    Console().print(heading, text, sep="\n", soft_wrap=True)
     if html is not None:
         page = Console(record=True, file=io.StringIO(), width=120, color_system="truecolor", force_terminal=True)
-        page.print(title, text, sep="\n")
+        page.print(heading, text, sep="\n")
         write_text(html, page.export_html(inline_styles=True))
         print(html)

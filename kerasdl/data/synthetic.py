@@ -1,4 +1,4 @@
-"""Made images that a network can learn from and a linear model cannot: no download, no files."""
+"""Made images and texts that a network can learn from and a linear model cannot: no download, no files."""
 
 import math
 from collections.abc import Callable
@@ -157,3 +157,53 @@ def bookkeeping(length: int, *, seed: int) -> str:
         lines.append(f"{deed} ({first}+{second})={first + second};\n")
         missing -= len(lines[-1])
     return "".join(lines)[:length]
+
+
+def reviews(num_examples: int, *, seed: int) -> tuple[list[str], np.ndarray]:
+    """Writes short made-up reviews whose verdict often stands far behind its negation; the label is the sentiment.
+
+    One sentence gives the verdict, such as "the plot is not what anyone i know would call good .": its adjective is as
+    often good as bad, and as often negated as not, whatever the label. The other sentences are the same for both
+    labels; some of them hold a negation that denies nothing. So no single word tells anything, and few pairs of
+    neighbours do: one has to remember whether this sentence was negated until its adjective comes.
+
+    Args:
+        num_examples: number of reviews, 10 to 45 words each, as many of one label as of the other to within one.
+        seed: the same seed gives the same reviews.
+
+    Returns:
+        The texts, in lower case, and labels int32[num_examples]: 0 negative, 1 positive.
+
+    Source: own.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(num_examples) % 2).astype(np.int32)
+
+    def one_of(*phrases: str) -> str:
+        return phrases[rng.integers(len(phrases))]
+
+    def subject() -> str:
+        return one_of("the plot", "the music", "the cast", "this film", "the ending")
+
+    def aside() -> str:
+        return one_of(
+            f"{subject()} was made by {one_of('a friend', 'an uncle', 'a neighbour')} of mine .",
+            f"i had not heard of {subject()} before .",
+            f"we saw it on a {one_of('rainy', 'quiet', 'cold')} {one_of('day', 'evening', 'sunday')} .",
+            f"nobody talks about {subject()} .",
+            f"it is {one_of('two', 'three', 'four')} hours long .",
+        )
+
+    def verdict(positive: bool) -> str:
+        negated = rng.random() < 0.5
+        verb = one_of("is not", "was never", "is hardly") if negated else one_of("is", "was", "is surely")
+        between = one_of("", "", "what anyone i know would call", "at the end of the day", "for my own taste")
+        adjective = one_of("good", "great", "lovely") if positive != negated else one_of("bad", "dull", "awful")
+        return " ".join([subject(), verb, *between.split(), adjective, "."])
+
+    texts = []
+    for label in labels:
+        sentences = [aside() for _ in range(rng.integers(1, 4))]
+        sentences.insert(rng.integers(len(sentences) + 1), verdict(bool(label)))
+        texts.append(" ".join(sentences))
+    return texts, labels

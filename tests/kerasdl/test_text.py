@@ -114,7 +114,9 @@ def test_the_middle_of_a_longer_text_is_cut(max_words):
         return row if len(row) <= max_words else row[: max_words // 2] + row[len(row) - (max_words - max_words // 2) :]
 
     expected = [cut(list(range(2, 2 + n))) for n in (7, 0, 1, 10)]
-    assert WordVocabulary(words, max_words).ids(texts).to_list() == expected
+    vocabulary = WordVocabulary(words, max_words)
+    assert vocabulary.ids(texts).to_list() == expected
+    assert vocabulary.kept_words(texts).to_list() == [[words[i - 2].encode() for i in row] for row in expected]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 
-from kerasdl.data.synthetic import SHAPE_NAMES, shapes
+from kerasdl.data.synthetic import SHAPE_NAMES, bookkeeping, shapes
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +119,33 @@ def test_small_convolutional_network_learns_them(four_classes):
     train, test = four_classes
     model.fit(*train, epochs=6, batch_size=64, verbose=0)
     assert model.evaluate(*test, verbose=0, return_dict=True)["accuracy"] > 0.8
+
+
+# --- Bookkeeping ---------------------------------------------------------------------------------
+
+LINE = re.compile(r'(anna|bruno|clara|dmitri|elena) (pays|owes|lends) "([a-z ]+)" \((\d)\+(\d)\)=(\d);')
+
+
+def test_every_line_is_well_formed_and_its_sum_is_right():
+    lines = bookkeeping(20_000, seed=0).split("\n")
+    found = [LINE.fullmatch(line) for line in lines[:-1]]  # the last one is cut off
+    assert all(found)
+    assert all(int(match[4]) + int(match[5]) == int(match[6]) for match in found)
+    # Everything is drawn at random and independently: no name tells the item or the amount.
+    assert {match[3] for match in found} == {"bread", "copper wire", "honey", "ink and paper", "salt"}
+    assert len({match.group(1, 2) for match in found}) == 15
+    assert len({match.group(1, 3) for match in found}) == 25
+    assert len({match.group(4, 5) for match in found}) == 25
+    counts = np.unique([match[3] for match in found], return_counts=True)[1]
+    assert counts.min() > 0.7 * counts.mean()
+
+
+@pytest.mark.parametrize("length", [0, 1, 29, 30, 1_000])
+def test_the_length_is_exact_and_a_longer_text_begins_as_a_shorter_one(length):
+    assert bookkeeping(length, seed=3) == bookkeeping(5_000, seed=3)[:length]
+    assert len(bookkeeping(length, seed=3)) == length
+
+
+def test_the_seed_decides_the_text():
+    assert bookkeeping(500, seed=1) == bookkeeping(500, seed=1)
+    assert bookkeeping(500, seed=1) != bookkeeping(500, seed=2)

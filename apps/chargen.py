@@ -1,0 +1,576 @@
+"""Character-level text generator: an LSTM that writes like Shakespeare, or like your own text or source code.
+
+**Source**: Karpathy 2015, "The Unreasonable Effectiveness of Recurrent Neural Networks" (the task, the cells of
+`inspect`); LSTM: Hochreiter and Schmidhuber 1997; dropout between layers: Zaremba et al. 2014, arXiv:1409.2329;
+truncated backpropagation through time: Williams and Peng 1990; gradient clipping: Pascanu et al. 2013, arXiv:1211.5063.
+
+**Expect**: `train` then `evaluate` reach the nats per character in README.md's results table; `train --tiny` takes half
+a minute and ends below 0.4 nats on made-up bookkeeping, where knowing the one before leaves 1.3.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps._contract import Card, Objective, Splits, at_least, between
+from kerasdl import export, generation, recurrence, text, text_figure
+from kerasdl.data import pipeline, synthetic, text_file, tfds
+from kerasdl.errors import UserError
+from kerasdl.training import checkpoint, progress, schedule
+from kerasdl.training import precision as precisions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the text generator."""
+
+    data: Path | None = None
+    """Own text: a UTF-8 file, or a folder whose text files are joined (source code too); else Tiny Shakespeare."""
+    data_dir: Path | None = None
+    """TFDS folder that holds tiny_shakespeare; else KERASDL_DATA_DIR, else TFDS' own default and download."""
+    alphabet: Literal["characters", "bytes"] = "characters"
+    """What the model reads and writes: the characters of the training text, or bytes, for any text."""
+    held_out_ratio: float = 0.05
+    """Share of an own text kept for validation, and as much again, its end, for the test."""
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    """Recurrent cell."""
+    units: int = 512
+    """Width of each layer."""
+    depth: int = 2
+    """Layers."""
+    dropout: float = 0.5
+    """Share of features dropped after each layer."""
+    window: int = 128
+    """Characters through which the gradient goes back; the state is carried on to the next window."""
+    batch_size: int = 64
+    """Places in the text that are read side by side."""
+    reset_ratio: float = 0.1
+    """Share of the windows that begin with an empty state, so that the model also learns to begin a text."""
+    epochs: int = 30
+    """Passes over the training text."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """L2 share of every weight taken away a step, times the learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Course of the learning rate."""
+    warmup_epochs: float = 0.5
+    """Epochs in which the learning rate rises."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient; None does not clip."""
+    patience: int | None = None
+    """Stop after this many epochs without a lower validation loss; None never does."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute precision of training; weights, evaluation and export are float32."""
+    seed: int = 0
+    """Of weights, order and dropout."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        at_least(1, units=self.units, depth=self.depth, window=self.window, batch_size=self.batch_size,
+                 epochs=self.epochs, patience=self.patience)  # fmt: skip
+        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs)
+        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        between(0.001, 0.4, held_out_ratio=self.held_out_ratio)
+        between(0, 0.9, dropout=self.dropout)
+        between(0, 1, reset_ratio=self.reset_ratio)
+
+
+OBJECTIVE = Objective(metric="val_loss", direction="min")
+
+CARD = Card(
+    summary="Continues a text character by character; trained by `python -m apps chargen train`.",
+    limits=(
+        "It imitates the form of its training text and knows nothing of the world: what it writes is made up.",
+        "Characters of a prompt that the training text lacks are left out.",
+        "It remembers a few hundred characters; names and plots drift beyond that.",
+    ),
+    sources=(
+        "Karpathy 2015, The Unreasonable Effectiveness of Recurrent Neural Networks (Tiny Shakespeare).",
+        "Hochreiter and Schmidhuber 1997, Long Short-Term Memory, Neural Computation 9(8).",
+    ),
+)
+
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+def load_data(config: Config) -> Splits:
+    """Reads Tiny Shakespeare, or the text of --data, in the order of the text: train, validation, test."""
+    if config.data is None:
+        parts = [tfds.text("tiny_shakespeare", part, config.data_dir) for part in ("train", "validation", "test")]
+        description = "Tiny Shakespeare (TFDS), test split"
+    else:
+        whole = text_file.read(config.data)
+        held = round(config.held_out_ratio * len(whole))
+        cuts = [0, len(whole) - 2 * held, len(whole) - held, len(whole)]
+        parts = [whole[begin:end] for begin, end in itertools.pairwise(cuts)]
+        description = f"the end of {config.data.name}"
+    return _splits(parts, config.alphabet, description)
+
+
+def _splits(parts: list[str], alphabet: str, description: str, **info: Any) -> Splits:
+    train, validation, test = parts
+    if not train or not validation or not test:
+        raise UserError(
+            f"the text has {sum(map(len, parts))} characters, too few for three parts; give a longer one, or a higher "
+            "--held-out-ratio"
+        )
+    info |= {
+        "characters": text.characters_of(train) if alphabet == "characters" else None,
+        # So that a run is not resumed with another text, nor evaluated on what it was trained on.
+        "training_text": f"{len(train):,} characters, CRC-32 {zlib.crc32(train.encode()):08x}",
+    }
+    return Splits(
+        train=train,
+        validation=validation,
+        test=lambda: (validation, test),
+        info=info,
+        description=f"{description}, {len(test):,} characters",
+    )
+
+
+def vocabulary(data: Splits) -> text.CharacterVocabulary:
+    """Text to numbers and back."""
+    return text.CharacterVocabulary(data.info["characters"])
+
+
+# --- Model -----------------------------------------------------------------------------------------------------------
+
+
+def build_model(config: Config, data: Splits) -> keras.Model:
+    """Characters int32[batch, window] -> logits of each next one float32[batch, window, characters], compiled.
+
+    The layers carry their state from batch to batch: row i of a batch goes on where row i of the last one ended.
+    """
+    size = vocabulary(data).size
+    layer = {"lstm": recurrence.QuickLSTM, "gru": recurrence.QuickGRU, "rnn": recurrence.QuickSimpleRNN}[config.cell]
+    with precisions.precision(config.precision):
+        tokens = keras.Input(batch_shape=(config.batch_size, None), dtype="int32", name="tokens")
+        x = keras.ops.one_hot(tokens, size)
+        for index in range(config.depth):
+            x = layer(config.units, return_sequences=True, stateful=True, name=f"layer{index}")(x)
+            x = keras.layers.Dropout(config.dropout, name=f"dropout{index}")(x)
+        logits = keras.layers.Dense(size, dtype="float32", name="logits")(x)
+        model = keras.Model(tokens, logits, name="chargen")
+    steps = pipeline.num_windows(len(vocabulary(data).encode_text(data.train)), config.batch_size, config.window)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            schedule.schedule(
+                config.schedule,
+                config.learning_rate,
+                total_steps=steps * config.epochs,
+                warmup_steps=round(steps * config.warmup_epochs),
+            ),
+            weight_decay=config.weight_decay,
+            global_clipnorm=config.clip_norm,
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),  # nats per character
+        jit_compile=False,
+    )
+    return model
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
+    """Fits the model by truncated backpropagation through time."""
+    saver = callbacks[-1]
+    assert isinstance(saver, checkpoint.Checkpoint)
+    encode = vocabulary(data).encode_text
+    ids = encode(data.train)
+    others: list[keras.callbacks.Callback] = [FreshStarts(config)]
+    if config.patience:
+        others.append(keras.callbacks.EarlyStopping("val_loss", patience=config.patience, mode="min"))
+    saver.watch(others)
+    return model.fit(
+        pipeline.continuous_batches(
+            ids, config.batch_size, config.window, initial_epoch=saver.initial_epoch, seed=config.seed
+        ),
+        epochs=config.epochs,
+        initial_epoch=saver.initial_epoch,
+        steps_per_epoch=pipeline.num_windows(len(ids), config.batch_size, config.window),
+        shuffle=False,
+        validation_data=_in_streams(encode(data.validation), config),
+        callbacks=[*others, *callbacks],
+        verbose=progress.verbosity(),
+    )
+
+
+def _in_streams(ids: np.ndarray, config: Config) -> tf.data.Dataset:
+    """A text in reading order, cut into batch_size streams; less than a window of each is left out at the end."""
+    rows = config.batch_size
+    length = (len(ids) - 1) // rows  # of a stream
+    if length == 0:
+        raise UserError(
+            f"the validation text has {len(ids)} characters; expected more than --batch-size {rows}; give a longer "
+            "text, a smaller batch, or a higher --held-out-ratio"
+        )
+    window = min(config.window, length)
+    length -= length % window
+    streams = (ids[begin : begin + rows * length].reshape(rows, -1, window) for begin in (0, 1))
+    return pipeline.evaluation_batches([part.swapaxes(0, 1).reshape(-1, window) for part in streams], rows)
+
+
+class FreshStarts(keras.callbacks.Callback):
+    """Empties the carried state of every row before an epoch and a test, and of some rows before a batch."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Begins the text anew."""
+        self.epoch = epoch
+        self._keep(0.0)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Begins the validation text."""
+        self._keep(0.0)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Some rows begin anew; which ones follows from the seed, the epoch and the batch."""
+        if self.config.reset_ratio and batch:
+            rng = np.random.default_rng([self.config.seed, self.epoch, batch])
+            self._keep(rng.random((self.config.batch_size, 1)) >= self.config.reset_ratio)
+
+    def _keep(self, share: Any) -> None:
+        for layer in recurrent_layers(self.model):
+            for state in layer.states:
+                state.assign(state * keras.ops.cast(share, state.dtype))
+
+
+def recurrent_layers(model: keras.Model) -> list[Any]:
+    """The recurrent layers from the input on."""
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.RNN)]
+
+
+# --- Evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+    """Loss on the test text with carried state, and by nanoGPT's protocol on validation and test text together.
+
+    nanoGPT holds out the last tenth of Tiny Shakespeare, its best checkpoint is chosen on it, and its loss is the mean
+    over random windows of 256 characters that begin without memory; here a window begins every 64 characters.
+    """
+    if isinstance(model, Mapping):
+        score = model["score"]
+    else:
+        score = tf.function(endpoints(model, data)["score"].function, autograph=False, reduce_retracing=True)
+    validation, test = data.test()
+
+    def nats(texts: list[str]) -> float:
+        answers = [score(text=tf.constant(texts[part])) for part in pipeline.slices(len(texts), 64)]
+        totals = [(float(tf.reduce_sum(a["nats"])), int(tf.reduce_sum(a["characters"]))) for a in answers]
+        return sum(total for total, _ in totals) / sum(count for _, count in totals)
+
+    strict = nats([test])
+    held_out = validation + test
+    windows = [held_out[begin : begin + 257] for begin in range(0, max(1, len(held_out) - 256), 64)]
+    return {
+        "nats_per_character": strict,
+        "bits_per_character": strict / math.log(2),
+        "nats_per_character_validation_and_test": nats([held_out]),
+        "nats_per_character_nanogpt_protocol": nats(windows),
+    }
+
+
+# --- Export ----------------------------------------------------------------------------------------------------------
+
+READ = 256  # characters read at once: what a long text takes of memory
+
+
+def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
+    """Prompt in, text out; the same in two parts, for streaming; the loss of a text; what the cells remember."""
+    letters = vocabulary(data)
+    layers = recurrent_layers(model)
+    for layer in layers:
+        layer.use_cudnn = False  # an export runs without a GPU, too
+    head = model.get_layer("logits")
+    # A state holds the logits of the next character, then what the layers carry.
+    sizes = [letters.size, *(size for layer in layers for size in tf.nest.flatten(layer.cell.state_size))]
+    line_break = int(next(iter(letters.encode_text("\n")), 0))
+
+    def nothing_read(texts: tf.Tensor) -> tf.Tensor:
+        return tf.zeros([tf.shape(texts)[0], sum(sizes)])
+
+    def carried(state: tf.Tensor) -> list[list[tf.Tensor]]:
+        """What each layer carries."""
+        parts = iter(tf.split(state, sizes, -1)[1:])
+        return [[next(parts) for _ in tf.nest.flatten(layer.cell.state_size)] for layer in layers]
+
+    def step(token: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+        x, new = tf.one_hot(token, letters.size), []
+        for layer, before in zip(layers, carried(state), strict=True):
+            x, after = layer.cell(x, before)
+            new += after
+        return tf.concat([head(x), *new], -1)
+
+    def encode(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Tokens int32[batch, time], at least one wide, with line breaks behind the end; and which ones count."""
+        ragged = letters.encode(texts)
+        lengths = ragged.row_lengths()
+        longest = tf.maximum(tf.reduce_max(lengths), 1)
+        tokens = ragged.to_tensor(line_break, shape=tf.stack([ragged.nrows(), longest]))
+        return tokens, tf.sequence_mask(lengths, longest)
+
+    def read(tokens: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The state after each text, and the loss of its characters after the first."""
+
+        def block(t: Any, state: Any, nats: Any) -> Any:
+            token, valid = tokens[:, t : t + READ], mask[:, t : t + READ]
+            x, new = tf.one_hot(token, letters.size), []
+            for layer, before in zip(layers, carried(state), strict=True):
+                _, x, after = layer.inner_loop(x, before, valid, training=False)
+                new += after
+            logits = tf.concat([state[:, None, : letters.size], head(x)], 1)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(token, logits[:, :-1])
+            counted = valid & (t + tf.range(tf.shape(token)[1]) > 0)
+            # A text that ended before this block keeps its state.
+            state = tf.where(valid[:, :1], tf.concat([logits[:, -1], *new], -1), state)
+            return t + READ, state, nats + tf.reduce_sum(tf.where(counted, losses, 0.0), 1)
+
+        begin = (0, nothing_read(tokens), tf.zeros_like(tokens[:, 0], tf.float32))
+        _, state, nats = tf.while_loop(lambda t, *_: t < tf.shape(tokens)[1], block, begin, parallel_iterations=1)
+        return state, nats
+
+    def begins_character(tokens: tf.Tensor) -> tf.Tensor:
+        """Everywhere, but at a byte that continues a character of UTF-8."""
+        return tf.bitwise.bitwise_and(tokens, 0xC0) != 0x80 if letters.characters is None else tokens >= 0
+
+    def begin(prompt: tf.Tensor) -> dict[str, tf.Tensor]:
+        tokens, mask = encode(prompt)
+        # A prompt without a known character stands for a line break.
+        return {"state": read(tokens, mask | (tf.range(tf.shape(tokens)[1]) == 0))[0]}
+
+    def advance(state: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
+        tokens, state = generation.continuation(step, state, letters.size, **settings)
+        return {"text": letters.decode(tokens), "state": state}
+
+    def generate(prompt: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer = advance(begin(prompt)["state"], start=tf.zeros_like(settings["length"]), **settings)
+        return {"text": answer["text"]}
+
+    def score(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        tokens, mask = encode(text)
+        counted = (mask & begins_character(tokens))[:, 1:]
+        return {"nats": read(tokens, mask)[1], "characters": tf.reduce_sum(tf.cast(counted, tf.int32), 1)}
+
+    def cells(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        tokens, mask = encode(text)
+        times = tf.shape(tokens)[1]
+
+        def body(t: Any, state: Any, values: Any) -> Any:
+            state = step(tokens[:, t], state)
+            remembered = tf.concat([parts[-1] for parts in carried(state)], -1)
+            return t + 1, state, values.write(t, tf.tanh(remembered))
+
+        start = (0, nothing_read(tokens), tf.TensorArray(tf.float32, times))
+        values = tf.while_loop(lambda t, *_: t < times, body, start, parallel_iterations=1)[2]
+        following = tf.pad(tokens[:, 1:], [[0, 0], [0, 1]])
+        memory = tf.ragged.boolean_mask(tf.transpose(values.stack(), [1, 0, 2]), mask & begins_character(following))
+        return {"memory": memory.to_tensor(), "text": letters.decode(letters.encode(text))}
+
+    strings, whole, real = (tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.int32, tf.float32))
+    settings = {"length": whole, "temperature": real, "top_k": whole, "top_p": real, "seed": whole}
+    usual = {"length": [40], "temperature": [0.8], "top_k": [0], "top_p": [1.0], "seed": [0]}
+    example = {key: np.array(value) for key, value in usual.items()}
+    prompt, sentence = np.array(["\n"], object), np.array(["To be"], object)
+    return {
+        "generate": export.Endpoint(
+            generate,
+            {"prompt": strings, **settings},
+            {"prompt": prompt, **example},
+            f"goes on for `length` characters (1 to {generation.MAX_LENGTH:,}); temperature 0 takes the likeliest, "
+            "top_k 0 and top_p 1 draw from all; the same seed gives the same text",
+        ),
+        "begin": export.Endpoint(
+            begin, {"prompt": strings}, {"prompt": prompt}, "reads the prompt; its state goes to `advance`"
+        ),
+        "advance": export.Endpoint(
+            advance,
+            {"state": tf.TensorSpec([None, sum(sizes)], tf.float32), "start": whole, **settings},
+            {"state": np.zeros([1, sum(sizes)], np.float32), "start": np.array([0]), **example},
+            "the next characters and the state after them, for streaming; `start` counts those already made",
+        ),
+        "score": export.Endpoint(
+            score,
+            {"text": strings},
+            {"text": sentence},
+            "summed loss in nats of the characters after the first, and their number",
+        ),
+        "cells": export.Endpoint(
+            cells, {"text": strings}, {"text": sentence}, "memory of every cell, -1 to 1, after each known character"
+        ),
+    }
+
+
+def served(signatures: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The export as `evaluate` takes it."""
+    return signatures
+
+
+# --- Verbs -----------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    model: Path,
+    *,
+    prompt: str = "\n",
+    length: int = 300,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    samples: int = 1,
+) -> None:
+    """Write a text, with an exported model; it appears as it is made.
+
+    Args:
+        model: exported model, such as saved_models/chargen.
+        prompt: the beginning; characters that the model does not know are left out.
+        length: characters to write, up to 100,000.
+        temperature: below 1 safer, above 1 wilder; 0 always takes the likeliest character.
+        top_k: draw from the k likeliest characters only; 0 from all.
+        top_p: draw from the likeliest characters that hold this probability together; 1 from all.
+        seed: the same seed gives the same text; further samples take the seeds after it.
+        samples: number of texts.
+    """
+    at_least(1, samples=samples)
+    between(1, generation.MAX_LENGTH, length=length)
+    at_least(0, temperature=temperature, top_k=top_k)
+    between(1e-6, 1, top_p=top_p)
+    between(-(2**31), 2**31 - samples, seed=seed)
+    signatures = export.signatures(model)
+    for index in range(samples):
+        if samples > 1:
+            print(f"--- seed {seed + index}")
+        print(prompt.lstrip("\n"), end="", flush=True)
+        state = signatures["begin"](prompt=tf.constant([prompt]))["state"]
+        done, ahead = 0, generation.BLOCK
+        while done < length:
+            ahead = min(ahead, length - done)
+            answer = signatures["advance"](
+                state=state,
+                start=tf.constant([done]),
+                length=tf.constant([ahead]),
+                temperature=tf.constant([temperature], tf.float32),
+                top_k=tf.constant([top_k]),
+                top_p=tf.constant([top_p], tf.float32),
+                seed=tf.constant([seed + index]),
+            )
+            piece = answer["text"].numpy()[0].decode()
+            if piece.endswith("\N{REPLACEMENT CHARACTER}") and done + ahead < length:
+                ahead += generation.BLOCK  # bytes may end inside of a character: make the piece anew, longer
+                continue
+            print(piece, end="", flush=True)
+            state, done, ahead = answer["state"], done + ahead, generation.BLOCK
+        print()
+
+
+FEATURES: dict[str, Callable[[str], list[float]]] = {
+    "inside quotes": lambda text: _inside(text, '"', '"'),
+    "inside brackets": lambda text: _inside(text, "([{", ")]}"),
+    "place in the line": lambda text: [
+        float(place) for line in text.splitlines(keepends=True) for place in range(len(line))
+    ],
+    "place in the word": lambda text: [
+        float(place) for word in _words(text) for place in range(len(word))
+    ],
+    "capital letters": lambda text: [float(letter.isupper()) for letter in text],
+    "speaker's line": lambda text: [
+        float(line.rstrip().endswith(":")) for line in text.splitlines(keepends=True) for _ in line
+    ],
+}  # fmt: skip
+
+
+def _inside(text: str, opening: str, closing: str) -> list[float]:
+    depths, depth = [], 0
+    for letter in text:
+        if letter in closing and depth:
+            depth -= 1
+        elif letter in opening:
+            depth += 1
+        depths.append(float(depth > 0))
+    return depths
+
+
+def _words(text: str) -> list[str]:
+    return [part for part in re.split(r"(?<=\W)|(?=\W)", text) if part]
+
+
+def inspect(
+    model: Path,
+    *,
+    text: str | None = None,
+    file: Path | None = None,
+    cell: int | None = None,
+    top: int = 3,
+    width: int = 1500,
+    html: Path | None = None,
+) -> None:
+    """Colour a text by what one cell remembers, and list the cells that follow something a reader can name.
+
+    Args:
+        model: exported model, such as saved_models/chargen.
+        text: text to look at.
+        file: UTF-8 file to look at, in place of `text`.
+        cell: number of the cell to show; by default the one that follows a feature best.
+        top: cells to list for a feature.
+        width: characters of the text that are coloured.
+        html: file for the coloured text.
+    """
+    at_least(1, top=top, width=width)
+    if (text is None) == (file is None):
+        raise UserError("inspect needs one text to look at; give either --text or --file")
+    whole = text_file.read(file) if file is not None else text or ""
+    signatures = export.signatures(model)
+    answer = signatures["cells"](text=tf.constant([whole[:20_000]]))
+    known, memory = answer["text"].numpy()[0].decode(errors="replace"), answer["memory"].numpy()[0]
+    if not known:
+        raise UserError(f"{model} knows no character of this text; expected text like that of its training")
+    rows: list[tuple[float, int, str]] = []
+    for name, feature in FEATURES.items():
+        values = np.array(feature(known))
+        if values.std() == 0:
+            continue
+        scores = np.abs(_correlation(memory, values))
+        best = np.argsort(-scores)[:top]
+        rows += [(float(scores[i]), int(i), name) for i in best]
+        print(f"{name:<20}" + "  ".join(f"cell {i} ({scores[i]:.2f})" for i in best))
+    chosen = cell if cell is not None else max(rows)[1] if rows else 0
+    if not 0 <= chosen < memory.shape[1]:
+        raise UserError(f"--cell is {chosen}; expected 0 to {memory.shape[1] - 1}")
+    reason = f", {max(rows)[2]}" if cell is None and rows else ""
+    title = f"cell {chosen}{reason}: blue remembers -1, red +1"
+    text_figure.colored(list(known[:width]), memory[:width, chosen], title=title, html=html)
+
+
+def _correlation(memory: np.ndarray, values: np.ndarray) -> np.ndarray:
+    centred, values = memory - memory.mean(0), values - values.mean()
+    return values @ centred / (np.linalg.norm(values) * np.linalg.norm(centred, axis=0) + 1e-9)
+
+
+VERBS: tuple[Callable[..., None], ...] = (generate, inspect)
+
+
+def tiny() -> tuple[Config, Splits]:
+    """Made-up bookkeeping: brackets close, quotes close, sums are right; single characters tell little of it."""
+    whole = synthetic.bookkeeping(60_000, seed=0)
+    parts = [whole[:50_000], whole[50_000:55_000], whole[55_000:]]
+    config = Config(units=96, depth=1, dropout=0.0, window=64, batch_size=32, epochs=6, learning_rate=1e-2)
+    return config, _splits(parts, "characters", "made-up bookkeeping", tiny=True)

@@ -1,0 +1,307 @@
+"""Training and generation speed of the character model, side by side: this project, plain Keras, PyTorch.
+
+    python -m benchmarks.chargen_speed            (needs the extra `benchmark`, about 10 minutes, a quiet machine)
+
+Two LSTM layers of 256 on one-hot characters (65 of them), windows of 100, batch 64; every contender in a process of its
+own, in turns for several rounds; the median counts, because absolute times drift on shared machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH, WINDOW, LETTERS, UNITS, DEPTH, STEPS = 64, 100, 65, 256, 2, 20
+TEXT = "".join(
+    chr(48 + i) for i in np.random.default_rng(0).integers(0, LETTERS, BATCH * (WINDOW * STEPS + 1) + WINDOW)
+)
+
+
+def application(precision: str) -> Any:
+    """The application's model and data of this size."""
+    from apps import chargen
+
+    config = chargen.Config(
+        units=UNITS, depth=DEPTH, window=WINDOW, batch_size=BATCH, epochs=3, dropout=0.0, reset_ratio=0.0,
+        precision=precision,
+    )  # fmt: skip
+    data = chargen._splits([TEXT, TEXT[:20_000], TEXT[:2000]], "characters", "random")
+    return chargen, config, data
+
+
+def ours(precision: str) -> float:
+    """The application's own path: its batches with carried state, its model, its optimizer, `fit`."""
+    from kerasdl.training.checkpoint import Checkpoint
+
+    class Clock(Checkpoint):
+        """Times epochs without the validation, writes nothing."""
+
+        def __init__(self) -> None:
+            super().__init__(Path("unused"), monitor="loss", maximize=False)
+            self.seconds: list[float] = []
+
+        def on_test_begin(self, logs: Any = None) -> None:
+            self.seconds.append(time.perf_counter() - self._epoch_start)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            pass
+
+    module, config, data = application(precision)
+    clock = Clock()
+    module.train(config, module.build_model(config, data), data, [clock])
+    return BATCH * WINDOW * STEPS / min(clock.seconds[1:])
+
+
+def windows() -> tuple[np.ndarray, np.ndarray]:
+    """int32[BATCH * STEPS, WINDOW], and the same one character later."""
+    ids = np.frombuffer(TEXT.encode(), np.uint8).astype(np.int32) - 48
+    count = BATCH * STEPS * WINDOW
+    return ids[:count].reshape(-1, WINDOW), ids[1 : count + 1].reshape(-1, WINDOW)
+
+
+def plain_model(**inputs: Any) -> Any:
+    """What people write: stock layers."""
+    import keras
+    from keras import layers
+
+    tokens = keras.Input(dtype="int32", **inputs)
+    x = layers.CategoryEncoding(LETTERS, "one_hot")(tokens)
+    for _ in range(DEPTH):
+        x = layers.LSTM(UNITS, return_sequences=True)(x)
+    return keras.Model(tokens, layers.Dense(LETTERS)(x))
+
+
+def plain_keras() -> float:
+    """Stock layers, float32, `fit` on numpy arrays with its defaults."""
+    import keras
+
+    model = plain_model(shape=(WINDOW,))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = windows()
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        model.fit(x, y, batch_size=BATCH, verbose=0)
+        seconds.append(time.perf_counter() - start)
+    return x.size / min(seconds[1:])
+
+
+def torch_model() -> Any:
+    """nn.LSTM on one-hot characters."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(os.cpu_count() or 2)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(LETTERS, UNITS, DEPTH, batch_first=True)
+            self.head = nn.Linear(UNITS, LETTERS)
+
+        def forward(self, tokens: Any, state: Any = None) -> Any:
+            x, state = self.lstm(nn.functional.one_hot(tokens, LETTERS).float(), state)
+            return self.head(x), state
+
+    return Model()
+
+
+def torch_eager(precision: str) -> float:
+    """PyTorch with autocast for bfloat16."""
+    import torch
+    from torch.nn import functional
+
+    model = torch_model()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    x, y = (torch.from_numpy(part).long() for part in windows())
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for i in range(0, len(x), BATCH):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                logits, _ = model(x[i : i + BATCH])
+            functional.cross_entropy(logits.float().flatten(0, 1), y[i : i + BATCH].flatten()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return x.numel() / min(seconds[1:])
+
+
+def per_second(make: Callable[[int], Any], count: int, batch: int) -> float:
+    """Characters a second of `make(count)`, best of three after a warm-up."""
+    make(count)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        make(count)
+        seconds.append(time.perf_counter() - start)
+    return count * batch / min(seconds)
+
+
+def generate_ours(batch: int) -> float:
+    """The signature `generate`: strings in, strings out."""
+    import tensorflow as tf
+
+    module, config, data = application("float32")
+    endpoint = module.endpoints(module.build_model(config, data), data)["generate"]
+    function = tf.function(endpoint.function, autograph=False)
+
+    def make(count: int) -> Any:
+        fill = {"length": count, "temperature": 0.8, "top_k": 0, "top_p": 1.0}
+        settings = {
+            key: tf.fill([batch], tf.constant(value, endpoint.inputs[key].dtype)) for key, value in fill.items()
+        }
+        return function(prompt=tf.fill([batch], "abc"), seed=tf.range(batch), **settings)["text"].numpy()
+
+    return per_second(make, 2000 if batch == 1 else 500, batch)
+
+
+def generate_predict(batch: int) -> float:
+    """The keras-io example's way: `model.predict` on the last 40 characters, for every character."""
+    model = plain_model(shape=(40,))
+    random = np.random.default_rng(0)
+
+    def make(count: int) -> None:
+        text = np.zeros((batch, 40), np.int32)
+        for _ in range(count):
+            logits = model.predict(text, verbose=0)[:, -1].astype(np.float64) / 0.8
+            shares = np.exp(logits - logits.max(-1, keepdims=True))
+            shares /= shares.sum(-1, keepdims=True)
+            drawn = [random.choice(LETTERS, p=row) for row in shares]
+            text = np.concatenate([text[:, 1:], np.array(drawn, np.int32)[:, None]], 1)
+
+    return per_second(make, 30, batch)
+
+
+def generate_one_step(batch: int) -> float:
+    """The TensorFlow tutorial's way: a Python loop around a tf.function of one step that carries the state."""
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    cells = [layers.LSTM(UNITS, return_sequences=True, return_state=True) for _ in range(DEPTH)]
+    head = layers.Dense(LETTERS)
+    encode = keras.layers.StringLookup(vocabulary=[chr(48 + i) for i in range(LETTERS)], num_oov_indices=0)
+    decode = keras.layers.StringLookup(vocabulary=encode.get_vocabulary(), num_oov_indices=0, invert=True)
+
+    @tf.function
+    def step(letters: Any, states: Any) -> Any:
+        x = tf.one_hot(encode(letters), LETTERS)[:, None]
+        new = []
+        for cell, state in zip(cells, states, strict=True):
+            x, *state = cell(x, initial_state=state)
+            new.append(state)
+        drawn = tf.random.categorical(head(x)[:, -1] / 0.8, 1)[:, 0]
+        return decode(drawn), new
+
+    def make(count: int) -> Any:
+        letters, made = tf.fill([batch], "0"), []
+        states = [[tf.zeros([batch, UNITS])] * 2 for _ in cells]
+        for _ in range(count):
+            letters, states = step(letters, states)
+            made.append(letters)
+        return tf.strings.join(made).numpy()
+
+    return per_second(make, 300, batch)
+
+
+def generate_torch(batch: int) -> float:
+    """PyTorch: a Python loop that carries the state."""
+    import torch
+
+    model = torch_model().eval()
+
+    def make(count: int) -> Any:
+        with torch.inference_mode():
+            token, state, made = torch.zeros(batch, 1, dtype=torch.long), None, []
+            for _ in range(count):
+                logits, state = model(token, state)
+                token = torch.multinomial(torch.softmax(logits[:, -1] / 0.8, -1), 1)
+                made.append(token)
+            return torch.cat(made, 1).numpy()
+
+    return per_second(make, 500, batch)
+
+
+CONTENDERS: dict[str, dict[str, Callable[[], float]]] = {
+    "training": {
+        "ours_bfloat16": functools.partial(ours, "bfloat16"),
+        "ours_float32": functools.partial(ours, "float32"),
+        "keras_float32": plain_keras,
+        "torch_bfloat16": functools.partial(torch_eager, "bfloat16"),
+        "torch_float32": functools.partial(torch_eager, "float32"),
+    },
+    **{
+        f"generation_batch_{batch}": {
+            "ours": functools.partial(generate_ours, batch),
+            "predict": functools.partial(generate_predict, batch),
+            "one_step": functools.partial(generate_one_step, batch),
+            "torch": functools.partial(generate_torch, batch),
+        }
+        for batch in (1, 64)
+    },
+}
+
+
+def main() -> None:
+    """Measures and writes benchmarks/results/chargen_speed.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of every contender (default 3)")
+    parser.add_argument("--works", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="default all")
+    parser.add_argument("--only", nargs=2, metavar=("WORK", "CONTENDER"), help="measure one here, print characters/s")
+    arguments = parser.parse_args()
+    if arguments.only:
+        work, contender = arguments.only
+        speed = CONTENDERS[work][contender]()
+        print(json.dumps([speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+        return
+
+    def measure(work: str, contender: str) -> tuple[float, float]:
+        command = [sys.executable, "-m", "benchmarks.chargen_speed", "--only", work, contender]
+        run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
+        if run.returncode:
+            raise SystemExit(run.stderr[-2000:])
+        speed, memory = json.loads(run.stdout.splitlines()[-1])
+        return speed, memory
+
+    rows = []
+    for work in arguments.works:
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTENDERS[work]}
+        for _ in range(arguments.rounds):
+            for name, values in found.items():
+                values.append(measure(work, name))
+        median = {name: statistics.median(speed for speed, _ in values) for name, values in found.items()}
+        row = {
+            "work": work,
+            "characters_per_second": {name: round(value, 1) for name, value in median.items()},
+            "peak_memory_gib": {name: round(max(memory for _, memory in values), 2) for name, values in found.items()},
+            "all": {name: [round(speed, 1) for speed, _ in values] for name, values in found.items()},
+        }
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    from benchmarks import _results
+
+    _results.write(
+        "chargen_speed",
+        f"{DEPTH} LSTM layers of {UNITS}, {LETTERS} one-hot characters; training: batch {BATCH}, window {WINDOW}, "
+        f"{STEPS} steps an epoch, best of two epochs after one warm-up; generation: best of three after one warm-up; "
+        f"median of {arguments.rounds} interleaved rounds, each contender a process of its own",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
