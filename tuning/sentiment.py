@@ -1,0 +1,36 @@
+"""Search space of the text classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from apps.sentiment import Config
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+
+def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
+    """Optimiser, regularisation, and how the words of a text become one vector.
+
+    Args:
+        hp: where values are drawn from.
+        config: every field that is not searched.
+    """
+    config = dataclasses.replace(
+        config,
+        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
+        weight_decay=hp.Float("weight_decay", 1e-4, 1.0, sampling="log"),
+        dropout=hp.Choice("dropout", [0.2, 0.35, 0.5, 0.65]),
+        word_dropout=hp.Choice("word_dropout", [0.0, 0.1, 0.2, 0.3]),
+        label_smoothing=hp.Choice("label_smoothing", [0.0, 0.05, 0.1]),
+        pooling=hp.Choice("pooling", ["mean", "max", "attention"]),
+    )
+    if not config.ngrams:
+        return config
+    return dataclasses.replace(
+        config,
+        ngram_scale=hp.Float("ngram_scale", 0.02, 0.15, sampling="log"),
+        ngram_dropout=hp.Choice("ngram_dropout", [0.0, 0.3, 0.5, 0.7]),
+    )
