@@ -27,7 +27,7 @@ from apps._contract import Card, Objective, Splits, at_least, between
 from kerasdl import export, generation, recurrence, text, text_figure
 from kerasdl.data import pipeline, synthetic, text_file, tfds
 from kerasdl.errors import UserError
-from kerasdl.training import checkpoint, progress, schedule
+from kerasdl.training import carried_state, checkpoint, progress, schedule
 from kerasdl.training import precision as precisions
 
 
@@ -191,7 +191,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     assert isinstance(saver, checkpoint.Checkpoint)
     encode = vocabulary(data).encode_text
     ids = encode(data.train)
-    others: list[keras.callbacks.Callback] = [FreshStarts(config)]
+    others: list[keras.callbacks.Callback] = [
+        carried_state.FreshStarts(reset_ratio=config.reset_ratio, seed=config.seed)
+    ]
     if config.patience:
         others.append(keras.callbacks.EarlyStopping("val_loss", patience=config.patience, mode="min"))
     saver.watch(others)
@@ -222,35 +224,6 @@ def _in_streams(ids: np.ndarray, config: Config) -> tf.data.Dataset:
     length -= length % window
     streams = (ids[begin : begin + rows * length].reshape(rows, -1, window) for begin in (0, 1))
     return pipeline.evaluation_batches([part.swapaxes(0, 1).reshape(-1, window) for part in streams], rows)
-
-
-class FreshStarts(keras.callbacks.Callback):
-    """Empties the carried state of every row before an epoch and a test, and of some rows before a batch."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.epoch = 0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Begins the text anew."""
-        self.epoch = epoch
-        self._keep(0.0)
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Begins the validation text."""
-        self._keep(0.0)
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Some rows begin anew; which ones follows from the seed, the epoch and the batch."""
-        if self.config.reset_ratio and batch:
-            rng = np.random.default_rng([self.config.seed, self.epoch, batch])
-            self._keep(rng.random((self.config.batch_size, 1)) >= self.config.reset_ratio)
-
-    def _keep(self, share: Any) -> None:
-        for layer in recurrent_layers(self.model):
-            for state in layer.states:
-                state.assign(state * keras.ops.cast(share, state.dtype))
 
 
 def recurrent_layers(model: keras.Model) -> list[Any]:

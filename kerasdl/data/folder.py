@@ -7,7 +7,6 @@
 """
 
 import hashlib
-import math
 import os
 import sys
 import warnings
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from kerasdl.data import stratified
 from kerasdl.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
@@ -122,11 +122,6 @@ def split(
 
     Source: own.
     """
-    if min(validation_ratio, test_ratio) < 0 or validation_ratio + test_ratio >= 1:
-        raise ValueError(
-            f"validation_ratio is {validation_ratio} and test_ratio {test_ratio}; expected shares with a sum"
-            " below 1; choose smaller ones."
-        )
     root = os.path.commonpath([path.parent for path, _ in examples]) if examples else ""
 
     def order(path: Path) -> tuple[bytes, str]:
@@ -136,14 +131,8 @@ def split(
     classes: dict[int, list[Path]] = {}
     for path, label in examples:
         classes.setdefault(label, []).append(path)
-    parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
-    for label, paths in classes.items():
-        shuffled = [(path, label) for path in sorted(paths, key=order)]
-        validation = min(_share(len(shuffled), validation_ratio), len(shuffled) - 1)
-        test = min(_share(len(shuffled), test_ratio), len(shuffled) - 1 - validation)
-        parts["validation"] += shuffled[:validation]
-        parts["test"] += shuffled[validation : validation + test]
-        parts["train"] += shuffled[validation + test :]
+    shuffled = ([(path, label) for path in sorted(paths, key=order)] for label, paths in classes.items())
+    parts = stratified.divide(shuffled, validation_ratio=validation_ratio, test_ratio=test_ratio)
     return {name: sorted(part) for name, part in parts.items()}
 
 
@@ -263,10 +252,6 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         yield from (Path(parent, name) for name in sorted(files) if name[0] != ".")
-
-
-def _share(count: int, ratio: float) -> int:
-    return max(1, math.floor(count * ratio + 0.5)) if ratio else 0
 
 
 def _decode(path: Path, size: int) -> np.ndarray:

@@ -12,14 +12,13 @@ import difflib
 import hashlib
 import io
 import json
-import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kerasdl.data import text_file
+from kerasdl.data import stratified, text_file
 from kerasdl.errors import UserError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -103,23 +102,19 @@ def split(
 
     Source: own.
     """
-    if min(validation_ratio, test_ratio) < 0 or validation_ratio + test_ratio >= 1:
-        raise ValueError(
-            f"validation_ratio is {validation_ratio} and test_ratio {test_ratio}; expected shares with a sum"
-            " below 1; choose smaller ones."
-        )
     classes: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         classes.setdefault(str(label), []).append(index)
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for label, indices in classes.items():
+
+    def shuffled(label: str, indices: list[int]) -> list[int]:
         digests = [hashlib.sha256(f"{seed}/{label}/{number}".encode()).digest() for number in range(len(indices))]
-        shuffled = [index for _, index in sorted(zip(digests, indices, strict=True))]
-        validation = min(_share(len(shuffled), validation_ratio), len(shuffled) - 1)
-        test = min(_share(len(shuffled), test_ratio), len(shuffled) - 1 - validation)
-        parts["validation"] += shuffled[:validation]
-        parts["test"] += shuffled[validation : validation + test]
-        parts["train"] += shuffled[validation + test :]
+        return [index for _, index in sorted(zip(digests, indices, strict=True))]
+
+    parts = stratified.divide(
+        (shuffled(label, indices) for label, indices in classes.items()),
+        validation_ratio=validation_ratio,
+        test_ratio=test_ratio,
+    )
     return {name: np.array(sorted(part), np.int64) for name, part in parts.items()}
 
 
@@ -227,7 +222,3 @@ def _check_classes(path: Path, labels: list[str], lines: list[int]) -> None:
 def _hint(word: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(word, known, 1)
     return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def _share(count: int, ratio: float) -> int:
-    return max(1, math.floor(count * ratio + 0.5)) if ratio else 0

@@ -17,6 +17,7 @@ from apps.__main__ import main
 from kerasdl import export, generation
 from kerasdl.data import pipeline, synthetic
 from kerasdl.errors import UserError
+from kerasdl.training.carried_state import FreshStarts
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = chargen.Config(
@@ -156,7 +157,9 @@ def test_validation_reads_streams_with_carried_state_from_an_empty_beginning():
         text=decode(np.concatenate([inputs, targets[:, -1:]], 1)).numpy(),
     )
     for _ in range(2):
-        loss = model.evaluate(chargen._in_streams(ids, SMALL), callbacks=[chargen.FreshStarts(SMALL)], verbose=0)
+        loss = model.evaluate(
+            chargen._in_streams(ids, SMALL), callbacks=[FreshStarts(reset_ratio=0.0, seed=0)], verbose=0
+        )
         assert loss == pytest.approx(answer["nats"].sum() / inputs.size, rel=1e-4)
     dirty = model.evaluate(chargen._in_streams(ids, SMALL), verbose=0)
     assert dirty != pytest.approx(loss, rel=1e-4), "the state is not carried, or the check above sees nothing"
@@ -177,7 +180,7 @@ def test_some_rows_begin_anew_before_a_batch_and_all_before_an_epoch():
     assert len(states) == 4
 
     def kept(*events, **changes):
-        starts = chargen.FreshStarts(dataclasses.replace(config, **changes))
+        starts = FreshStarts(**{"reset_ratio": config.reset_ratio, "seed": config.seed} | changes)
         starts.set_model(model)
         for state in states:
             state.assign(np.ones(state.shape))
