@@ -428,7 +428,7 @@ def generate(
     at_least(0, temperature=temperature, top_k=top_k)
     between(1e-6, 1, top_p=top_p)
     between(-(2**31), 2**31 - samples, seed=seed)
-    signatures = export.signatures(model)
+    signatures = export.signatures(model, "begin", "advance")
     for index in range(samples):
         if samples > 1:
             print(f"--- seed {seed + index}")
@@ -511,7 +511,7 @@ def inspect(
     if (text is None) == (file is None):
         raise UserError("inspect needs one text to look at; give either --text or --file")
     whole = text_file.read(file) if file is not None else text or ""
-    signatures = export.signatures(model)
+    signatures = export.signatures(model, "cells")
     answer = signatures["cells"](text=tf.constant([whole[:20_000]]))
     known, memory = answer["text"].numpy()[0].decode(errors="replace"), answer["memory"].numpy()[0]
     if not known:

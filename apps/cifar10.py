@@ -599,7 +599,7 @@ def classify(
         explain: folder for one figure a picture that shows where the answer came from (occlusion).
     """
     at_least(1, top=top)
-    signatures = export.signatures(model)
+    signatures = export.signatures(model, "classify", "class_name", "pixels")
     files = [file for path in pictures for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     files = [file for file in files if file in pictures or file.suffix.lower() in picture_folder.SUFFIXES]
     if not files:

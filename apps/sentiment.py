@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import attention, embedding, export, ngrams, plots, recurrence, text_figure
+from kerasdl import attention, embedding, export, language_model, ngrams, plots, recurrence, text_figure
 from kerasdl import text as texts_as_ids
 from kerasdl.data import pipeline, synthetic, table, text_file, tfds
 from kerasdl.errors import UserError
@@ -338,48 +338,6 @@ def _labeled_batches(sequences: list[np.ndarray], labels: np.ndarray) -> Iterato
         yield keras.utils.pad_sequences(rows, longest, dtype="int32", padding="post"), labels[part]
 
 
-def neighbours(tokens: tf.Tensor, directions: int) -> tf.Tensor:
-    """What a language model has to guess: the word after each, and with two directions also the word before each.
-
-    Args:
-        tokens: int32[batch, words].
-        directions: 1 or 2.
-
-    Returns:
-        int32[batch, directions * (words - 1)], 0 where nothing is to be guessed.
-    """
-    parts = [tokens[:, 1:], tokens[:, :-1]][:directions]
-    # Behind the end of a text the direction that begins there has read nothing yet.
-    return tf.concat([tf.where(tokens[:, 1:] != 0, part, 0) for part in parts], 1)
-
-
-def sampled_softmax(vectors: keras.Variable) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The loss of a language model whose guesses are vectors: the product of one and a word's is the word's logit.
-
-    The right word is to be told from 1,024 others, drawn by their frequency: to compare all 30,000 would take ten times
-    the work of the LSTM itself. So it is no perplexity, but its minimum is at the same guesses.
-
-    Args:
-        vectors: of the words, the most frequent first, float32[words, embedding_dim].
-
-    Source: Jean et al. 2014, arXiv:1412.2007, section 3; the vectors of input and output in one: Press and Wolf 2016,
-        arXiv:1608.05859.
-    """
-    size, units = vectors.shape
-    others = min(1024, size // 2)
-
-    def loss(right: tf.Tensor, guess: tf.Tensor) -> tf.Tensor:
-        right = tf.cast(tf.reshape(right, [-1, 1]), tf.int64)
-        counted = tf.cast(right[:, 0] != 0, tf.float32)
-        drawn = tf.random.log_uniform_candidate_sampler(right, 1, others, True, size, seed=0)
-        guess = tf.reshape(tf.cast(guess, tf.float32), [-1, units])
-        table = tf.convert_to_tensor(vectors)
-        losses = tf.nn.sampled_softmax_loss(table, tf.zeros(size), right, guess, others, size, sampled_values=drawn)
-        return tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1.0)
-
-    return loss
-
-
 def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) -> keras.Model:
     """Trains the embedding and the recurrent layers of a classifier as a language model.
 
@@ -392,7 +350,7 @@ def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) ->
         sequences: the texts, int32[words] each.
 
     Returns:
-        The language model: int32[batch, words] -> a vector for each of the `neighbours`.
+        The language model, see `kerasdl.language_model.neighbour_model`.
 
     Raises:
         UserError: no text has two words.
@@ -402,39 +360,24 @@ def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) ->
     if not sequences:
         raise UserError("no text has two words, so that there is none to predict; leave --pretrain-epochs out")
     print(f"pre-training on {len(sequences):,} texts, {sum(map(len, sequences)):,} words", flush=True)
+    words = model.get_layer("embedding")
+    layers = [model.get_layer(f"recurrent_layer{index}") for index in range(config.depth)]
     with precisions.precision(config.precision):
-        tokens = keras.Input((None,), dtype="int32", name="tokens")
-        mask = embedding.padding_mask(tokens, name="mask")
-        x = model.get_layer("embedding")(tokens)
-        layers = [model.get_layer(f"recurrent_layer{index}") for index in range(config.depth)]
-        if config.bidirectional:
-            both = layers[0]
-            ahead = both.forward_layer(x, mask=mask)[:, :-1]
-            back = keras.ops.flip(both.backward_layer(x, mask=mask), axis=1)[:, 1:]
-            read = {"next": ahead, "previous": back}
-        else:
-            for layer in layers:
-                x = layer(x, mask=mask)
-            read = {"next": x[:, :-1]}
-        guesses = [
-            keras.layers.Dense(config.embedding_dim, name=name)(keras.layers.Dropout(config.dropout)(part))
-            for name, part in read.items()
-        ]
-        language_model = keras.Model(tokens, keras.ops.concatenate(guesses, axis=1), name="language_model")
-    language_model.compile(
+        guesser = language_model.neighbour_model(words, layers, dropout=config.dropout, name="language_model")
+    guesser.compile(
         _optimizer(config, len(sequences), config.pretrain_epochs),
-        sampled_softmax(model.get_layer("embedding").embeddings),
+        language_model.sampled_softmax(words.embeddings),
         jit_compile=False,
     )
     batches = pipeline.bucketed_batches(sequences, [], config.batch_size, seed=config.seed)
-    language_model.fit(
-        batches.map(lambda tokens: (tokens, neighbours(tokens, len(read)))),
+    guesser.fit(
+        batches.map(lambda tokens: (tokens, language_model.neighbours(tokens, 1 + config.bidirectional))),
         epochs=config.pretrain_epochs,
         steps_per_epoch=pipeline.num_steps(len(sequences), config.batch_size),
         shuffle=False,
         verbose=progress.verbosity(),
     )
-    return language_model
+    return guesser
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
@@ -580,7 +523,7 @@ def classify(
     if colored and format != "text":
         raise UserError(f"--explain and --html show coloured text; leave out --format {format}")
     lines = _given(text, file)
-    signatures = export.signatures(model)
+    signatures = export.signatures(model, "classify", "class_name", "explain")
     rows = csv.writer(sys.stdout, lineterminator="\n")
     if format == "csv":
         rows.writerow(["text", "label", "probability"])

@@ -2,26 +2,21 @@
 
     python -m benchmarks.chargen_speed            (needs the extra `benchmark`, about 10 minutes, a quiet machine)
 
-Two LSTM layers of 256 on one-hot characters (65 of them), windows of 100, batch 64; every contender in a process of its
-own, in turns for several rounds; the median counts, because absolute times drift on shared machines.
+Two LSTM layers of 256 on one-hot characters (65 of them), windows of 100, batch 64.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import os
-import resource
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import _contest
 
 BATCH, WINDOW, LETTERS, UNITS, DEPTH, STEPS = 64, 100, 65, 256, 2, 20
 TEXT = "".join(
@@ -257,49 +252,15 @@ CONTENDERS: dict[str, dict[str, Callable[[], float]]] = {
 
 
 def main() -> None:
-    """Measures and writes benchmarks/results/chargen_speed.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every contender (default 3)")
-    parser.add_argument("--works", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="default all")
-    parser.add_argument("--only", nargs=2, metavar=("WORK", "CONTENDER"), help="measure one here, print characters/s")
-    arguments = parser.parse_args()
-    if arguments.only:
-        work, contender = arguments.only
-        speed = CONTENDERS[work][contender]()
-        print(json.dumps([speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
-        return
-
-    def measure(work: str, contender: str) -> tuple[float, float]:
-        command = [sys.executable, "-m", "benchmarks.chargen_speed", "--only", work, contender]
-        run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
-        if run.returncode:
-            raise SystemExit(run.stderr[-2000:])
-        speed, memory = json.loads(run.stdout.splitlines()[-1])
-        return speed, memory
-
-    rows = []
-    for work in arguments.works:
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTENDERS[work]}
-        for _ in range(arguments.rounds):
-            for name, values in found.items():
-                values.append(measure(work, name))
-        median = {name: statistics.median(speed for speed, _ in values) for name, values in found.items()}
-        row = {
-            "work": work,
-            "characters_per_second": {name: round(value, 1) for name, value in median.items()},
-            "peak_memory_gib": {name: round(max(memory for _, memory in values), 2) for name, values in found.items()},
-            "all": {name: [round(speed, 1) for speed, _ in values] for name, values in found.items()},
-        }
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    from benchmarks import _results
-
-    _results.write(
+    """Measures and writes benchmarks/results/chargen_speed_<work>.json."""
+    _contest.main(
         "chargen_speed",
-        f"{DEPTH} LSTM layers of {UNITS}, {LETTERS} one-hot characters; training: batch {BATCH}, window {WINDOW}, "
-        f"{STEPS} steps an epoch, best of two epochs after one warm-up; generation: best of three after one warm-up; "
-        f"median of {arguments.rounds} interleaved rounds, each contender a process of its own",
-        rows,
+        __doc__,
+        CONTENDERS,
+        unit="characters",
+        protocol=f"{DEPTH} LSTM layers of {UNITS}, {LETTERS} one-hot characters; training: batch {BATCH}, window "
+        f"{WINDOW}, {STEPS} steps an epoch, best of two epochs after one warm-up; generation: best of three after one "
+        "warm-up",
     )
 
 

@@ -2,30 +2,25 @@
 
     python -m benchmarks.cifar10_speed            (needs the extra `benchmark`, about 15 minutes, a quiet machine)
 
-Every contender trains the same network on 32x32 pictures with batch 512 in a process of its own; the contenders take
-turns for several rounds and the median counts, because absolute times drift on shared machines.
+Every contender trains the same network on 32x32 pictures with batch 512.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import itertools
-import json
 import os
-import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-BATCH, STEPS = 512, 12
+from benchmarks import _contest
+
+BATCH, STEPS = 512, 8
 # Multiply-accumulates of one picture, forward; a training step does three times as many, twice that in operations.
 MACS = {"fast": 118.0e6, "resnet20": 40.8e6}
-CONTENDERS = ("ours", "keras", "torch")
 
 
 def pictures() -> tuple[np.ndarray, np.ndarray]:
@@ -191,56 +186,19 @@ def convolution_peak() -> float:
 
 def main() -> None:
     """Measures and writes benchmarks/results/cifar10_speed_<network>.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every contender (default 3)")
-    parser.add_argument(
-        "--networks", nargs="+", choices=MACS, default=list(MACS), help="which to measure (default all)"
+    contenders = {"ours": ours, "keras": plain_keras, "torch": torch_eager}
+    works = {
+        network: {name: functools.partial(function, network) for name, function in contenders.items()}
+        | {"convolution_peak_gflops": convolution_peak}
+        for network in MACS
+    }
+    _contest.main(
+        "cifar10_speed",
+        __doc__,
+        works,
+        unit="images",
+        protocol=f"batch {BATCH}, {STEPS} steps an epoch, best of two epochs after one warm-up; only ours augments",
     )
-    parser.add_argument("--only", nargs=2, metavar=("CONTENDER", "NETWORK"), help="measure one here, print images/s")
-    arguments = parser.parse_args()
-    if arguments.only:
-        functions: dict[str, Callable[[str], float]] = {
-            "ours": ours,
-            "keras": plain_keras,
-            "torch": torch_eager,
-        }
-        contender, network = arguments.only
-        print(json.dumps(convolution_peak() if contender == "peak" else functions[contender](network)))
-        return
-
-    def measure(contender: str, network: str) -> float:
-        command = [sys.executable, "-m", "benchmarks.cifar10_speed", "--only", contender, network]
-        run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
-        if run.returncode:
-            raise SystemExit(run.stderr[-2000:])
-        return float(run.stdout.split()[-1])
-
-    for network in arguments.networks:
-        speeds: dict[str, list[float]] = {name: [] for name in (*CONTENDERS, "peak")}
-        for _ in range(arguments.rounds):
-            for name, values in speeds.items():
-                values.append(measure(name, network))
-        median = {name: statistics.median(values) for name, values in speeds.items()}
-        gflops = 6 * MACS[network] * median["ours"] / 1e9
-        row = {
-            "network": network,
-            **{f"{name}_images_per_second": round(median[name], 1) for name in CONTENDERS},
-            "ours_over_keras": round(median["ours"] / median["keras"], 3),
-            "ours_over_torch": round(median["ours"] / median["torch"], 3),
-            "ours_gflops": round(gflops, 1),
-            "convolution_peak_gflops": round(median["peak"], 1),
-            "share_of_convolution_peak": round(gflops / median["peak"], 3),
-            "all": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
-        }
-        print(json.dumps(row), flush=True)
-        from benchmarks import _results
-
-        _results.write(
-            f"cifar10_speed_{network}",
-            f"batch {BATCH}, {STEPS} steps an epoch, best of two epochs after one warm-up, median of "
-            f"{arguments.rounds} interleaved rounds, each contender a process of its own; only ours augments",
-            [row],
-        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import _results
+from benchmarks import _results, chargen_speed, cifar10_speed
 from kerasdl.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -69,61 +69,46 @@ def accuracy() -> str:
     return table(head, rows)
 
 
-def speed() -> str:
-    """One row a network."""
-    found = [result for name in ("fast", "resnet20") if (result := _results.read(f"cifar10_speed_{name}"))]
-    rows = [
-        [
-            row["network"],
-            f"{row['ours_images_per_second']:.0f}",
-            f"{row['keras_images_per_second']:.0f}",
-            f"{row['torch_images_per_second']:.0f}",
-            f"{row['ours_over_keras']:.2f}",
-            f"{row['ours_over_torch']:.2f}",
-            f"{row['share_of_convolution_peak']:.0%}",
-        ]
-        for result in found
-        for row in result["rows"]
-    ]
-    head = ["network", "this project", "plain Keras `fit`", "PyTorch bf16", "ours / Keras", "ours / PyTorch", "of peak"]
-    protocol = f"{found[0]['machine']}; {found[0]['protocol']}" if found else "Not measured yet"
-    return f"{table(head, rows)}\n\nImages a second; peak: the fastest convolution layer alone. {protocol}."
-
-
-CONTENDERS = {
+PEERS = {
+    "keras": "plain Keras `fit`, float32",
     "keras_float32": "plain Keras `fit`, float32",
     "torch_float32": "PyTorch, float32",
     "torch_bfloat16": "PyTorch, bfloat16",
     "predict": "`model.predict` in a loop (keras-io)",
     "one_step": "one-step `tf.function` in a loop (TensorFlow tutorial)",
-    "torch": "PyTorch, a loop over steps",
+    "torch": "PyTorch",
 }
 
 
-def characters() -> str:
-    """One row a work and a peer."""
-    found = _results.read("chargen_speed")
-    if found is None:
+def speed(module: str, works: Iterable[str]) -> str:
+    """One row a work and a peer, of those that were measured."""
+    results = [found for work in works if (found := _results.read(f"{module}_{work}"))]
+    if not results:
         return "Not measured yet."
-    rows = []
-    for row in found["rows"]:
-        speeds, memory = row["characters_per_second"], row["peak_memory_gib"]
-        for peer, title in CONTENDERS.items():
+    rows, notes = [], []
+    for row in (row for result in results for row in result["rows"]):
+        speeds, memory = row["per_second"], row["peak_memory_gib"]
+        for peer in PEERS:
             if peer not in speeds:
                 continue
             mine = "ours_float32" if peer == "torch_float32" else "ours" if "ours" in speeds else "ours_bfloat16"
+            ratios = [ours / theirs for ours, theirs in zip(row["all"][mine], row["all"][peer], strict=True)]
             rows.append(
                 [
                     row["work"].replace("_", " "),
-                    title,
+                    PEERS[peer],
                     f"{speeds[peer]:,.0f}",
                     f"{speeds[mine]:,.0f}",
-                    f"{speeds[mine] / speeds[peer]:.2f}",
+                    f"{speeds[mine] / speeds[peer]:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
                     f"{memory[mine]:.1f} / {memory[peer]:.1f}",
                 ]
             )
-    head = ["work", "peer", "peer, characters/s", "ours, characters/s", "ours / peer", "peak memory ours / peer, GiB"]
-    return f"{table(head, rows)}\n\n{found['machine']}; {found['protocol']}."
+        if peak := speeds.get("convolution_peak_gflops"):
+            share = 6e-9 * cifar10_speed.MACS[row["work"]] * speeds["ours"] / peak
+            notes.append(f" {row['work']}: {share:.0%} of the fastest convolution layer alone ({peak:.0f} GFLOP/s).")
+    unit = results[0]["unit"]
+    head = ["work", "peer", f"peer, {unit}/s", f"ours, {unit}/s", "ours / peer (rounds)", "peak memory, GiB"]
+    return f"{table(head, rows)}\n\n{results[0]['machine']}; {results[0]['protocol']}.{''.join(notes)}"
 
 
 def replace(text: str, name: str, content: str) -> str:
@@ -142,7 +127,13 @@ def main() -> None:
     """Rewrites README.md."""
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
-    parts = {"exports": exports(), "accuracy": accuracy(), "speed": speed(), "characters": characters()}
+    parts = {
+        "exports": exports(),
+        "accuracy": accuracy(),
+        "cifar10 speed": speed("cifar10_speed", cifar10_speed.MACS),
+        "sentiment speed": speed("sentiment_speed", ["training"]),
+        "chargen speed": speed("chargen_speed", chargen_speed.CONTENDERS),
+    }
     for name, content in parts.items():
         text = replace(text, name, content)
     write_text(path, text)

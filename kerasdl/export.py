@@ -148,20 +148,27 @@ def _write_warmup(folder: Path, endpoints: Mapping[str, Endpoint]) -> None:
             writer.write(log.SerializeToString())
 
 
-def signatures(folder: Path) -> dict[str, "Signature"]:
+def signatures(folder: Path, *needed: str) -> dict[str, "Signature"]:
     """Loads the signatures of an export with TensorFlow alone.
 
     Args:
         folder: `saved_models/<application>` (the highest version is taken) or `saved_models/<application>/<version>`.
+        *needed: names of signatures that the caller will use.
 
     Returns:
         Signature name -> function of keyword tensors that returns a dict of tensors.
 
     Raises:
-        UserError: no export there.
+        UserError: no export there, or one without a signature that is needed.
     """
     folder = version_folder(folder)
     loaded = tf.saved_model.load(str(folder))
+    missing = sorted({*needed} - {*loaded.signatures})
+    if missing:
+        raise UserError(
+            f"{folder} has no signature {', '.join(missing)} but {', '.join(sorted(loaded.signatures))}; "
+            "expected an export of this application"
+        )
     # The functions hold their variables weakly: each keeps a reference to what was loaded.
     return {name: Signature(function, loaded) for name, function in loaded.signatures.items()}
 

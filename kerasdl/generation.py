@@ -28,17 +28,26 @@ def sample(logits: Any, uniform: Any, *, temperature: Any, top_k: Any, top_p: An
     Source: top-k: Fan et al. 2018, arXiv:1805.04833, section 5.4; nucleus: Holtzman et al. 2019, arXiv:1904.09751,
         section 3.1.
     """
-    num_tokens = logits.shape[-1]
-    logits, order = tf.math.top_k(logits, num_tokens)
-    rank = tf.range(num_tokens)
-    shares = tf.exp((logits - logits[:, :1]) / tf.maximum(temperature, 1e-6)[:, None])
-    shares = tf.where(rank < tf.where(top_k > 0, top_k, num_tokens)[:, None], shares, 0.0)
-    shares /= tf.reduce_sum(shares, -1, keepdims=True)
-    before = tf.cumsum(shares, -1, exclusive=True)
-    total = tf.cumsum(tf.where((before < top_p[:, None]) | (rank == 0), shares, 0.0), -1)
+    scaled = (logits - tf.reduce_max(logits, -1, keepdims=True)) / tf.maximum(temperature, 1e-6)[:, None]
+    shares = tf.exp(scaled)
+    # Sorting takes longer than all the rest and is left out where no row asks for it.
+    limited = tf.reduce_any((top_k > 0) | (top_p < 1))
+    shares = tf.cond(limited, lambda: _likeliest(shares, top_k, top_p), lambda: shares)
+    total = tf.cumsum(shares, -1)
     drawn = tf.reduce_sum(tf.cast(total <= uniform[:, None] * total[:, -1:], tf.int32), -1)
-    drawn = tf.where(temperature > 0, tf.minimum(drawn, num_tokens - 1), 0)
-    return tf.gather(order, drawn, axis=1, batch_dims=1)
+    return tf.where(temperature > 0, drawn, tf.argmax(logits, -1, output_type=tf.int32))
+
+
+def _likeliest(shares: Any, top_k: Any, top_p: Any) -> Any:
+    """The shares float32[batch, tokens], 0 where `top_k` or `top_p` leaves a token out."""
+    num_tokens = shares.shape[-1]
+    descending, order = tf.math.top_k(shares, num_tokens)
+    rank = tf.range(num_tokens)
+    descending = tf.where(rank < tf.where(top_k > 0, top_k, num_tokens)[:, None], descending, 0.0)
+    descending /= tf.reduce_sum(descending, -1, keepdims=True)
+    before = tf.cumsum(descending, -1, exclusive=True)
+    kept = (descending > 0) & ((before < top_p[:, None]) | (top_p[:, None] >= 1) | (rank == 0))
+    return tf.where(tf.gather(kept, tf.argsort(order), axis=1, batch_dims=1), shares, 0.0)
 
 
 def uniform_numbers(seeds: Any, length: Any) -> tf.Tensor:
@@ -74,8 +83,9 @@ def continuation(
 ) -> tuple[tf.RaggedTensor, tf.Tensor]:
     """Goes on with each row of a batch for as many tokens as it asks for.
 
-    One row alone is written by blocks of tokens that XLA compiles; for more rows TensorFlow's own loop is quicker, and
-    no compilation a batch size is needed. A text in two calls (the second with `start` at the first's length) equals
+    One row alone is written by blocks of tokens that XLA compiles. More rows are written in two halves side by side, so
+    that one half's products fill the time between the other's; TensorFlow's own loop is quicker there, and no
+    compilation a batch size is needed. A text in two calls (the second with `start` at the first's length) equals
     that of one call.
 
     Args:
@@ -150,8 +160,16 @@ def continuation(
         return tokens.concat()[:longest], last
 
     def together() -> tuple[Any, Any]:
-        return loop(state, numbers, length, settings)
+        rows = tf.shape(state)[0]
+        halves = [rows // 2, rows - rows // 2]
 
-    tokens, state = tf.cond(tf.equal(tf.shape(state)[0], 1), alone, together)
+        def half(index: int) -> tuple[Any, Any]:
+            given = (state, numbers, length, settings)
+            return loop(*tf.nest.map_structure(lambda tensor: tf.split(tensor, halves, num=2)[index], given))
+
+        (first, first_state), (second, second_state) = half(0), half(1)
+        return tf.concat([first, second], 1), tf.concat([first_state, second_state], 0)
+
+    tokens, state = alone() if batch == 1 else tf.cond(tf.equal(tf.shape(state)[0], 1), alone, together)
     tokens = tf.ensure_shape(tokens, [None, batch])
     return tf.RaggedTensor.from_tensor(tf.transpose(tokens), length), tf.ensure_shape(state, [batch, width])

@@ -177,30 +177,6 @@ def test_the_language_model_predicts_words_that_follow_from_others(bidirectional
         assert score > 0.5 > 2 * most_frequent
 
 
-def test_neighbours_of_each_word():
-    tokens = tf.constant([[2, 3, 4, 0], [5, 0, 0, 0]])
-    assert sentiment.neighbours(tokens, 1).numpy().tolist() == [[3, 4, 0], [0, 0, 0]]
-    assert sentiment.neighbours(tokens, 2).numpy().tolist() == [[3, 4, 0, 2, 3, 0], [0] * 6]
-
-
-def test_the_sampled_loss_is_blind_to_padding_and_low_for_the_right_vectors():
-    rng = np.random.default_rng(0)
-    table, right = rng.normal(size=(200, 16)).astype(np.float32), rng.integers(2, 200, (5, 6))
-    right[0, 3:] = 0
-    compute = tf.function(sentiment.sampled_softmax(keras.Variable(table)), autograph=False)
-
-    def loss(guess):
-        # Which other words are drawn is a matter of chance: averaged.
-        return np.mean([compute(tf.constant(right), tf.constant(guess)) for _ in range(100)])
-
-    guess = rng.normal(size=(5, 6, 16)).astype(np.float32)
-    usual = loss(guess)
-    guess[right == 0] *= 100
-    assert loss(guess) == pytest.approx(usual, rel=0.03)
-    assert loss(3 * table[right]) < 0.1 < 1 < loss(-table[right])
-    assert compute(tf.zeros([2, 3], tf.int32), tf.ones([2, 3, 16])) == 0
-
-
 def test_pretraining_leaves_out_what_stands_in_the_test_split(monkeypatch):
     parts = {
         "train": (["a good film", "a bad film", "dull", "fine"] * 5, np.arange(20, dtype=np.int32) % 2),

@@ -40,6 +40,13 @@ def test_an_export_answers_as_the_model_and_has_a_default_signature(tmp_path):
     np.testing.assert_allclose(signatures["serving_default"](x=tf.constant(x))["y"], model(x), atol=1e-3)
 
 
+def test_a_signature_that_is_needed_and_missing_is_named(tmp_path):
+    make(tmp_path / "toy" / "1")
+    assert export.signatures(tmp_path / "toy", "double")
+    with pytest.raises(UserError, match="no signature halve but double, serving_default; expected an export of this"):
+        export.signatures(tmp_path / "toy", "double", "halve")
+
+
 def test_weights_are_written_once_and_the_optimizer_is_not(tmp_path):
     make(tmp_path / "toy" / "1")
     shapes = [shape for name, shape in tf.train.list_variables(str(tmp_path / "toy/1/variables/variables")) if shape]

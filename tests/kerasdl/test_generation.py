@@ -9,7 +9,7 @@ NEARLY_1 = np.nextafter(np.float32(1), np.float32(0))
 
 
 def draw(logits, uniform, temperature, top_k, top_p):
-    """One token by Fan et al. 2018 and Holtzman et al. 2019, in float64, likeliest token first."""
+    """One token by Fan et al. 2018 and Holtzman et al. 2019, in float64."""
     order = np.argsort(-np.asarray(logits, np.float64), kind="stable")
     if temperature == 0:
         return order[0]
@@ -17,7 +17,9 @@ def draw(logits, uniform, temperature, top_k, top_p):
     if top_k:
         shares = shares[:top_k] / shares[:top_k].sum()
     shares = shares[: np.searchsorted(np.cumsum(shares), top_p) + 1]
-    return order[: len(shares)][np.searchsorted(np.cumsum(shares / shares.sum()), uniform, side="right")]
+    left = np.zeros(len(logits))
+    left[order[: len(shares)]] = shares / shares.sum()
+    return np.searchsorted(np.cumsum(left), uniform, side="right")
 
 
 def draws(logits, uniform, *, temperature=1.0, top_k=0, top_p=1.0):
@@ -84,12 +86,26 @@ def test_frequencies_are_the_shares():
 
 
 @pytest.mark.parametrize(
-    ("settings", "last"), [({}, 4), ({"top_k": 3}, 0), ({"top_p": 0.7}, 3), ({"top_k": 1}, 1), ({"temperature": 0}, 1)]
+    ("settings", "ends"),
+    [
+        ({}, [0, 4]),
+        ({"top_k": 3}, [0, 3]),
+        ({"top_p": 0.7}, [1, 3]),
+        ({"top_k": 1}, [1, 1]),
+        ({"temperature": 0}, [1, 1]),
+    ],
 )
-def test_the_ends_of_the_interval(settings, last):
-    """0 draws the likeliest token, the largest number below 1 the least likely one that is left."""
+def test_the_ends_of_the_interval(settings, ends):
+    """0 draws the first token that is left, the largest number below 1 the last."""
     logits = np.array([0.5, 2.0, -1.0, 1.0, -4.0])
-    assert draws(logits, np.array([0, NEARLY_1]), **settings).tolist() == [1, last]
+    assert draws(logits, np.array([0, NEARLY_1]), **settings).tolist() == ends
+
+
+def test_a_row_without_limits_draws_the_same_beside_one_with_limits():
+    rng = np.random.default_rng(0)
+    logits, uniform = rng.normal(scale=8, size=(5_000, 50)), rng.random(5_000, np.float32)
+    top_k = np.arange(5_000) % 2
+    np.testing.assert_array_equal(draws(logits, uniform)[::2], draws(logits, uniform, top_k=top_k)[::2])
 
 
 def test_the_first_of_equal_tokens_counts_as_the_likeliest():

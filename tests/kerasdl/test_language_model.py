@@ -1,0 +1,67 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasdl import language_model, recurrence
+
+
+def model_of(layers):
+    return language_model.neighbour_model(keras.layers.Embedding(50, 8), layers, name="guesses")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_no_guess_sees_the_word_it_is_about(bidirectional):
+    layer = recurrence.recurrent_layer("lstm", 6, return_sequences=True)
+    model = model_of([keras.layers.Bidirectional(layer) if bidirectional else layer])
+    tokens = np.array([[2, 3, 4, 5, 6]])
+    right = language_model.neighbours(tf.constant(tokens), 1 + bidirectional).numpy()[0]
+    before = model(tokens).numpy()[0]
+    assert before.shape == (len(right), 8)
+    for place in range(tokens.shape[1]):
+        changed = tokens.copy()
+        changed[0, place] = 40
+        same = (model(changed).numpy()[0] == before).all(-1)
+        assert same[right == tokens[0, place]].all()
+        assert not same.all(), "the guesses depend on nothing"
+
+
+def test_padding_behind_a_text_changes_no_guess_that_counts():
+    layer = recurrence.recurrent_layer("lstm", 6, return_sequences=True)
+    model = model_of([keras.layers.Bidirectional(layer)])
+    alone, padded = np.array([[2, 3, 4]]), np.array([[2, 3, 4, 0, 0]])
+    counts = language_model.neighbours(tf.constant(padded), 2).numpy()[0] != 0
+    assert counts.sum() == 4
+    np.testing.assert_allclose(model(padded).numpy()[0][counts], model(alone).numpy()[0], atol=1e-6)
+
+
+def test_two_layers_of_both_directions_are_refused():
+    layers = [
+        keras.layers.Bidirectional(recurrence.recurrent_layer("lstm", 6, return_sequences=True)) for _ in range(2)
+    ]
+    with pytest.raises(ValueError, match="expected one, or layers of one direction"):
+        model_of(layers)
+
+
+def test_neighbours_of_each_word():
+    tokens = tf.constant([[2, 3, 4, 0], [5, 0, 0, 0]])
+    assert language_model.neighbours(tokens, 1).numpy().tolist() == [[3, 4, 0], [0, 0, 0]]
+    assert language_model.neighbours(tokens, 2).numpy().tolist() == [[3, 4, 0, 2, 3, 0], [0] * 6]
+
+
+def test_the_sampled_loss_is_blind_to_padding_and_low_for_the_right_vectors():
+    rng = np.random.default_rng(0)
+    table, right = rng.normal(size=(200, 16)).astype(np.float32), rng.integers(2, 200, (5, 6))
+    right[0, 3:] = 0
+    compute = tf.function(language_model.sampled_softmax(keras.Variable(table)), autograph=False)
+
+    def loss(guess):
+        # Which other words are drawn is a matter of chance: averaged.
+        return np.mean([compute(tf.constant(right), tf.constant(guess)) for _ in range(100)])
+
+    guess = rng.normal(size=(5, 6, 16)).astype(np.float32)
+    usual = loss(guess)
+    guess[right == 0] *= 100
+    assert loss(guess) == pytest.approx(usual, rel=0.03)
+    assert loss(3 * table[right]) < 0.1 < 1 < loss(-table[right])
+    assert compute(tf.zeros([2, 3], tf.int32), tf.ones([2, 3, 16])) == 0
