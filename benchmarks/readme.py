@@ -111,6 +111,28 @@ def speed(module: str, works: Iterable[str]) -> str:
     return f"{table(head, rows)}\n\n{results[0]['machine']}; {results[0]['protocol']}.{''.join(notes)}"
 
 
+def reviews() -> str:
+    """The exported text classifier beside linear models, all on the IMDB test split."""
+    found = _results.read("sentiment_baselines")
+    if found is None:
+        return "Not measured yet."
+    export = json.loads((ROOT / "saved_models/sentiment/1/metrics.json").read_text(encoding="utf-8"))
+    by_length = [value for key, value in export.items() if key.startswith("accuracy_words")]
+    ours = {"model": "this project's export", **export}
+    ours |= {f"accuracy_length_quartile_{i + 1}": value for i, value in enumerate(by_length)}
+    published = [{"model": f"published: {name}", "accuracy": value} for name, value in found["published"].items()]
+    quartiles = [f"accuracy_length_quartile_{i}" for i in range(1, 5)]
+    rows = [
+        [row["model"]]
+        + [f"{100 * row[key]:.2f}" if key in row else "" for key in ("accuracy", *quartiles)]
+        + [f"{row['calibration_error']:.3f}" if "calibration_error" in row else ""]
+        for row in (ours, *found["rows"], *published)
+    ]
+    begins, ends = [0, *(limit + 1 for limit in found["quartiles_words"])], [*found["quartiles_words"], "more"]
+    head = ["model", "accuracy, %"] + [f"of {a} to {b} words" for a, b in zip(begins, ends, strict=True)]
+    return f"{table([*head, 'calibration error'], rows)}\n\n{found['protocol']}."
+
+
 def replace(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of a part.
 
@@ -131,6 +153,7 @@ def main() -> None:
         "exports": exports(),
         "accuracy": accuracy(),
         "cifar10 speed": speed("cifar10_speed", cifar10_speed.MACS),
+        "reviews": reviews(),
         "sentiment speed": speed("sentiment_speed", ["training"]),
         "chargen speed": speed("chargen_speed", chargen_speed.CONTENDERS),
     }

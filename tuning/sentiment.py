@@ -31,6 +31,6 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         return config
     return dataclasses.replace(
         config,
-        ngram_scale=hp.Float("ngram_scale", 0.02, 0.15, sampling="log"),
-        ngram_dropout=hp.Choice("ngram_dropout", [0.0, 0.3, 0.5, 0.7]),
+        ngram_share=hp.Float("ngram_share", 0.2, 0.8, step=0.1),
+        ngram_strength=hp.Float("ngram_strength", 0.03, 3.0, sampling="log"),
     )

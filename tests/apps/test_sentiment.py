@@ -137,12 +137,28 @@ def naive(tmp_path_factory):
     return data, as_float32(fitted(config, data, tmp_path_factory.mktemp("naive")), config, data)
 
 
-def test_ngrams_begin_as_naive_bayes(naive):
+def test_ngrams_alone_tell_the_topics(naive):
     data, model = naive
+    kernel = model.get_layer("ngrams").kernel
+    learned = kernel.numpy()
     assert sentiment.evaluate(SMALL, model, data)["accuracy"] > 0.85
-    model.get_layer("ngrams").scale = -model.get_layer("ngrams").scale
+    kernel.assign(-learned)
     assert sentiment.evaluate(SMALL, model, data)["accuracy"] < 0.33
-    model.get_layer("ngrams").scale = -model.get_layer("ngrams").scale
+    kernel.assign(learned)
+
+
+def test_the_network_learns_as_if_there_were_no_ngrams(tmp_path):
+    with_ngrams, without = (
+        fitted(config, splits(config), tmp_path / str(config.ngrams))
+        for config in (dataclasses.replace(SMALL, ngrams=ngrams, precision="float32") for ngrams in (True, False))
+    )
+    for name in ("embedding", "recurrent_layer0", "logits"):
+        for one, other in zip(
+            with_ngrams.get_layer(name).get_weights(), without.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    tokens = np.array([[2, 3, 4]])
+    assert np.abs(with_ngrams.predict_on_batch(tokens) - without.predict_on_batch(tokens)).max() > 1e-3
 
 
 # --- Pre-training --------------------------------------------------------------------------------
@@ -498,8 +514,8 @@ def test_a_search_draws_configurations_that_are_valid():
 
     hp = keras_tuner.HyperParameters()
     found = space(hp, sentiment.Config())
-    assert found.ngram_scale == pytest.approx(0.02)
-    assert {"learning_rate", "dropout", "word_dropout", "pooling", "ngram_scale"} <= set(hp.values)
+    assert found.ngram_share == pytest.approx(0.2)
+    assert {"learning_rate", "dropout", "word_dropout", "pooling", "ngram_strength"} <= set(hp.values)
     hp = keras_tuner.HyperParameters()
     space(hp, sentiment.Config(ngrams=False))
     assert not {name for name in hp.values if name.startswith("ngram")}

@@ -2,9 +2,8 @@ import keras
 import numpy as np
 import oracles_ngrams as oracle
 import pytest
-import tensorflow as tf
 
-from kerasdl.ngrams import NgramLogits
+from kerasdl.ngrams import Blend, NgramLogits
 
 VOCABULARY, BUCKETS = 50, 64
 TEXTS = [[3, 4, 3, 4, 3], [1], [], [49, 49, 49], [7, 8, 9, 10, 11, 12, 2]]
@@ -19,26 +18,30 @@ def layer(classes, **options):
     """With random weights, built."""
     made = NgramLogits(VOCABULARY, classes, buckets=BUCKETS, **options)
     made(padded(TEXTS, 7))
-    made.ratios.assign(np.random.default_rng(0).normal(size=made.ratios.shape))
+    rng = np.random.default_rng(0)
+    made.kernel.assign(rng.normal(size=made.kernel.shape))
+    made.bias.assign(rng.normal(size=made.bias.shape))
     return made
 
 
 def expected(made, texts):
-    """The sum of the rows of each text's set."""
-    table = made.ratios.numpy().astype(np.float64)
+    """The sum of the rows of each text's set, and the bias."""
+    table = made.kernel.numpy().astype(np.float64)
     sums = np.array([sum((table[f] for f in oracle.features(t, VOCABULARY, BUCKETS)), 0 * table[0]) for t in texts])
-    sums *= made.scale
+    sums += made.bias.numpy()
     return np.concatenate([-sums / 2, sums / 2], 1) if made.classes == 2 else sums
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("width", [7, 8, 30])
 def test_equals_oracle_whatever_the_padding(classes, width):
-    made = layer(classes, scale=0.3)
+    made = layer(classes)
     answer = made(padded(TEXTS, width))
     assert answer.dtype == "float32"
     np.testing.assert_allclose(answer, expected(made, TEXTS), atol=1e-5)
-    assert np.all(answer.numpy()[2] == 0), "a text of no words says nothing"
+    bias = made.bias.numpy()
+    nothing = np.concatenate([-bias / 2, bias / 2]) if classes == 2 else bias
+    np.testing.assert_allclose(answer.numpy()[2], nothing, err_msg="a text of no words has the bias alone")
 
 
 def test_a_text_of_one_column_and_no_text():
@@ -85,60 +88,57 @@ def test_pairs_spread_over_the_buckets_as_if_drawn():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_adapt_equals_oracle(classes):
+def test_fit_is_at_the_minimum_of_the_oracle(classes):
+    """The slope of the penalised loss is 0 at the learned weights, each divided by its log-count ratio."""
     labels = [label % classes for label in LABELS]
     made = NgramLogits(VOCABULARY, classes, buckets=BUCKETS)
-    made.adapt([(padded(TEXTS[:2], 7), labels[:2]), (padded(TEXTS[2:], 9), np.array(labels[2:]))], smoothing=0.5)
+    batches = [(padded(TEXTS[:2], 7), labels[:2]), (padded(TEXTS[2:], 9), np.array(labels[2:]))]
+    made.fit(batches, smoothing=0.5, strength=0.7)
     sets = [oracle.features(text, VOCABULARY, BUCKETS) for text in TEXTS]
-    positives = [1] if classes == 2 else range(classes)
-    for column, positive in enumerate(positives):
-        ratio = oracle.log_count_ratio(sets, labels, positive, VOCABULARY + BUCKETS, 0.5)
-        np.testing.assert_allclose(made.ratios.numpy()[:, column], ratio, atol=1e-5)
+    present = np.array([[float(f in found) for f in range(made.size)] for found in sets])
+    for column, positive in enumerate([1] if classes == 2 else range(classes)):
+        ratio = np.array(oracle.log_count_ratio(sets, labels, positive, made.size, 0.5))
+        kernel, bias = made.kernel.numpy()[:, column].astype(np.float64), made.bias.numpy()[column]
+        weights = np.divide(kernel, ratio, out=np.zeros(made.size), where=ratio != 0)
+        right = np.array(labels) == positive
+        error = 1 / (1 + np.exp(-(present @ kernel + bias))) - right
+        slope = weights + 0.7 * (present * ratio).T @ error
+        assert np.abs(weights).max() > 0.05
+        assert np.abs(slope[ratio != 0]).max() < 1e-3
+        assert abs(error.sum()) < 1e-2
 
 
-def test_adapt_alone_classifies():
-    """Naive Bayes: every text has one 5 and one 6 side by side; which one is first tells the class."""
+def test_fit_alone_classifies_and_gradients_leave_it_alone():
+    """Every text has one 5 and one 6 side by side; which one is first tells the class."""
     rng = np.random.default_rng(0)
     texts = rng.integers(7, 30, (300, 12)).astype(np.int32)
     labels = np.arange(300) % 2
     texts[:, 4:6] = np.where(labels[:, None] == 1, [5, 6], [6, 5])
     made = NgramLogits(30, 2, buckets=1024)
-    made.adapt([(texts[:200], labels[:200])])
+    made.fit([(texts[:200], labels[:200])])
+    assert not made.trainable_variables
     assert np.mean(made(texts[200:]).numpy().argmax(1) == labels[200:]) > 0.95
-    made.ratios.assign(np.where(np.arange(made.size)[:, None] < 30, made.ratios, 0))
+    made.kernel.assign(np.where(np.arange(made.size)[:, None] < 30, made.kernel, 0))
     assert np.mean(made(texts[200:]).numpy().argmax(1) == labels[200:]) < 0.65, "single words tell nothing"
+
+
+def test_blend():
+    logits, other = np.array([[1.0, 2.0]], np.float32), np.array([[3.0, -2.0]], np.float32)
+    blend = Blend(0.25)
+    assert blend(logits, other, training=True).numpy().tolist() == [[1, 2]]
+    assert blend(logits, other).numpy().tolist() == [[1.5, 1]]
+    with pytest.raises(ValueError, match=r"share=1.5, expected 0 to 1"):
+        Blend(1.5)
 
 
 def test_what_a_word_weighs_sums_to_the_logits_without_repetition():
     made = layer(3)
     tokens = padded([TEXTS[4], [1], []], 9)
     shares = made.by_word(tokens).numpy()
-    np.testing.assert_allclose(shares.sum(1), made(tokens), atol=1e-6)
+    np.testing.assert_allclose(shares.sum(1) + made.bias.numpy(), made(tokens), atol=1e-6)
     assert np.all(shares[0, 7:] == 0)
-    table, single = made.ratios.numpy() * made.scale, sorted(oracle.features([7, 8], VOCABULARY, BUCKETS))[-1]
+    table, single = made.kernel.numpy(), sorted(oracle.features([7, 8], VOCABULARY, BUCKETS))[-1]
     np.testing.assert_allclose(shares[0, 0], table[7] + table[single] / 2, atol=1e-6)
-
-
-def test_dropout_drops_its_share_in_training_only():
-    made = layer(2, scale=1.0, dropout=0.25, seed=3)
-    made.ratios.assign(np.ones_like(made.ratios))
-    texts = np.tile(np.arange(2, 42, dtype=np.int32), (500, 1))
-    count = len(oracle.features(list(range(2, 42)), VOCABULARY, BUCKETS))
-    assert np.all(made(texts).numpy()[:, 1] == count / 2)
-    kept = made(texts, training=True).numpy()[:, 1] * 2 * 0.75
-    np.testing.assert_allclose(kept, np.round(kept), atol=1e-3)
-    assert abs(kept.mean() / count - 0.75) < 0.01
-    assert kept.std() == pytest.approx(np.sqrt(count * 0.25 * 0.75), rel=0.15)
-
-
-def test_gradient_is_the_number_of_texts_that_hold_a_feature():
-    made = layer(2, scale=0.5)
-    with tf.GradientTape() as tape:
-        total = tf.reduce_sum(made(padded(TEXTS, 7))[:, 1])
-    gradient = tf.convert_to_tensor(tape.gradient(total, made.ratios.value)).numpy()[:, 0]
-    sets = [oracle.features(text, VOCABULARY, BUCKETS) for text in TEXTS]
-    counts = [sum(f in s for s in sets) * 0.25 for f in range(VOCABULARY + BUCKETS)]
-    np.testing.assert_allclose(gradient, counts, atol=1e-6)
 
 
 def test_saved_within_a_model_and_float32_under_half_precision(tmp_path):
@@ -146,10 +146,10 @@ def test_saved_within_a_model_and_float32_under_half_precision(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         tokens = keras.Input((None,), dtype="int32")
-        model = keras.Model(tokens, NgramLogits(VOCABULARY, 3, buckets=BUCKETS, dropout=0.5, seed=1)(tokens))
+        model = keras.Model(tokens, NgramLogits(VOCABULARY, 3, buckets=BUCKETS)(tokens))
     finally:
         keras.config.set_dtype_policy(before)
-    model.layers[-1].adapt([(padded(TEXTS, 7), LABELS)])
+    model.layers[-1].fit([(padded(TEXTS, 7), LABELS)])
     model.save(tmp_path / "model.keras")
     twin = keras.models.load_model(tmp_path / "model.keras")
     assert model.output.dtype == twin.output.dtype == "float32"
