@@ -75,7 +75,7 @@ def neighbours(tokens: tf.Tensor, directions: int) -> tf.Tensor:
 def sampled_softmax(vectors: keras.Variable) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The loss of a language model whose guesses are vectors: the product of one and a word's is the word's logit.
 
-    The right word is to be told from 1,024 others, drawn by their frequency: to compare all 30,000 would take ten times
+    The right word is to be told from 256 others, drawn by their frequency: to compare all 30,000 would take many times
     the work of the LSTM itself. So it is no perplexity, but its minimum is at the same guesses.
 
     Args:
@@ -89,15 +89,22 @@ def sampled_softmax(vectors: keras.Variable) -> Callable[[tf.Tensor, tf.Tensor],
         arXiv:1608.05859.
     """
     size, units = vectors.shape
-    others = min(1024, size // 2)
+    others = min(256, size // 2)
 
     def loss(right: tf.Tensor, guess: tf.Tensor) -> tf.Tensor:
-        right = tf.cast(tf.reshape(right, [-1, 1]), tf.int64)
-        counted = tf.cast(right[:, 0] != 0, tf.float32)
-        drawn = tf.random.log_uniform_candidate_sampler(right, 1, others, True, size, seed=0)
-        guess = tf.reshape(tf.cast(guess, tf.float32), [-1, units])
+        right = tf.cast(tf.reshape(right, [-1]), tf.int64)
+        guess = tf.reshape(guess, [-1, units])
         table = tf.convert_to_tensor(vectors)
-        losses = tf.nn.sampled_softmax_loss(table, tf.zeros(size), right, guess, others, size, sampled_values=drawn)
+        drawn, right_count, drawn_count = tf.random.log_uniform_candidate_sampler(
+            right[:, None], 1, others, True, size, seed=0
+        )
+        logits = tf.matmul(guess, tf.cast(tf.gather(table, drawn), guess.dtype), transpose_b=True)
+        logits = tf.cast(logits, tf.float32) - tf.math.log(drawn_count)
+        logits = tf.where(right[:, None] == drawn, -1e9, logits)
+        true = tf.reduce_sum(tf.cast(guess, tf.float32) * tf.gather(table, right), -1)
+        true -= tf.math.log(right_count[:, 0])
+        losses = tf.nn.softplus(tf.reduce_logsumexp(logits, -1) - true)
+        counted = tf.cast(right != 0, tf.float32)
         return tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1.0)
 
     return loss
