@@ -62,7 +62,7 @@ class Config:
     """How the steps of a text become one vector; cnn takes the largest of each filter."""
     vocabulary_size: int = 30_000
     """The most frequent words of the training texts are known."""
-    max_words: int = 400
+    max_words: int = 600
     """Of a longer text the middle is left out, in training and in use."""
     ngrams: bool = True
     """Add a linear classifier of the text's words and pairs of words, learned before the network and apart from it."""
@@ -74,13 +74,13 @@ class Config:
     """Strength of the data against the L2 penalty when the n-grams are learned (C of a support vector machine)."""
     dropout: float = 0.5
     """Share of features dropped before the last layer and between recurrent layers."""
-    word_dropout: float = 0.1
+    word_dropout: float = 0.2
     """Probability in training that a word becomes the unknown one."""
     recurrent_dropout: float = 0.0
     """Share of recurrent features dropped, the same at each word of a text."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     """Probability mass spread over all classes in the targets."""
-    epochs: int = 8
+    epochs: int = 4
     """Passes over the training texts."""
     batch_size: int = 64
     """Texts a step, about equally long."""
