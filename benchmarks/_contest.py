@@ -44,7 +44,7 @@ def main(module: str, description: str | None, works: Works, *, unit: str, proto
         for turn in range(1, arguments.rounds + 1):
             for name, values in found.items():
                 values.append(_measured(module, work, name))
-                print(f"{work}, round {turn}: {name} {values[-1][0]:,.1f} {unit}/s", flush=True)
+                print(f"{work}, round {turn}: {name} {values[-1][0]:,.1f}", flush=True)
             speeds = {name: [speed for speed, _ in values] for name, values in found.items()}
             row = {
                 "work": work,

@@ -14,7 +14,7 @@ WHOLE = ("--validation-ratio", "0")
 RECIPES = {
     "fast-13": ["--epochs", "13", *WHOLE],
     "fast-21": ["--epochs", "21", "--padding", "4", "--cutout-size", "8", *WHOLE],
-    "resnet20": ["--architecture", "resnet20", "--epochs", "30", *WHOLE],
+    "resnet20": ["--architecture", "resnet20", "--epochs", "12", *WHOLE],
 }
 
 

@@ -145,11 +145,9 @@ def replace(text: str, name: str, content: str) -> str:
     return text[: text.index(begin)] + f"{begin}\n{content}\n" + text[text.index(end) :]
 
 
-def main() -> None:
-    """Rewrites README.md."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    parts = {
+def parts() -> dict[str, str]:
+    """What stands between the markers of README.md, by their names."""
+    return {
         "exports": exports(),
         "accuracy": accuracy(),
         "cifar10 speed": speed("cifar10_speed", cifar10_speed.MACS),
@@ -157,7 +155,13 @@ def main() -> None:
         "sentiment speed": speed("sentiment_speed", ["training"]),
         "chargen speed": speed("chargen_speed", chargen_speed.CONTENDERS),
     }
-    for name, content in parts.items():
+
+
+def main() -> None:
+    """Rewrites README.md."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    for name, content in parts().items():
         text = replace(text, name, content)
     write_text(path, text)
     print("wrote README.md")

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="TFDS folder; else KERASDL_DATA_DIR, else TFDS' own default")
     data_dir = parser.parse_args().data_dir
     (texts, labels), (test_texts, test_labels) = (tfds.texts(NAME, split, data_dir) for split in ("train", "test"))
-    vectorizer = CountVectorizer(analyzer=None, tokenizer=lambda row: row, lowercase=False, token_pattern=None,
+    vectorizer = CountVectorizer(tokenizer=lambda row: row, lowercase=False, token_pattern=None,
                                  ngram_range=(1, 2), dtype=np.float64)  # fmt: skip
     test_words = words(test_texts)
     train, test = vectorizer.fit_transform(words(texts)), vectorizer.transform(test_words)

@@ -95,7 +95,7 @@ def plain_keras() -> float:
 def torch_eager(precision: str) -> float:
     """PyTorch: random batches padded to their longest review; autocast for bfloat16.
 
-    Not packed: on a CPU a packed sequence leaves oneDNN's LSTM and takes ten times as long.
+    Not packed: on a CPU a packed sequence leaves oneDNN's LSTM and takes six times as long.
     """
     import torch
     from torch import nn
