@@ -438,7 +438,7 @@ def test_bytes_are_streamed_without_breaking_characters(tmp_path, capsys):
 
     fake = {"begin": lambda prompt: {"state": tf.zeros([1, 1])}, "advance": advance}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "signatures", lambda folder: fake)
+        patch.setattr(export, "signatures", lambda folder, *needed: fake)
         assert written(capsys, tmp_path, "--length", len(piece)) == piece.decode() + "\n"
     assert pieces[0].endswith("\N{REPLACEMENT CHARACTER}"), "nothing was cut"
 
