@@ -12,7 +12,10 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from benchmarks import _results
 
@@ -54,6 +57,28 @@ def main(module: str, description: str | None, works: Works, *, unit: str, proto
             }
             how = f"{protocol}; median of {turn} interleaved rounds, each contender a process of its own"
             _results.write(f"{module}_{work}", how, [row], unit=unit)
+
+
+def clock() -> Any:
+    """A callback in the place of an application's checkpoint that writes nothing and times the epochs: `seconds`."""
+    from kerasdl.training.checkpoint import Checkpoint
+
+    class Clock(Checkpoint):
+        def __init__(self) -> None:
+            super().__init__(Path("unused"), monitor="loss", maximize=False)
+            self.seconds: list[float] = []
+
+        def on_test_begin(self, logs: Any = None) -> None:
+            self._end_of_training()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if len(self.seconds) == epoch:  # there was no validation
+                self._end_of_training()
+
+        def _end_of_training(self) -> None:
+            self.seconds.append(time.perf_counter() - self._epoch_start)
+
+    return Clock()
 
 
 def _measured(module: str, work: str, contender: str) -> tuple[float, float]:

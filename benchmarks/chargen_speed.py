@@ -11,7 +11,6 @@ import functools
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,23 +37,8 @@ def application(precision: str) -> Any:
 
 def ours(precision: str) -> float:
     """The application's own path: its batches with carried state, its model, its optimizer, `fit`."""
-    from kerasdl.training.checkpoint import Checkpoint
-
-    class Clock(Checkpoint):
-        """Times epochs without the validation, writes nothing."""
-
-        def __init__(self) -> None:
-            super().__init__(Path("unused"), monitor="loss", maximize=False)
-            self.seconds: list[float] = []
-
-        def on_test_begin(self, logs: Any = None) -> None:
-            self.seconds.append(time.perf_counter() - self._epoch_start)
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            pass
-
     module, config, data = application(precision)
-    clock = Clock()
+    clock = _contest.clock()
     module.train(config, module.build_model(config, data), data, [clock])
     return BATCH * WINDOW * STEPS / min(clock.seconds[1:])
 

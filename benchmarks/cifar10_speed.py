@@ -11,7 +11,6 @@ import functools
 import itertools
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,23 +33,12 @@ def ours(network: str) -> float:
     """The application's own path: its pipeline with augmentation, its model, its optimizer, `fit`."""
     from apps import cifar10
     from apps._contract import Splits
-    from kerasdl.training.checkpoint import Checkpoint
-
-    class Clock(Checkpoint):
-        """Times epochs, writes nothing."""
-
-        def __init__(self) -> None:
-            super().__init__(Path("unused"), monitor="loss", maximize=False)
-            self.seconds: list[float] = []
-
-        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            self.seconds.append(time.perf_counter() - self._epoch_start)
 
     config = cifar10.Config(architecture=network, batch_size=BATCH, epochs=3, progressive="none")
     images, labels = pictures()
     info = {"class_names": list("abcdefghij"), "image_size": 32, "mean": [120.0] * 3, "deviation": [60.0] * 3}
     data = Splits(cifar10.Examples(images, labels), None, lambda: None, info, "random")
-    clock = Clock()
+    clock = _contest.clock()
     cifar10.train(config, cifar10.build_model(config, data), data, [clock])
     return len(labels) / min(clock.seconds[1:])
 

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,21 +45,10 @@ def sequences() -> tuple[list[np.ndarray], np.ndarray]:
 def ours(precision: str) -> float:
     """The application's own path: reviews of like length in a batch, its model, its optimizer, `fit`."""
     from apps import sentiment
-    from kerasdl.training.checkpoint import Checkpoint
-
-    class Clock(Checkpoint):
-        """Times epochs, writes nothing."""
-
-        def __init__(self) -> None:
-            super().__init__(Path("unused"), monitor="loss", maximize=False)
-            self.seconds: list[float] = []
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.seconds.append(time.perf_counter() - self._epoch_start)
 
     config, data = reviews()
     config = dataclasses.replace(config, precision=precision)
-    clock = Clock()
+    clock = _contest.clock()
     sentiment.train(config, sentiment.build_model(config, data), data, [clock])
     words = sum(map(len, sentiment.encoded(sentiment.vocabulary(data), data.train.texts)))
     return words / min(clock.seconds[1:])
