@@ -153,8 +153,8 @@ def _loop(
         trained: whether a derivative will be asked for.
 
     Returns:
-        outputs float[time, batch, units], last h, last state; and if trained, else (): TensorArrays of what the
-        derivative needs float[batch, ...], one a step, and of each state float32[batch, units], the first included.
+        outputs float[time, batch, units], last h, last state; and if trained, else (): what the derivative needs
+        float[time, batch, ...], and the states float32[time + 1, batch, units], the first included.
     """
     import tensorflow as tf
 
@@ -169,10 +169,8 @@ def _loop(
         return t + 1, h, low, state, outputs.write(t, low), needs, states
 
     outputs = tf.TensorArray(narrow, times)
-    needs = (tf.TensorArray(narrow, times, clear_after_read=False),) * trained
-    states = tuple(
-        tf.TensorArray(tf.float32, times + 1, clear_after_read=False).write(0, value) for value in state * trained
-    )
+    needs = (tf.TensorArray(narrow, times),) * trained
+    states = tuple(tf.TensorArray(tf.float32, times + 1).write(0, value) for value in state * trained)
     _, h, _, state, outputs, needs, states = tf.while_loop(
         lambda t, *_: t < times,
         body,
@@ -180,7 +178,7 @@ def _loop(
         parallel_iterations=1,
         maximum_iterations=times,
     )
-    return outputs.stack(), h, state, [*needs, *states]
+    return outputs.stack(), h, state, [array.stack() for array in (*needs, *states)]
 
 
 def _trained_loop(
@@ -210,10 +208,10 @@ def _trained_loop(
             def body(n: Any, through: Any, direct: Any, state_slopes: Any, arrays: Any) -> Any:
                 t = times - 1 - n
                 gates, direct, state_slopes = back(
-                    needs.read(t),
+                    needs[t],
                     before[t],
-                    tuple(array.read(t) for array in states),
-                    tuple(array.read(t + 1) for array in states),
+                    tuple(array[t] for array in states),
+                    tuple(array[t + 1] for array in states),
                     [output_slopes[t], through, *direct],
                     state_slopes,
                     None if valid is None else valid[t],
