@@ -36,7 +36,7 @@ results: $(STAMP)  ## write the README's table from saved_models/ and benchmarks
 	$(BIN)/python -m benchmarks.readme
 
 lock: $(STAMP)  ## write requirements.lock from what pyproject.toml allows today
-	$(BIN)/python -m pip install --quiet --upgrade --editable '.[serving,tuning,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade --editable '.[serving,tuning,captioning,dev]'
 	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > requirements.lock
 
 clean:  ## remove .venv and caches

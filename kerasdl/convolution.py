@@ -95,6 +95,28 @@ def squeeze_excite(x: keras.KerasTensor, *, ratio: int = 16, name: str) -> keras
     return keras.layers.Multiply(name=f"{name}_scale")([x, gate])
 
 
+def coordinates(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
+    """Appends the place of each pixel, so that what looks at single pixels knows where they are.
+
+    Args:
+        x: float32[batch, height, width, channels], height and width known.
+        name: name of the layer.
+
+    Returns:
+        float32[batch, height, width, channels + 2]; the last two go from -1 to 1, downwards and to the right.
+
+    Raises:
+        ValueError: x is not symbolic, or its height or width is not known.
+    Source: Liu et al. 2018, arXiv:1807.03247, section 3.
+    """
+    require_symbolic(x, "coordinates")
+    height, width = x.shape[1:3]
+    if height is None or width is None:
+        raise ValueError(f"coordinates {name!r} got the shape {x.shape}, expected a known height and width")
+    place = np.stack(np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij"), -1)
+    return keras.layers.Concatenate(name=name)([x, keras.ops.zeros_like(x[..., :1]) + place.astype("float32")])
+
+
 @keras.saving.register_keras_serializable(package="kerasdl")
 class DiracUniform(keras.initializers.VarianceScaling):
     """Initial kernel whose first filters pass their channel on and whose other filters are random.

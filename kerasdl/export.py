@@ -202,15 +202,16 @@ def version_folder(folder: Path) -> Path:
     return max(versions, key=lambda path: int(path.name))
 
 
-def decode_images(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
-    """Encoded pictures to pixels, inside the graph: the middle square, scaled with antialiasing.
+def decode_images(image_bytes: tf.Tensor, size: int, *, squash: bool = False) -> tf.Tensor:
+    """Encoded pictures to pixels, inside the graph: the middle square or all of it, scaled with antialiasing.
 
-    The same as `kerasdl.data.folder.load`, to within rounding, but for transparency (dropped, not laid on white) and
+    The same as `kerasdl.data.folder.decode`, to within rounding, but for transparency (dropped, not laid on white) and
     the EXIF orientation (not applied), which TensorFlow does not read.
 
     Args:
         image_bytes: string[batch], each a JPEG, PNG, GIF (first frame) or BMP.
         size: side of the result in pixels.
+        squash: scale the whole picture, each side on its own, rather than cut out the middle square.
 
     Returns:
         uint8[batch, size, size, 3].
@@ -218,10 +219,12 @@ def decode_images(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        height, width = tf.unstack(tf.shape(image)[:2])
-        side = tf.minimum(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = tf.image.resize(image[top : top + side, left : left + side], [size, size], antialias=True)
+        if not squash:
+            height, width = tf.unstack(tf.shape(image)[:2])
+            side = tf.minimum(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            image = image[top : top + side, left : left + side]
+        image = tf.image.resize(image, [size, size], antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
     with tf.device("cpu:0"):  # decoding has no GPU kernel

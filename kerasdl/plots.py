@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from kerasdl.errors import UserError
 from kerasdl.files import atomic_path
@@ -383,6 +384,37 @@ def saliency(image: np.ndarray, saliency_map: np.ndarray, path: str | Path, *, t
     if title:
         figure.suptitle(_literal(_shorten(title, 90)), fontsize=10)
     return _save(figure, path)
+
+
+def attention_maps(image: np.ndarray, weights: np.ndarray, words: Sequence[str], path: str | Path) -> Path:
+    """Draws an image, and for each word of its caption the image again, bright where the model looked.
+
+    Args:
+        image: uint8 or float[height, width, channels], see the module.
+        weights: float32[words, rows, columns], not negative; each word's are scaled to its largest.
+        words: a title for each.
+        path: the PNG to write.
+
+    Returns:
+        The path of the PNG.
+
+    Raises:
+        ValueError: if there are not as many weights as words.
+    Source: Xu et al. 2015, arXiv:1502.03044, figure 2.
+    """
+    if len(weights) != len(words) or weights.ndim != 3:
+        raise ValueError(
+            f"The weights have shape {weights.shape} and there are {len(words)} words; expected float[words, rows,"
+            " columns]; pass the weights of this caption."
+        )
+    rgb = _as_rgb(np.asarray(image)[None])[0]
+    panels = [rgb]
+    for map_ in weights:
+        strength = Image.fromarray((255 * map_ / max(map_.max(), 1e-9)).astype(np.uint8)).resize(
+            (rgb.shape[1], rgb.shape[0]), Image.Resampling.BICUBIC
+        )
+        panels.append((rgb * (0.2 + 0.8 * np.asarray(strength)[..., None] / 255)).astype(rgb.dtype))
+    return image_grid(np.stack(panels), path, columns=min(len(panels), 5), titles=["", *words])
 
 
 def _read_csv(path: Path) -> dict[str, list[float]]:

@@ -52,3 +52,20 @@ def highway(x, change, gate):
     (kernel, bias), (gate_kernel, gate_bias) = change, gate
     share = sigmoid(x @ gate_kernel + gate_bias)
     return share * np.maximum(x @ kernel + bias, 0) + (1 - share) * x
+
+
+def attentive_lstm(x, items, h, c, weights):
+    """One sequence x[time, features] over items[items, channels] -> outputs, contexts and weights by step."""
+    kernel, recurrent, of_context, bias, query, keys, keys_bias, score, gate, gate_bias = weights
+    outputs, contexts, shares = [], [], []
+    for step in x:
+        scores = np.array([np.tanh(h @ query + item @ keys + keys_bias) @ score[:, 0] for item in items])
+        share = np.exp(scores) / np.exp(scores).sum()
+        context = sigmoid(h @ gate[:, 0] + gate_bias[0]) * (share @ items)
+        i, f, z, o = np.split(step @ kernel + h @ recurrent + context @ of_context + bias, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(z)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+        contexts.append(context)
+        shares.append(share)
+    return np.array(outputs), np.array(contexts), np.array(shares)

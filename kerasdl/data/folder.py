@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -30,7 +31,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", 
 Example = tuple[Path, int]
 """A picture's file and the index of its class."""
 
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -39,6 +40,7 @@ _SPLITS = {
     "test": "test",
     "testing": "test",
 }
+"""Names of the parts of already divided data, in lower case, and the part that each means."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def scan(path: str | Path) -> ImageFolder:
             f"There is no folder {root}; expected one with a sub-folder of pictures for each class; check the path."
         )
     folders = _sub_folders(root)
-    parts = [folder for folder in folders if folder.name.lower() in _SPLITS]
+    parts = [folder for folder in folders if folder.name.lower() in SPLITS]
     if not parts:
         class_names, examples = _scan_classes(root)
         return ImageFolder(class_names, {"train": examples})
@@ -85,7 +87,7 @@ def scan(path: str | Path) -> ImageFolder:
             f"{root} holds both '{parts[0].name}' and '{other}'; expected either classes or the splits train,"
             " validation, test; move the classes into the splits, or rename the class that is called like one."
         )
-    roots = {_SPLITS[part.name.lower()]: part for part in parts}
+    roots = {SPLITS[part.name.lower()]: part for part in parts}
     if len(roots) < len(parts) or "train" not in roots:
         raise UserError(
             f"{root} holds the splits {', '.join(part.name for part in parts)}; expected train, and at most"
@@ -139,12 +141,7 @@ def split(
 def load(
     examples: Sequence[Example], *, size: int, strict: bool = False
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[Path, str]]]:
-    """Decodes pictures to squares of one size.
-
-    The largest square in the middle is cut out and resized: nothing is squashed, and the ends of the longer side
-    are lost. Resizing is bilinear with antialiasing, as `tf.image.resize(..., antialias=True)` does it, so that
-    an export can repeat it. The EXIF orientation is applied, transparent pictures are laid on white, greyscale
-    becomes RGB, an animation gives its first frame, and colour profiles are ignored.
+    """Decodes the middle squares of pictures, as `decode` does.
 
     A picture that cannot be decoded is left out, and the first few are named in a line on standard error.
 
@@ -162,13 +159,49 @@ def load(
         UserError: if every picture of a class is broken, or under `strict` any.
         ValueError: if size is below 1.
     """
+    images, kept, skipped = decode([path for path, _ in examples], size=size)
+    labels = np.array([label for _, label in examples], np.int32)[kept]
+    left = set(labels.tolist())
+    lost = [path for path, label in examples if label not in left]
+    if lost and not strict:
+        raise UserError(
+            f"Every picture of a class is broken: {_named(skipped)}; expected a whole one in each class; replace"
+            f" those in {os.path.commonpath([path.parent for path in lost])}."
+        )
+    report_skipped(skipped, len(examples), strict=strict)
+    return images, labels, skipped
+
+
+def decode(
+    paths: Sequence[Path], *, size: int, fit: Literal["crop", "squash"] = "crop"
+) -> tuple[np.ndarray, np.ndarray, list[tuple[Path, str]]]:
+    """Decodes pictures to squares of one size, and leaves out those that cannot be decoded.
+
+    Resizing is bilinear with antialiasing, as `tf.image.resize(..., antialias=True)` does it, so that an export can
+    repeat it. The EXIF orientation is applied, transparent pictures are laid on white, greyscale becomes RGB, an
+    animation gives its first frame, and colour profiles are ignored.
+
+    Args:
+        paths: files.
+        size: side of the squares in pixels.
+        fit: "crop" cuts out the largest square in the middle: nothing is squashed, and the ends of the longer side
+            are lost. "squash" scales both sides, each on its own: nothing is lost.
+
+    Returns:
+        images: uint8[kept, size, size, 3], in the order of the paths.
+        kept: int64[kept], the positions of the images in `paths`.
+        skipped: the pictures left out, each with the reason.
+
+    Raises:
+        ValueError: if size is below 1.
+    """
     if size < 1:
         raise ValueError(f"size is {size}; expected at least 1 pixel; choose a larger one.")
-    images = np.empty((len(examples), size, size, 3), np.uint8)
+    images = np.empty((len(paths), size, size, 3), np.uint8)
 
-    def decode(index: int) -> str | None:
+    def fill(index: int) -> str | None:
         try:
-            images[index] = _decode(examples[index][0], size)
+            images[index] = _decode(paths[index], size, fit)
         except Exception as error:  # Pillow's decoders raise nearly anything at a damaged file.
             return _reason(error)
         return None
@@ -178,26 +211,36 @@ def load(
     with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         # Damaged EXIF data, and pictures that are large yet below the limit.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        reasons = list(pool.map(decode, range(len(examples))))
-    kept = [index for index, reason in enumerate(reasons) if reason is None]
-    labels = np.array([examples[index][1] for index in kept], np.int32)
-    skipped = [(path, reason) for (path, _), reason in zip(examples, reasons, strict=True) if reason is not None]
-    if not skipped:
-        return images, labels, skipped
+        reasons = list(pool.map(fill, range(len(paths))))
+    kept = np.array([index for index, reason in enumerate(reasons) if reason is None], np.int64)
+    skipped = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None]
+    return images[kept] if skipped else images, kept, skipped
 
-    named = _some([f"{path} ({reason})" for path, reason in skipped])
-    count = f"{len(skipped)} of {len(examples)} pictures"
+
+def report_skipped(skipped: Sequence[tuple[Path, str]], count: int, *, strict: bool) -> None:
+    """Names the first few pictures that were left out in a line on standard error, if there are any.
+
+    Args:
+        skipped: as `decode` returns them.
+        count: the number of all pictures.
+        strict: raise instead.
+
+    Raises:
+        UserError: under `strict`, if a picture was left out.
+    """
+    if not skipped:
+        return
+    share = f"{len(skipped)} of {count} pictures"
     if strict:
-        raise UserError(f"{count} cannot be decoded: {named}; expected all to be whole; replace or delete these.")
-    left = set(labels.tolist())
-    lost = [path for path, label in examples if label not in left]
-    if lost:
         raise UserError(
-            f"Every picture of a class is broken: {named}; expected a whole one in each class; replace those in"
-            f" {os.path.commonpath([path.parent for path in lost])}."
+            f"{share} cannot be decoded: {_named(skipped)}; expected all to be whole; replace or delete these."
         )
-    print(f"Left out {count}, which cannot be decoded: {named}.", file=sys.stderr)
-    return images[kept], labels, skipped
+    print(f"Left out {share}, which cannot be decoded: {_named(skipped)}.", file=sys.stderr)
+
+
+def first_few(items: Sequence[object]) -> str:
+    """Names the first three of a list, and counts the others: what fits into a line."""
+    return ", ".join(map(str, items[:3])) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 def _sub_folders(path: Path) -> list[Path]:
@@ -244,7 +287,7 @@ def _scan_classes(root: Path, train_names: tuple[str, ...] | None = None) -> tup
             " of another."
         )
     if others:
-        print(f"Left out {len(others)} files that are no {formats}: {_some(others)}.", file=sys.stderr)
+        print(f"Left out {len(others)} files that are no {formats}: {first_few(others)}.", file=sys.stderr)
     return class_names, examples
 
 
@@ -254,18 +297,21 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(files) if name[0] != ".")
 
 
-def _decode(path: Path, size: int) -> np.ndarray:
+def _decode(path: Path, size: int, fit: str) -> np.ndarray:
     with Image.open(path, formats=FORMATS) as image:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time. Stopping at twice the size leaves
-        # something to antialias, as in Pillow's own `thumbnail`.
-        image.draft(None, (2 * size, 2 * size))
+        if fit == "crop":
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time. Stopping at twice the size leaves
+            # something to antialias, as in Pillow's own `thumbnail`. Squashed pictures are decoded whole, so that an
+            # encoder's features are those of an export.
+            image.draft(None, (2 * size, 2 * size))
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _to_rgb(image)
-    side = min(rgb.size)
-    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    # Cut first: `resize` with a box would blend in pixels from outside the box, and TensorFlow would not.
-    square = rgb.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+    if fit == "crop":
+        side = min(rgb.size)
+        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+        # Cut first: `resize` with a box would blend in pixels from outside the box, and TensorFlow would not.
+        rgb = rgb.crop((left, top, left + side, top + side))
+    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -286,5 +332,5 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _some(items: Sequence[object]) -> str:
-    return ", ".join(map(str, items[:3])) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+def _named(skipped: Sequence[tuple[Path, str]]) -> str:
+    return first_few([f"{path} ({reason})" for path, reason in skipped])

@@ -36,12 +36,7 @@ def shapes(num_examples: int, *, size: int = 32, num_classes: int = 4, seed: int
     radius = rng.uniform(0.28, 0.42, num_examples) * size
     center = radius + rng.random((2, num_examples)) * (size - 2 * radius)
     angle = rng.uniform(0, 2 * np.pi, num_examples)
-    distance = np.empty((num_examples, size, size, 1), np.float32)
-    for label, signed_distance in enumerate(_SIGNED_DISTANCES[:num_classes]):
-        chosen = labels == label
-        x, y = _local_grid(size, center[:, chosen], radius[chosen], angle[chosen])
-        distance[chosen, :, :, 0] = signed_distance(x, y) * radius[chosen, None, None]
-    coverage = np.clip(0.5 - distance, 0, 1)  # a pixel on the edge is partly covered
+    coverage = _coverage(labels, size, center, radius, angle)
 
     background = rng.integers(0, 256, (num_examples, 1, 1, 3))
     contrast = rng.integers(_MIN_CONTRAST, _MAX_CONTRAST + 1, background.shape)
@@ -49,6 +44,16 @@ def shapes(num_examples: int, *, size: int = 32, num_classes: int = 4, seed: int
     images = _NOISE * rng.standard_normal((num_examples, size, size, 3), np.float32)
     images += background.astype(np.float32) + coverage * (foreground - background).astype(np.float32)
     return np.clip(np.rint(images), 0, 255).astype(np.uint8), labels
+
+
+def _coverage(label: np.ndarray, size: int, center: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """How much of each pixel a shape covers: float32[n, size, size, 1], 0 to 1."""
+    distance = np.empty((len(label), size, size, 1), np.float32)
+    for drawn, signed_distance in enumerate(_SIGNED_DISTANCES):
+        chosen = label == drawn
+        x, y = _local_grid(size, center[:, chosen], radius[chosen], angle[chosen])
+        distance[chosen, :, :, 0] = signed_distance(x, y) * radius[chosen, None, None]
+    return np.clip(0.5 - distance, 0, 1)  # a pixel on the edge is partly covered
 
 
 def _local_grid(size: int, center: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +134,72 @@ _SIGNED_DISTANCES: list[Callable[[np.ndarray, np.ndarray], np.ndarray]] = [
 
 SHAPE_NAMES = tuple(distance.__name__[1:].replace("_", " ") for distance in _SIGNED_DISTANCES)
 """The classes of `shapes`, in the order of their labels."""
+
+_WARM = {"red": (220, 30, 40), "orange": (245, 140, 20), "yellow": (245, 225, 40)}
+_COOL = {"green": (30, 160, 60), "blue": (40, 80, 230), "purple": (160, 50, 200)}
+_RADII = {"small": 0.125, "large": 0.21}  # of the picture's side
+_MARGIN = 1 / 32  # left free around each shape, in the same unit
+_RELATIONS = ("left of", "right of", "above", "below")
+
+
+def scenes(num_examples: int, *, size: int = 32, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Draws two shapes on noisy grey, with a caption like "a small red circle left of a large blue square".
+
+    One shape is warm (red, orange or yellow), the other cool (green, blue or purple), and the warm one is named
+    first: so a picture has one true caption. Each shape is small or large and one of the first four of
+    `SHAPE_NAMES`, upright; the relation is "left of", "right of", "above" or "below". All these are uniform and
+    independent of each other, so that no word but "a" and "of" can be guessed from the others: 2304 captions of 9 or
+    10 words are equally likely.
+
+    Both shapes lie wholly inside, and are apart by at least a sixteenth of the side in the direction of the
+    relation; the distance of their centres in the other direction is at most half of that in this one.
+
+    Args:
+        num_examples: number of pictures.
+        size: image height and width in pixels; small shapes are hard to tell apart below 32.
+        seed: the same seed gives the same pictures and captions.
+
+    Returns:
+        images uint8[num_examples, size, size, 3] and captions, in lower case.
+
+    Source: own.
+    """
+    rng = np.random.default_rng(seed)
+    # Index 0 is the warm shape, index 1 the cool one.
+    shape = rng.integers(0, 4, (2, num_examples))
+    scale = rng.integers(0, len(_RADII), (2, num_examples))
+    color = rng.integers(0, len(_WARM), (2, num_examples))
+    relation = rng.integers(0, len(_RELATIONS), num_examples)
+
+    radius = np.array(list(_RADII.values()))[scale] * size
+    center = _apart(rng, radius + _MARGIN * size, relation, size)
+    half_turn = np.full(num_examples, math.pi)  # rows count downwards: this points a triangle up
+    grey = rng.integers(96, 161, (num_examples, 1, 1, 1)).astype(np.float32)
+    images = _NOISE * rng.standard_normal((num_examples, size, size, 3), np.float32) + grey
+    phrases = []
+    for i, palette in enumerate((_WARM, _COOL)):
+        coverage = _coverage(shape[i], size, center[i], radius[i], half_turn)
+        contrast = np.array(list(palette.values()), np.float32)[color[i], None, None] - grey
+        images += coverage * contrast
+        sizes, colors = list(_RADII), list(palette)
+        drawn = zip(scale[i], color[i], shape[i], strict=True)
+        phrases.append([f"a {sizes[s]} {colors[c]} {SHAPE_NAMES[k]}" for s, c, k in drawn])
+    captions = [
+        f"{warm} {_RELATIONS[r]} {cool}" for warm, r, cool in zip(phrases[0], relation, phrases[1], strict=True)
+    ]
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8), captions
+
+
+def _apart(rng: np.random.Generator, room: np.ndarray, relation: np.ndarray, size: int) -> np.ndarray:
+    """Centres of two discs with the radii room[2, n], the first to the second as `_RELATIONS` says: [2, xy, n]."""
+    before, behind = np.sort(rng.random((2, len(relation))), axis=0) * (size - 2 * room.sum(axis=0))
+    along = np.stack([room[0] + before, 2 * room[0] + room[1] + behind])
+    along = np.where(relation % 2 == 1, size - along, along)
+    deviation = np.abs(along[1] - along[0]) / 2
+    first = rng.uniform(room[0], size - room[0])
+    low, high = np.maximum(room[1], first - deviation), np.minimum(size - room[1], first + deviation)
+    across = np.stack([first, rng.uniform(low, high)])
+    return np.stack([np.where(relation < 2, along, across), np.where(relation < 2, across, along)], axis=1)
 
 
 def bookkeeping(length: int, *, seed: int) -> str:

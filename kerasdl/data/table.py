@@ -56,7 +56,7 @@ def read(path: Path, *, text_column: str, label_column: str) -> tuple[list[str],
         raise UserError(f"There is no file {path}; expected a table of texts and labels; check the path.")
     content = text_file.read(path)
     if suffix in _SEPARATORS:
-        rows = list(_separated_rows(path, content, _SEPARATORS[suffix]))
+        rows = list(separated_rows(path, content, _SEPARATORS[suffix]))
     else:
         rows = list(_json_rows(path, content))
     if not rows:
@@ -118,7 +118,20 @@ def split(
     return {name: np.array(sorted(part), np.int64) for name, part in parts.items()}
 
 
-def _separated_rows(path: Path, content: str, separator: str) -> Iterator[_Row]:
+def separated_rows(path: Path, content: str, separator: str) -> Iterator[_Row]:
+    """Reads the rows of a CSV or TSV file; blank lines are left out, and blanks around column names.
+
+    Args:
+        path: the file, for messages.
+        content: its text.
+        separator: stands between the columns.
+
+    Yields:
+        The line on which a row begins, and its fields by column.
+
+    Raises:
+        UserError: if a row does not fit the header, or its double quotes do not pair.
+    """
     # Strict, since otherwise a quote that is never closed takes in the rest of the file.
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     header: list[str] = []

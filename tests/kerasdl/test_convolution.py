@@ -12,6 +12,7 @@ from kerasdl.convolution import (
     QuickGradientConv2D,
     WhiteningConvolution,
     convolution,
+    coordinates,
     squeeze_excite,
     whitening_kernel,
 )
@@ -216,3 +217,13 @@ def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
     for usual in (operations(training=False), operations(use_bias=True), operations(strides=2)):
         assert not {"If", "While"} & usual
         assert "Conv2DBackpropFilter" in usual
+
+
+def test_coordinates_go_downwards_and_to_the_right():
+    x = keras.Input((2, 3, 4))
+    result = keras.Model(x, coordinates(x, name="place"))(np.ones((5, 2, 3, 4), np.float32)).numpy()
+    np.testing.assert_array_equal(result[..., :4], 1)
+    np.testing.assert_array_equal(result[4, ..., 4], [[-1] * 3, [1] * 3])
+    np.testing.assert_array_equal(result[4, ..., 5], [[-1, 0, 1]] * 2)
+    with pytest.raises(ValueError, match="known height and width"):
+        coordinates(keras.Input((None, 3, 4)), name="place")

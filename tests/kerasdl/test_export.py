@@ -12,6 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from kerasdl import export, text
+from kerasdl.data import captions
 from kerasdl.errors import UserError
 
 
@@ -253,6 +254,18 @@ def test_grey_and_transparent_pictures_have_three_channels():
     images = export.decode_images(tf.constant([encoded((40, 40), "L"), encoded((40, 40), "RGBA")]), 32).numpy()
     assert (images[0][..., 0] == images[0][..., 2]).all()
     assert images[1][0, 0, 0] > 240
+
+
+@pytest.mark.parametrize("size", [(50, 80), (80, 50)])
+def test_whole_pictures_are_squashed_as_the_loader_of_captioned_pictures_does(tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected, _, _ = captions.load([tmp_path / "a.png"], size=32)
+    encoded = tf.constant([(tmp_path / "a.png").read_bytes()])
+    actual = export.decode_images(encoded, 32, squash=True).numpy()
+    assert (actual.shape, actual.dtype) == (expected.shape, np.uint8)
+    assert np.abs(actual.astype(int) - expected).max() <= 1
+    assert np.abs(export.decode_images(encoded, 32).numpy().astype(int) - expected).max() > 50
 
 
 def test_the_request_example_is_the_json_of_a_server(tmp_path):

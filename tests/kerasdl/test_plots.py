@@ -326,3 +326,19 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     history = {"loss": [3.0, 2.0], "val_loss": [4.0, 3.0]}
     first = plots.learning_curves(history, tmp_path / "a.png").read_bytes()
     assert plots.learning_curves(history, tmp_path / "b.png").read_bytes() == first
+
+
+def test_attention_maps_are_bright_where_the_weight_is(tmp_path, drawn):
+    weights = np.zeros((2, 4, 4), np.float32)
+    weights[0, :2, :2], weights[1, 2:, 2:] = 0.25, 0.1
+    plots.attention_maps(flat(200, height=160, width=160), weights, ["dog", "grass"], tmp_path / "a.png")
+    whole, dog, grass = (image.get_array() for image in drawn[0].axes[0].get_images())
+    assert dog[20, 20].min() > 0.75 > 0.25 > dog[140, 140].max()
+    assert grass[140, 140].min() > 0.75 > 0.25 > grass[20, 20].max()
+    np.testing.assert_allclose(whole, 200 / 255, atol=1e-3)
+    assert texts(drawn[0]) == ["", "dog", "grass"]
+
+
+def test_attention_maps_for_other_words_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there are 2 words"):
+        plots.attention_maps(flat(0), np.zeros((3, 4, 4)), ["a", "b"], tmp_path / "a.png")

@@ -1,13 +1,15 @@
+import itertools
 import re
 
 import keras
 import numpy as np
 import pytest
-from scipy import ndimage
-from sklearn.linear_model import LogisticRegression
+from matplotlib.colors import rgb_to_hsv
+from scipy import ndimage, stats
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestCentroid
 
-from kerasdl.data.synthetic import SHAPE_NAMES, bookkeeping, shapes
+from kerasdl.data.synthetic import SHAPE_NAMES, bookkeeping, scenes, shapes
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,102 @@ def test_small_convolutional_network_learns_them(four_classes):
     train, test = four_classes
     model.fit(*train, epochs=6, batch_size=64, verbose=0)
     assert model.evaluate(*test, verbose=0, return_dict=True)["accuracy"] > 0.8
+
+
+# --- Scenes --------------------------------------------------------------------------------------
+
+ONE_SHAPE = r"a (small|large) ({}) (circle|square|triangle|cross)"
+SCENE = re.compile(
+    f"{ONE_SHAPE.format('red|orange|yellow')} (left of|right of|above|below) {ONE_SHAPE.format('green|blue|purple')}"
+)
+HUES = ((15, "red"), (43, "orange"), (90, "yellow"), (180, "green"), (255, "blue"), (320, "purple"), (361, "red"))
+
+
+def slots_of(captions):
+    """The seven words of each caption that are not the same in all, as numbers: int64[n, 7]."""
+    words = np.array([SCENE.fullmatch(caption).groups() for caption in captions])
+    return np.stack([np.unique(column, return_inverse=True)[1] for column in words.T], axis=1)
+
+
+def seen_shape(image, mask):
+    """Size, colour and shape by what the pixels of one part say, and its centroid and box."""
+    size = len(image)
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    upper, lower = mask[: rows[0] + height // 2].sum(), mask[rows[-1] + 1 - height // 2 :].sum()
+    fill = mask.sum() / (height * width)
+    if lower > 1.5 * upper:
+        shape = "triangle"
+    elif fill > 0.88:
+        shape = "square"
+    else:
+        shape = "circle" if fill > 0.65 else "cross"
+    hue = 360 * rgb_to_hsv(np.median(image[mask], axis=0) / 255)[0]
+    color = next(name for limit, name in HUES if hue < limit)
+    scale = "large" if max(height, width) > 0.27 * size else "small"
+    return f"a {scale} {color} {shape}", np.array(ndimage.center_of_mass(mask)), np.array([rows, columns], object)
+
+
+def test_captions_say_what_the_pixels_show():
+    images, captions = scenes(300, size=128, seed=5)
+    for image, caption in zip(images, captions, strict=True):
+        is_colored = np.ptp(image.astype(int), axis=-1) > 64  # the noise of grey stays below
+        parts, count = ndimage.label(is_colored, np.ones((3, 3)))
+        assert count == 2
+        assert not is_colored[[0, -1]].any()
+        assert not is_colored[:, [0, -1]].any()
+        seen = [seen_shape(image, parts == part) for part in (1, 2)]
+        (first, from_center, from_box), (second, to_center, to_box) = sorted(
+            seen, key=lambda shape: shape[0].split()[2] in ("green", "blue", "purple")
+        )
+        offset = to_center - from_center
+        axis = np.argmax(np.abs(offset))
+        relation = (("below", "above"), ("right of", "left of"))[axis][int(offset[axis] > 0)]
+        assert caption == f"{first} {relation} {second}"
+        # Clearly so: a gap between them in this direction, and not much of the other.
+        before, behind = sorted((from_box[axis], to_box[axis]), key=lambda pixels: pixels[0])
+        assert behind[0] - before[-1] > 7
+        assert np.abs(offset[1 - axis]) < 0.55 * np.abs(offset[axis])
+
+
+def test_no_word_of_a_caption_can_be_guessed():
+    """Each word is uniform, and independent of every other."""
+    slots = slots_of(scenes(6_000, size=8, seed=6)[1])
+    for column, num_words in zip(slots.T, (2, 3, 4, 4, 2, 3, 4), strict=True):
+        counts = np.bincount(column)
+        assert len(counts) == num_words
+        assert stats.chisquare(counts).pvalue > 1e-3
+    for one, other in itertools.combinations(slots.T, 2):
+        assert stats.chi2_contingency(stats.contingency.crosstab(one, other).count).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("num_examples", "size"), [(0, 32), (3, 21)])
+def test_scenes_dtypes_and_sizes(num_examples, size):
+    images, captions = scenes(num_examples, size=size, seed=0)
+    assert (images.shape, images.dtype) == ((num_examples, size, size, 3), np.uint8)
+    assert len(captions) == num_examples
+    assert scenes(1, seed=0)[0].shape == (1, 32, 32, 3)
+
+
+def test_the_seed_decides_the_scenes():
+    (images, captions), (again, same), (others, other) = (scenes(20, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(images, again)
+    assert captions == same
+    assert all(one != another for one, another in zip(captions, other, strict=True))
+    assert np.all(np.any(images != others, axis=(1, 2, 3)))
+
+
+def test_a_linear_model_does_not_caption_scenes():
+    (images, captions), (test_images, test_captions) = scenes(2_000, seed=1), scenes(500, seed=2)
+    pixels, test_pixels = (x.reshape(len(x), -1).astype(np.float32) / 255 - 0.5 for x in (images, test_images))
+    slots, test_slots = slots_of(captions), slots_of(test_captions)
+    edges = np.cumsum(slots.max(axis=0) + 1)[:-1]
+    one_hot = np.concatenate([np.eye(column.max() + 1)[column] for column in slots.T], axis=1)
+    scores = Ridge(alpha=100).fit(pixels, one_hot).predict(test_pixels)
+    predicted = np.stack([part.argmax(axis=1) for part in np.split(scores, edges, axis=1)], axis=1)
+    right = predicted == test_slots
+    assert right[:, 0].mean() > 0.7  # it learns what is linear: the size of the warm shape is an amount of red
+    assert right.all(axis=1).mean() < 0.1
 
 
 # --- Bookkeeping ---------------------------------------------------------------------------------

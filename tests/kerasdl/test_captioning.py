@@ -1,0 +1,179 @@
+import block_checks
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasdl import beam_search, captioning
+
+BATCH, ITEMS, CHANNELS, TOKENS = 3, 4, 6, 9
+RNG = np.random.default_rng(0)
+PARTS = RNG.normal(size=(BATCH, ITEMS, CHANNELS)).astype("float32")
+AFTER = np.array([[3, 4, 2, 0], [5, 2, 0, 0], [1, 7, 8, 2]], np.int32)  # 2 is the end, 1 the unknown word
+BEFORE = np.pad(AFTER[:, :-1], [[0, 0], [1, 0]])
+
+
+def decoder(attends, dropout=0.0):
+    parts, tokens = keras.Input((ITEMS, CHANNELS)), keras.Input((None,), dtype="int32")
+    sizes = {"units": 8, "embedding_dim": 5, "dropout": dropout, "name": "d"}
+    if attends:
+        logits, weights = captioning.show_attend_and_tell(parts, tokens, TOKENS, attention_units=7, **sizes)
+        outputs = {"logits": logits, "weights": weights}
+    else:
+        outputs = {"logits": captioning.show_and_tell(parts, tokens, TOKENS, **sizes)}
+    model = keras.Model([parts, tokens], outputs)
+    block_checks.random_weights(model)
+    return model
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("attends", [True, False])
+def test_shapes_and_gradients(attends):
+    model = decoder(attends, dropout=0.2)
+    answer = model([PARTS, BEFORE])
+    assert answer["logits"].shape == (BATCH, 4, TOKENS)
+    if attends:
+        assert answer["weights"].shape == (BATCH, 4, ITEMS)
+        np.testing.assert_allclose(tf.reduce_sum(answer["weights"], -1), 1, atol=1e-6)
+    logits = keras.Model(model.inputs, model.outputs[0])
+    assert block_checks.dead_weights(logits, [PARTS, BEFORE]) == []
+
+
+@pytest.mark.parametrize("attends", [True, False])
+def test_what_is_written_word_by_word_has_the_probability_that_the_model_gives_it(attends):
+    model = decoder(attends)
+    step, state, given = captioning.writer(model, tf.constant(PARTS), "d")
+    widths, penalty = tf.fill([BATCH], 4), tf.zeros([BATCH])
+    tokens, log_probabilities, _ = beam_search.beam_search(
+        step, state, given, start=captioning.START, end=captioning.END, width=widths, length_penalty=penalty,
+        max_length=5,
+    )  # fmt: skip
+    for place in range(4):
+        after = tokens[:, place].numpy()
+        assert (after >= captioning.END).all()
+        logits = model([PARTS, np.pad(after[:, :-1], [[0, 0], [1, 0]])])["logits"].numpy()
+        logits[..., : captioning.END] = -1e9  # padding and the unknown word are not written
+        shares = np.take_along_axis(log_softmax(logits), after[..., None], -1)[..., 0]
+        counts = np.cumsum(after == captioning.END, 1) - (after == captioning.END) == 0
+        np.testing.assert_allclose((shares * counts).sum(1), log_probabilities[:, place], rtol=1e-4)
+
+
+def test_the_first_word_depends_on_the_picture_and_a_word_on_those_before_alone():
+    for attends in (True, False):
+        model = decoder(attends)
+        logits = model([PARTS, BEFORE])["logits"].numpy()
+        other = model([PARTS[::-1].copy(), BEFORE])["logits"].numpy()
+        assert np.abs(logits[0, 0] - other[0, 0]).max() > 1e-3
+        later = BEFORE.copy()
+        later[:, 3] = 8
+        changed = model([PARTS, later])["logits"].numpy()
+        np.testing.assert_array_equal(changed[:, :3], logits[:, :3])
+        assert np.abs(changed[:, 3] - logits[:, 3]).max() > 1e-3
+
+
+def expected_loss(logits, weights, smoothing, penalty):
+    shares = log_softmax(logits.astype("float64"))
+    total, words = 0.0, 0
+    for row in range(BATCH):
+        looked = np.zeros(ITEMS)
+        for t, word in enumerate(AFTER[row]):
+            if word == 0:
+                continue
+            looked += weights[row, t]
+            if word == 1:
+                continue
+            target = np.full(TOKENS, smoothing / TOKENS)
+            target[word] += 1 - smoothing
+            total -= target @ shares[row, t]
+            words += 1
+        total += penalty * ((1 - looked) ** 2).sum()
+    return total / words
+
+
+def test_loss_equals_its_equations_in_training_and_is_plain_in_validation():
+    model = captioning.Captioner(None, decoder(True), label_smoothing=0.1, doubly_stochastic=0.7)
+    answer = model([PARTS, BEFORE])
+    logits, weights = (answer[part].numpy() for part in ("logits", "weights"))
+    trained, validated = (
+        float(model.compute_loss(y=tf.constant(AFTER), y_pred=answer, training=training)) for training in (True, False)
+    )
+    assert trained == pytest.approx(expected_loss(logits, weights, 0.1, 0.7), rel=1e-5)
+    assert validated == pytest.approx(expected_loss(logits, weights, 0.0, 0.0), rel=1e-5)
+
+
+def test_nothing_but_unknown_words_is_no_loss_and_no_nan():
+    model = captioning.Captioner(None, decoder(False))
+    answer = model([PARTS, BEFORE])
+    assert float(model.compute_loss(y=tf.ones_like(AFTER), y_pred=answer)) == 0
+
+
+def test_the_encoder_is_frozen_and_saved_with_the_decoder(tmp_path):
+    pictures = keras.Input((4, 4, 3))
+    encoder = keras.Model(pictures, keras.layers.Conv2D(2, 3, name="convolution")(pictures))
+    model = captioning.Captioner(encoder, decoder(True), doubly_stochastic=0.5)
+    trainable = {variable.path for variable in model.trainable_variables}
+    assert not any("convolution" in path for path in trainable)
+    assert len(model.variables) > len(trainable)
+    model.compile("adam")
+    model.fit([PARTS, BEFORE], AFTER, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.doubly_stochastic == 0.5
+    np.testing.assert_array_equal(again.encoder.get_weights()[0], encoder.get_weights()[0])
+    np.testing.assert_array_equal(again([PARTS, BEFORE])["logits"], model([PARTS, BEFORE])["logits"])
+
+
+def test_captions_are_drawn_by_their_probabilities():
+    model = decoder(True)
+    parts = tf.constant(np.repeat(PARTS[:1], 4000, 0))
+    drawn = captioning.draw(*captioning.writer(model, parts, "d"), tf.constant([1, 2]), 3).numpy()
+    logits = model([PARTS[:1], np.zeros((1, 1), np.int32)])["logits"].numpy()[0, 0]
+    logits[: captioning.END] = -1e9
+    shares = np.exp(log_softmax(logits))
+    np.testing.assert_allclose(np.bincount(drawn[:, 0], minlength=TOKENS) / 4000, shares, atol=0.03)
+    ended = np.cumsum(drawn == captioning.END, 1) - (drawn == captioning.END) > 0
+    assert ended.any()
+    assert (drawn[ended] == 0).all()
+    assert (drawn[~ended] >= captioning.END).all()
+
+
+@pytest.mark.parametrize("wanted", [7, None])
+def test_a_reward_makes_captions_likelier_and_an_equal_one_does_not(wanted):
+    keras.utils.set_random_seed(0)
+    pictures, tokens = (
+        keras.Input((ITEMS, CHANNELS), name="picture"),
+        keras.Input((None,), dtype="int32", name="tokens"),
+    )
+    logits, weights = captioning.show_attend_and_tell(
+        pictures, tokens, TOKENS, units=8, attention_units=7, embedding_dim=5, name="d"
+    )
+    model = keras.Model({"picture": pictures, "tokens": tokens}, {"logits": logits, "weights": weights})
+    block_checks.random_weights(model)
+    captioner = captioning.Captioner(None, model)
+    seen = []
+
+    def reward(numbers, captions):
+        seen.extend(numbers.tolist())
+        return np.float32((captions == wanted).any(1)) if wanted else np.ones(len(captions), np.float32)
+
+    captioner.reinforce(reward, samples=4, max_length=4, name="d")
+    captioner.compile(keras.optimizers.Adam(0.02))
+    before = model.get_weights()
+    batches = tf.data.Dataset.from_tensors((tf.constant(PARTS), tf.constant([5, 6, 8]))).repeat()
+    history = captioner.fit(batches, epochs=60, steps_per_epoch=1, shuffle=False, verbose=0).history["reward"]
+    assert set(seen) == {5, 6, 8}
+    moved = max(np.abs(one - other).max() for one, other in zip(before, model.get_weights(), strict=True))
+    if wanted:
+        assert history[0] < 0.8 < 0.9 < history[-1]
+        assert moved > 0.1
+    else:
+        assert moved < 1e-6
+
+
+def test_reinforcement_needs_two_samples():
+    with pytest.raises(ValueError, match="samples is 1, expected 2 or more"):
+        captioning.Captioner(None, decoder(True)).reinforce(lambda *_: None, samples=1, max_length=4, name="d")
