@@ -44,7 +44,8 @@ def show_attend_and_tell(
         name: prefix of the layer names.
 
     Returns:
-        logits float[batch, time, num_tokens] and the attention weights float32[batch, time, items].
+        logits float32[batch, time, num_tokens], in mixed precision of the compute dtype, and the attention weights
+        float32[batch, time, items].
 
     Raises:
         ValueError: x is not symbolic.
@@ -92,7 +93,7 @@ def show_and_tell(
         name: prefix of the layer names.
 
     Returns:
-        logits float[batch, time, num_tokens], in the compute dtype.
+        logits float32[batch, time, num_tokens], in mixed precision of the compute dtype.
 
     Raises:
         ValueError: x is not symbolic.

@@ -240,12 +240,12 @@ def product_with(kernel: Any) -> Callable[[Any], Any]:
     return lambda x: tf.matmul(x, transposed, transpose_b=True)
 
 
-def project(x: Any, kernel: Any) -> Any:
+def project(steps: Any, kernel: Any) -> Any:
     """All steps of an input at once: float[time, batch, features] times float[features, gates]."""
     import tensorflow as tf
 
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[2]]), kernel)
-    return tf.reshape(flat, [tf.shape(x)[0], tf.shape(x)[1], kernel.shape[1]])
+    flat = tf.matmul(tf.reshape(steps, [-1, steps.shape[2]]), kernel)
+    return tf.reshape(flat, [tf.shape(steps)[0], tf.shape(steps)[1], kernel.shape[1]])
 
 
 def run_shard(

@@ -1,0 +1,261 @@
+"""Speed of the captioner, side by side: writing captions and training on cached features.
+
+    python -m benchmarks.captioner_speed          (needs the extra `benchmark`, about 10 minutes, a quiet machine)
+
+Captions: the export's own pixels at 224 px, beam 3, against `model.predict` for each word, as the keras-io example
+calls it, with the same beam. Training: captions of 5 to 20 words on cached 7 x 7 x 1280 features, batch 64, against
+stock Keras layers with an attention cell in `keras.layers.RNN`, and against PyTorch.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _contest
+
+PICTURES, CAPTIONS, BATCH, WORDS, FEATURES = 200, 1280, 64, 3000, (7, 7, 1280)
+SIZES = {"units": 512, "attention_units": 256, "feature_dim": 256, "embedding_dim": 256}
+
+
+def best_of(call: Callable[[], Any], times: int) -> float:
+    """Seconds of the quickest call after a first one."""
+    call()
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+# --- Captions --------------------------------------------------------------------------------------------------------
+
+
+def restored() -> tuple[Any, Any]:
+    """The application's model of the default size, untrained, and pictures uint8[32, 224, 224, 3].
+
+    Its end token is made unlikely, so that each caption has 12 words, as many as usual, whatever the weights.
+    """
+    import keras
+
+    from apps import captioner
+
+    keras.utils.set_random_seed(0)
+    config = captioner.Config(encoder_weights="none", max_words=11, min_count=1, **SIZES)
+    images = np.random.default_rng(0).integers(0, 256, (32, 224, 224, 3), np.uint8)
+    words = [[[f"word{i}" for i in range(WORDS)]]]
+    data = captioner._splits(config, *[captioner.Examples(images[:1], words)] * 3, "random")
+    return captioner.build_model(config, data), (images, data)
+
+
+def ours_writing(batch: int) -> float:
+    """Captions a second of the export's function for pixels."""
+    import tensorflow as tf
+
+    from apps import captioner
+
+    model, (images, data) = restored()
+    write = tf.function(captioner.endpoints(model, data)["pixels"].function, autograph=False)
+    given = tf.constant(images[:batch])
+    return batch / best_of(lambda: write(image=given)["caption"].numpy(), 10)
+
+
+def predict_writing(batch: int) -> float:
+    """Captions a second when each picture's hypotheses are gone on with by `model.predict`, word by word."""
+    from kerasdl import captioning
+
+    model, (images, data) = restored()
+
+    def one(image: np.ndarray) -> list[int]:
+        features = model.encoder.predict(image[None].astype(np.float32), verbose=0).astype(np.float16)
+        beams = [(0.0, [captioning.START])]
+        for _ in range(data.info["max_words"] + 1):
+            tokens = np.array([words for _, words in beams], np.int32)
+            given = {"picture": np.repeat(features, len(beams), 0), "tokens": tokens}
+            logits = model.decoder.predict(given, verbose=0)["logits"][:, -1]
+            shares = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+            longer = [
+                (score + float(share[word]), [*words, int(word)])
+                for (score, words), share in zip(beams, shares, strict=True)
+                for word in np.argsort(-share)[:3]
+            ]
+            beams = sorted(longer, reverse=True)[:3]
+        return beams[0][1]
+
+    return batch / best_of(lambda: [one(image) for image in images[:batch]], 1)
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def made_up() -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Features float16[pictures, 7, 7, 1280], captions int32[words] with the end, and the picture of each."""
+    rng = np.random.default_rng(0)
+    features = rng.uniform(0, 2, (PICTURES, *FEATURES)).astype(np.float16)
+    lengths = np.clip(rng.normal(11, 4, CAPTIONS).round(), 5, 20).astype(int)
+    captions = [np.append(rng.integers(3, WORDS, length), 2).astype(np.int32) for length in lengths]
+    return features, captions, rng.integers(0, PICTURES, CAPTIONS).astype(np.int32)
+
+
+def ours_training(precision: str) -> float:
+    """The application's model, batches and optimizer, `fit`."""
+    import tensorflow as tf
+
+    from apps import captioner
+    from kerasdl.data import pipeline
+
+    features, captions, rows = made_up()
+    config = captioner.Config(encoder_weights="none", precision=precision, min_count=1, epochs=3, **SIZES)
+    words = [[[f"word{i}" for i in range(WORDS - 3)]]]
+    examples = captioner.Examples(np.zeros((1, 224, 224, 3), np.uint8), words)
+    model = captioner.build_model(config, captioner._splits(config, *[examples] * 3, "random"))
+    bank = tf.constant(features)
+
+    def batch(tokens: Any, row: Any) -> Any:
+        return {"picture": tf.gather(bank, row), "tokens": tf.pad(tokens[:, :-1], [[0, 0], [1, 0]])}, tokens
+
+    clock = _contest.clock()
+    batches = pipeline.bucketed_batches(captions, [rows], BATCH, seed=0).map(batch)
+    model.fit(batches, epochs=3, steps_per_epoch=CAPTIONS // BATCH, callbacks=[clock], verbose=0)
+    return CAPTIONS / min(clock.seconds[1:])
+
+
+def plain_keras() -> float:
+    """Stock layers, float32, captions padded to 21 words, `fit` on numpy arrays with its defaults."""
+    import keras
+    from keras import layers, ops
+
+    class AttentionCell(layers.Layer):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.state_size = [SIZES["units"], SIZES["units"]]
+            self.output_size = SIZES["units"] + SIZES["feature_dim"]
+            self.cell = layers.LSTMCell(SIZES["units"])
+            self.query = layers.Dense(SIZES["attention_units"], use_bias=False)
+            self.score, self.gate = layers.Dense(1, use_bias=False), layers.Dense(1, "sigmoid")
+
+        def build(self, shape: Any) -> None:
+            for layer, size in (
+                (self.cell, SIZES["embedding_dim"] + SIZES["feature_dim"]),
+                (self.query, SIZES["units"]),
+                (self.score, SIZES["attention_units"]),
+                (self.gate, SIZES["units"]),
+            ):
+                layer.build((None, size))
+
+        def call(self, x: Any, states: Any, constants: Any = None, training: bool = False) -> Any:
+            items, keys = constants
+            weights = ops.softmax(self.score(ops.tanh(self.query(states[0])[:, None] + keys)), axis=1)
+            context = self.gate(states[0]) * ops.sum(weights * items, 1)
+            _, states = self.cell(ops.concatenate([x, context], -1), states)
+            return ops.concatenate([states[0], context], -1), states
+
+    features, captions, rows = made_up()
+    picture, tokens = keras.Input(FEATURES), keras.Input((21,), dtype="int32")
+    items = layers.Dense(SIZES["feature_dim"], "relu")(layers.Reshape((-1, FEATURES[-1]))(picture))
+    mean = layers.GlobalAveragePooling1D()(items)
+    first = [layers.Dense(SIZES["units"], "tanh")(mean) for _ in range(2)]
+    keys = layers.Dense(SIZES["attention_units"])(items)
+    words = layers.Dropout(0.5)(layers.Embedding(WORDS, SIZES["embedding_dim"])(tokens))
+    outputs = layers.RNN(AttentionCell(), return_sequences=True)([words, *first, items, keys])
+    deep = layers.Add()([words, layers.Dense(SIZES["embedding_dim"])(layers.Dropout(0.5)(outputs))])
+    logits = layers.Dense(WORDS)(layers.Dropout(0.5)(layers.Activation("tanh")(deep)))
+    model = keras.Model([picture, tokens], logits)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
+    padded = keras.utils.pad_sequences(captions, 21, dtype="int32", padding="post")
+    before = np.pad(padded, [[0, 0], [1, 0]])[:, :-1]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        model.fit([features[rows].astype(np.float32), before], padded, batch_size=BATCH, verbose=0)
+        seconds.append(time.perf_counter() - start)
+    return CAPTIONS / min(seconds[1:])
+
+
+def torch_eager(precision: str) -> float:
+    """PyTorch: `nn.LSTMCell` in a loop, as usual reimplementations of the paper; autocast for bfloat16."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    torch.set_num_threads(os.cpu_count() or 2)
+    features, captions, rows = made_up()
+    units, hidden, width, embedding = SIZES.values()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items, self.keys = nn.Linear(FEATURES[-1], width), nn.Linear(width, hidden)
+            self.first_h, self.first_c = nn.Linear(width, units), nn.Linear(width, units)
+            self.words, self.cell = nn.Embedding(WORDS, embedding), nn.LSTMCell(embedding + width, units)
+            self.query, self.score = nn.Linear(units, hidden, bias=False), nn.Linear(hidden, 1, bias=False)
+            self.gate, self.deep = nn.Linear(units, 1), nn.Linear(units + width, embedding)
+            self.logits, self.dropout = nn.Linear(embedding, WORDS), nn.Dropout(0.5)
+
+        def forward(self, picture: Any, tokens: Any) -> Any:
+            items = functional.relu(self.items(picture.flatten(1, 2)))
+            keys, words, mean = self.keys(items), self.dropout(self.words(tokens)), items.mean(1)
+            h, c = self.first_h(mean).tanh(), self.first_c(mean).tanh()
+            outputs = []
+            for t in range(tokens.shape[1]):
+                weights = self.score((self.query(h)[:, None] + keys).tanh()).softmax(1)
+                context = self.gate(h).sigmoid() * (weights * items).sum(1)
+                h, c = self.cell(torch.cat([words[:, t], context], 1), (h, c))
+                outputs.append(torch.cat([h, context], 1))
+            deep = (words + self.deep(self.dropout(torch.stack(outputs, 1)))).tanh()
+            return self.logits(self.dropout(deep))
+
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    bank = torch.from_numpy(features)
+    # Captions of like length in a batch, as ours has them.
+    order = np.argsort([len(caption) for caption in captions], kind="stable").reshape(-1, BATCH)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for part in order:
+            tokens = nn.utils.rnn.pad_sequence([torch.from_numpy(captions[i]).long() for i in part], batch_first=True)
+            picture = bank[torch.from_numpy(rows[part]).long()].float()
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                logits = model(picture, functional.pad(tokens[:, :-1], (1, 0)))
+            functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), ignore_index=0).backward()
+            optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return CAPTIONS / min(seconds[1:])
+
+
+def main() -> None:
+    """Measures and writes benchmarks/results/captioner_speed_*.json."""
+    works = {
+        f"writing_{batch}": {
+            "ours": functools.partial(ours_writing, batch),
+            "predict_loop": functools.partial(predict_writing, batch),
+        }
+        for batch in (1, 32)
+    }
+    works["training"] = {
+        "ours_bfloat16": functools.partial(ours_training, "bfloat16"),
+        "ours_float32": functools.partial(ours_training, "float32"),
+        "keras_float32": plain_keras,
+        "torch_bfloat16": functools.partial(torch_eager, "bfloat16"),
+        "torch_float32": functools.partial(torch_eager, "float32"),
+    }
+    _contest.main(
+        "captioner_speed",
+        __doc__,
+        works,
+        unit="captions",
+        protocol="writing: 224 px pictures, encoder included, 12 words, beam 3, at batch 1 and 32; training: cached "
+        "features 7 x 7 x 1280, captions of 5 to 20 words, batch 64, best of two epochs after one warm-up",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The captioner: it learns from pictures, fails without them, and takes a person's own pictures."""
+
+import dataclasses
+import itertools
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from apps import captioner
+from apps.__main__ import main
+from kerasdl import captioning, export
+from kerasdl.data import synthetic
+from kerasdl.errors import UserError
+from kerasdl.training.checkpoint import Checkpoint
+
+SMALL = captioner.Config(
+    encoder="cnn", image_size=32, units=16, attention_units=8, feature_dim=8, embedding_dim=8, flip=False, min_count=1,
+    reinforce_epochs=0, epochs=1, batch_size=16,
+)  # fmt: skip
+
+
+def splits(config=SMALL, count=60):
+    images, said = synthetic.scenes(count, size=32, seed=3)
+    captions = [[one.split()] for one in said]
+    cuts = [0, round(0.7 * count), round(0.85 * count), count]
+    parts = [captioner.Examples(images[a:b], captions[a:b]) for a, b in itertools.pairwise(cuts)]
+    return captioner._splits(config, *parts, "drawn scenes")
+
+
+def fitted(config, data, folder, *callbacks, resume=False):
+    keras.utils.set_random_seed(config.seed)
+    model = captioner.build_model(config, data)
+    saver = Checkpoint(folder, monitor="val_loss", maximize=False, resume=resume)
+    captioner.train(config, model, data, [*callbacks, saver])
+    return model
+
+
+def exact(model, data):
+    test = data.test()
+    said = captioner.describe(model, test.pictures, data)
+    return float(np.mean([one == " ".join(several[0]) for one, several in zip(said, test.captions, strict=True)]))
+
+
+def test_tiny_is_learned_and_shuffled_pictures_are_not(tmp_path):
+    config, data = captioner.tiny()
+    assert exact(fitted(config, data, tmp_path / "a"), data) > 0.7
+    order = np.random.default_rng(0).permutation(len(data.train.captions))
+    shuffled = captioner.Examples(data.train.pictures[order], data.train.captions)
+    short = dataclasses.replace(config, epochs=2)
+    assert exact(fitted(short, dataclasses.replace(data, train=shuffled), tmp_path / "b"), data) < 0.03
+
+
+@pytest.mark.parametrize("changes", [{"attention": "none"}, {"flip": True}, {"precision": "float32"}])
+def test_other_settings_train(changes, tmp_path):
+    config = dataclasses.replace(SMALL, **changes)
+    data = splits(config)
+    model = fitted(config, data, tmp_path)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    metrics = captioner.evaluate(config, model, data, tmp_path / "figures")
+    assert 0 <= metrics["bleu1"] <= 100
+    assert (tmp_path / "figures/captions.png").is_file()
+
+
+def test_resume_is_exact(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 0
+
+    config = dataclasses.replace(SMALL, epochs=2)
+    whole = fitted(config, splits(), tmp_path / "whole")
+    fitted(config, splits(), tmp_path / "parts", Stop())
+    parts = fitted(config, splits(), tmp_path / "parts", resume=True)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_mirrored_pictures_exchange_left_and_right():
+    config = dataclasses.replace(SMALL, flip=True)
+    data = splits(config)
+    model = captioner.build_model(config, data)
+    bank, ids, rows = captioner._bank(config, model, data.train, data, mirrored=True)
+    count = len(data.train.captions)
+    np.testing.assert_array_equal(bank[count:], bank[:count, :, ::-1])
+    names = ["", "", *data.info["words"]]
+    for i in range(count):
+        plain, mirrored = ([names[word] for word in ids[j]] for j in (i, count + i))
+        assert mirrored == [{"left": "right", "right": "left"}.get(word, word) for word in plain]
+    assert rows.tolist() == list(range(2 * count))
+
+
+# --- A person's own pictures -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Files of drawn scenes with captions, and a network from keras.applications with made-up weights."""
+    root = tmp_path_factory.mktemp("own")
+    images, said = synthetic.scenes(40, size=48, seed=5)
+    (root / "images").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(root / f"images/{index}.png")
+    rows = [f"{index}.png,{caption}\n{index}.png,I see {caption}." for index, caption in enumerate(said)]
+    (root / "captions.csv").write_text("image,caption\n" + "\n".join(rows) + "\n")
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    network.save_weights(root / "network.weights.h5")
+    return root
+
+
+def arguments(own, *more):
+    flags = {
+        "data": own / "captions.csv", "encoder-weights": own / "network.weights.h5", "image-size": 32, "units": 16,
+        "attention-units": 8, "feature-dim": 8, "embedding-dim": 8, "min-count": 1, "epochs": 1, "batch-size": 16,
+        "cache": own / "cache", "runs": own / "runs",
+    }  # fmt: skip
+    return ["captioner", "train", *(str(word) for name, value in flags.items() for word in (f"--{name}", value)), *more]
+
+
+def latest(own):
+    return max((own / "runs/captioner").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def test_own_pictures_from_training_to_captions(own, capsys):
+    assert main(arguments(own)) == 0
+    run = latest(own)
+    assert main(["captioner", "evaluate", str(run)]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"bleu1", "bleu4", "cider", "rouge_l", "distinct_words", "in_training_ratio"} <= set(metrics)
+    assert main(["captioner", "export", str(run), "--saved-models", str(own / "saved_models")]) == 0
+    capsys.readouterr()
+    export_folder, picture = str(own / "saved_models/captioner"), str(own / "images/3.png")
+    shown = ["--beam-width", "4", "--top", "2", "--explain", str(own / "figures")]
+    assert main(["captioner", "caption", export_folder, picture, *shown]) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"\(p = [\d.e-]+\)", printed)) == 2
+    assert (own / "figures/3.png").is_file()
+    assert main(["captioner", "caption", export_folder, picture, "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["captions"][0]["log_probability"] < 0
+    # What the search says of its caption, the attention signature says of the same words.
+    signatures = export.signatures(own / "saved_models/captioner")
+    content = tf.constant([(own / "images/3.png").read_bytes()])
+    words = signatures["attention"](image_bytes=content, caption=tf.constant([answer["captions"][0]["caption"]]))
+    assert words["weights"].shape[2:] == (1, 1)
+    total = float(tf.reduce_sum(words["log_probabilities"]))
+    assert total == pytest.approx(answer["captions"][0]["log_probability"], abs=1e-3)
+
+
+def test_features_are_computed_once_and_a_tuned_encoder_changes(own, monkeypatch):
+    assert main(arguments(own)) == 0
+    encoded = []
+    original = keras.Model.predict_on_batch
+    monkeypatch.setattr(keras.Model, "predict_on_batch", lambda self, x: encoded.append(len(x)) or original(self, x))
+    assert main(arguments(own)) == 0
+    assert encoded == []
+    tuned = ["--tune-from", "block_15_add", "--tune-epochs", "1", "--epochs", "2"]
+    assert main(arguments(own, *tuned)) == 0
+    assert encoded
+    run = latest(own)
+    module = captioner
+    config = dataclasses.replace(
+        SMALL, encoder="MobileNetV2", encoder_weights=str(own / "network.weights.h5"), tune_from="block_15_add",
+        data=own / "captions.csv", cache=own / "cache",
+    )  # fmt: skip
+    data = module.load_data(config)
+    fresh, trained = (module.build_model(dataclasses.replace(config, units=16), data) for _ in range(2))
+    trained.load_weights(run / "model.keras")
+    tops = [model.decoder.get_layer("encoder_top").get_weights() for model in (fresh, trained)]
+    assert any(np.abs(one - other).max() > 0 for one, other in zip(*tops, strict=True))
+    for one, other in zip(fresh.encoder.get_weights(), trained.encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_flickr8k_folders_without_a_test_split_are_tested_on_validation(own, tmp_path):
+    lines = (own / "captions.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(lines[:61]))
+    (tmp_path / "validation.csv").write_text("\n".join([lines[0], *lines[61:]]))
+    data = captioner.load_data(dataclasses.replace(SMALL, data=tmp_path, images=own / "images"))
+    assert len(data.test().captions) == 10
+    assert len(data.train.captions) + len(data.validation.captions) == 30
+    files = [set(part.pictures) for part in (data.train, data.validation, data.test())]
+    assert not files[0] & files[1] | files[1] & files[2] | files[0] & files[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tune_epochs": 1}, "needs --tune-from"),
+        ({"validation_ratio": 0.0, "patience": 2}, "needs validation data"),
+        ({"beam_width": 0}, "--beam-width is 0"),
+        ({"length_penalty": -1.0}, "--length-penalty is -1"),
+    ],
+)
+def test_wrong_fields(fields, message):
+    with pytest.raises(UserError, match=message):
+        captioner.Config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--encoder", "MobileNet7"], "not in keras.applications"),
+        (["--encoder-weights", "nowhere.weights.h5"], "does not exist"),
+        (["--tune-from", "nothing", "--tune-epochs", "1"], "is no layer of MobileNetV2"),
+        (["--min-count", "1000"], "lower --min-count"),
+        (["--data", "nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_wrong_values_are_one_line(own, words, message, capsys):
+    assert main(arguments(own, *words)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
+def test_flickr8k_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"flickr8k/train.csv; Flickr8k cannot be downloaded"):
+        captioner.load_data(dataclasses.replace(SMALL, data_dir=tmp_path))
+
+
+def test_broken_pictures_are_left_out_with_their_captions(own, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for file in (own / "images").iterdir():
+        content = file.read_bytes()
+        (tmp_path / "images" / file.name).write_bytes(content[:50] if file.name == "0.png" else content)
+    (tmp_path / "captions.csv").write_text((own / "captions.csv").read_text())
+    config = dataclasses.replace(SMALL, data=tmp_path)
+    data = captioner.load_data(config)
+    model = captioner.build_model(config, data)
+    parts = [captioner._bank(config, model, part, data, mirrored=False) for part in (data.train, data.validation)]
+    test, _ = captioner._pixels(data.test().pictures, 32)
+    assert sum(len(bank) for bank, _, _ in parts) + len(test) == 39
+    assert "0.png" in capsys.readouterr().err
+    assert all(len(ids) == 2 * len(bank) == len(rows) for bank, ids, rows in parts)
+
+
+def test_any_picture_gets_a_caption(own):
+    signatures = export.signatures(own / "saved_models/captioner", "caption")
+
+    def said(encoded):
+        return signatures["caption"](image_bytes=tf.constant([encoded]))["caption"].numpy()[0].decode()
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    pictures = {
+        "grey": tf.io.encode_png(pixels[..., :1]),
+        "transparent": tf.io.encode_png(np.concatenate([pixels, pixels[..., :1]], -1)),
+        "deep": tf.io.encode_png(pixels.astype(np.uint16) * 257),
+        "one pixel": tf.io.encode_png(pixels[:1, :1]),
+        "wide": tf.io.encode_png(np.tile(pixels[:2], (1, 200, 1))),
+        "jpeg": tf.io.encode_jpeg(pixels),
+    }
+    for encoded in pictures.values():
+        assert len(said(encoded.numpy()).split()) <= 20
+
+
+def test_captions_hold_known_words_alone(own):
+    config, data = SMALL, splits()
+    model = captioner.build_model(config, data)
+    said = captioner.describe(model, data.test().pictures, data)
+    known = set(data.info["words"])
+    assert all(set(caption.split()) <= known - {"<end>"} for caption in said)
+    assert captioning.END == 2

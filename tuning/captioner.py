@@ -1,0 +1,34 @@
+"""Search space of the image captioner."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from apps.captioner import Config
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+
+def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
+    """Optimiser, regularisation and the decoder's size.
+
+    Args:
+        hp: where values are drawn from.
+        config: every field that is not searched.
+    """
+    config = dataclasses.replace(
+        config,
+        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
+        dropout=hp.Choice("dropout", [0.3, 0.4, 0.5, 0.6]),
+        label_smoothing=hp.Choice("label_smoothing", [0.0, 0.1, 0.2]),
+        units=hp.Choice("units", [config.units // 2, config.units, config.units * 2], default=config.units),
+    )
+    if config.attention == "none":
+        return config
+    return dataclasses.replace(
+        config,
+        doubly_stochastic=hp.Choice("doubly_stochastic", [0.0, 0.3, 1.0]),
+        attention_units=hp.Choice("attention_units", [128, 256, 512]),
+    )
