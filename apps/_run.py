@@ -186,6 +186,8 @@ def export_run(
             parameters=model.count_params(),
         )
 
-    export.write(target, model, endpoints, finish)
+    # Only where an application says so, and its card's metrics are those of what is stored.
+    eight_bit = module.eight_bit(model) if hasattr(module, "eight_bit") else ()
+    export.write(target, model, endpoints, finish, eight_bit=eight_bit)
     print(f"exported {target} ({export.size_bytes(target) / 2**20:.1f} MiB), card in {target / 'MODEL_CARD.md'}")
     return target

@@ -73,7 +73,7 @@ class Config:
     """Words that the training captions hold less often are unknown; they are never said."""
     max_words: int = 20
     """Longest caption, in words; training captions are cut there."""
-    dropout: float = 0.35
+    dropout: float = 0.5
     """Share of features dropped."""
     label_smoothing: float = 0.1
     """Probability mass spread over all words in the targets."""
@@ -81,9 +81,9 @@ class Config:
     """Factor of the penalty for parts of a picture at which a caption does not look."""
     flip: bool = True
     """Show every picture mirrored, too, with left and right exchanged in its captions."""
-    epochs: int = 7
+    epochs: int = 8
     """Passes over the training captions, each with its picture and, with --flip, with the mirrored one."""
-    reinforce_epochs: int = 5
+    reinforce_epochs: int = 0
     """Further passes, over the pictures: the model draws captions and learns from their CIDEr-D scores."""
     reinforce_rate: float = 5e-5
     """Learning rate of these."""
@@ -353,7 +353,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             others.append(keras.callbacks.EarlyStopping("val_cider", patience=config.patience, mode="max"))
     saver.watch(others)
     for begin, end, kind in _phases(config):
-        if saver.initial_epoch >= end:
+        if begin == end or saver.initial_epoch >= end:
             continue
         start = saver.initial_epoch
         common: dict[str, Any] = {"initial_epoch": start, "seed": config.seed}
@@ -381,6 +381,8 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             callbacks=[*others, *callbacks],
             verbose=progress.verbosity(),
         )
+        if model.stop_training:
+            break
     return model.history
 
 
@@ -618,6 +620,13 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             f"RGB pixels 0..255, {size} by {size}; beam search of width {width}",
         ),
     }
+
+
+def eight_bit(model: keras.Model) -> list[keras.Variable]:
+    """The frozen encoder's kernels: half of the export's size."""
+    return (
+        [] if model.encoder is None else [variable for variable in model.encoder.weights if "kernel" in variable.name]
+    )
 
 
 def served(signatures: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -231,26 +231,30 @@ def torch_eager(precision: str) -> float:
     return CAPTIONS / min(seconds[1:])
 
 
-def main() -> None:
-    """Measures and writes benchmarks/results/captioner_speed_*.json."""
-    works = {
+WORKS: dict[str, dict[str, Callable[[], float]]] = {
+    **{
         f"writing_{batch}": {
             "ours": functools.partial(ours_writing, batch),
             "predict_loop": functools.partial(predict_writing, batch),
         }
         for batch in (1, 32)
-    }
-    works["training"] = {
+    },
+    "training": {
         "ours_bfloat16": functools.partial(ours_training, "bfloat16"),
         "ours_float32": functools.partial(ours_training, "float32"),
         "keras_float32": plain_keras,
         "torch_bfloat16": functools.partial(torch_eager, "bfloat16"),
         "torch_float32": functools.partial(torch_eager, "float32"),
-    }
+    },
+}
+
+
+def main() -> None:
+    """Measures and writes benchmarks/results/captioner_speed_*.json."""
     _contest.main(
         "captioner_speed",
         __doc__,
-        works,
+        WORKS,
         unit="captions",
         protocol="writing: 224 px pictures, encoder included, 12 words, beam 3, at batch 1 and 32; training: cached "
         "features 7 x 7 x 1280, captions of 5 to 20 words, batch 64, best of two epochs after one warm-up",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import _results, chargen_speed, cifar10_speed
+from benchmarks import _results, captioner_speed, chargen_speed, cifar10_speed
 from kerasdl.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -16,7 +16,7 @@ PUBLISHED = {
     "resnet20": "91.25 after 164 epochs (He et al. 2015, table 6)",
 }
 
-EXTRA = ("flip_average_accuracy", "calibration_error", "nats_per_character_nanogpt_protocol")
+EXTRA = ("flip_average_accuracy", "calibration_error", "nats_per_character_nanogpt_protocol", "bleu4", "cider")
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -75,6 +75,7 @@ PEERS = {
     "torch_float32": "PyTorch, float32",
     "torch_bfloat16": "PyTorch, bfloat16",
     "predict": "`model.predict` in a loop (keras-io)",
+    "predict_loop": "`model.predict` in a loop (keras-io)",
     "one_step": "one-step `tf.function` in a loop (TensorFlow tutorial)",
     "torch": "PyTorch",
 }
@@ -133,6 +134,59 @@ def reviews() -> str:
     return f"{table([*head, 'calibration error'], rows)}\n\n{found['protocol']}."
 
 
+def characters() -> str:
+    """The text generator's recipes on Tiny Shakespeare."""
+    rows = []
+    for recipe in ("three-minutes", "default"):
+        found = _results.read(f"chargen_accuracy_{recipe}")
+        if found is None:
+            continue
+        key, strict = "nats_per_character_nanogpt_protocol", "nats_per_character"
+        of_seeds = [
+            ", ".join(f"{row[column]:.{digits}f}" for row in found["rows"])
+            for column, digits in ((key, 4), (strict, 4), ("training_minutes", 1))
+        ]
+        rows.append([f"`{recipe}`", *of_seeds])
+    if not rows:
+        return "Not measured yet."
+    return table(["recipe", "nats by nanoGPT's protocol", "nats, every character of the test split", "minutes"], rows)
+
+
+CAPTIONS = {
+    "Xu et al. 2015, soft attention (VGG, 224 px)": (67.0, 44.8, 29.9, 19.5),
+    "Xu et al. 2015, hard attention": (67.0, 45.7, 31.4, 21.3),
+    "Show and Tell, as Xu et al. 2015 quote it": (63.0, 41.0, 27.0, None),
+}
+
+
+def captions() -> str:
+    """The exported captioner beside published figures on Flickr8k's test split."""
+    path = ROOT / "saved_models/captioner/1/metrics.json"
+    if not path.is_file():
+        return "Not measured yet."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    columns = [f"bleu{n}" for n in range(1, 5)]
+    plain = [found[column] for column in columns]
+    whole = [value / found["brevity_penalty"] for value in plain]
+    others = [f"{found[column]:.1f}" for column in ("rouge_l", "meteor") if column in found]
+    named = [column.upper().replace("_", "-") for column in ("rouge_l", "meteor") if column in found]
+    rows = [
+        ["this project's export", *(f"{value:.1f}" for value in plain), *others, f"{found['cider']:.3f}"],
+        ["the same without brevity penalty", *(f"{value:.1f}" for value in whole), *[""] * (len(others) + 1)],
+        *(
+            [name, *("" if value is None else f"{value:.1f}" for value in values), *[""] * (len(others) + 1)]
+            for name, values in CAPTIONS.items()
+        ),
+    ]
+    said = (
+        f"Of {found['split']}: {found['distinct_words']:.0f} different words, "
+        f"{found['distinct_captions_ratio']:.0%} of the captions differ from each other, "
+        f"{found['in_training_ratio']:.0%} stand word for word in the training captions, "
+        f"{found['mean_words']:.1f} words a caption."
+    )
+    return table(["captions by", *(f"BLEU-{n}" for n in range(1, 5)), *named, "CIDEr"], rows) + f"\n\n{said}"
+
+
 def replace(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of a part.
 
@@ -153,7 +207,10 @@ def parts() -> dict[str, str]:
         "cifar10 speed": speed("cifar10_speed", cifar10_speed.MACS),
         "reviews": reviews(),
         "sentiment speed": speed("sentiment_speed", ["training"]),
+        "chargen accuracy": characters(),
         "chargen speed": speed("chargen_speed", chargen_speed.CONTENDERS),
+        "captions": captions(),
+        "captioner speed": speed("captioner_speed", captioner_speed.WORKS),
     }
 
 

@@ -166,12 +166,12 @@ def _kernels() -> tuple[Callable[..., Any], ...]:
         return tf.cast(tensor, tf.float32)
 
     def look(query: Any, h: Any, items: Any, projected: Any, score: Any, gate_kernel: Any, gate_bias: Any) -> Any:
-        """Weights float32[batch, items], gate float32[batch, 1] and context float[batch, channels]."""
+        """Weights float32[batch, items], gate float32[batch, 1], context float[batch, channels], and tanh's values."""
         hidden = tf.tanh(wide(query)[:, None] + wide(projected))
         weights = tf.nn.softmax(tf.reduce_sum(hidden * score, -1))
         gate = tf.sigmoid(tf.reduce_sum(h * gate_kernel, -1, keepdims=True) + gate_bias)
         context = gate * tf.reduce_sum(weights[..., None] * wide(items), 1)
-        return weights, gate, tf.cast(context, query.dtype)
+        return weights, gate, tf.cast(context, query.dtype), tf.cast(hidden, query.dtype)
 
     def step(x: Any, recurrent: Any, contextual: Any, bias: Any, h: Any, c: Any) -> Any:
         h, (c,), needs = cell.step(wide(x) + bias, wide(recurrent) + wide(contextual), h, (c,))
@@ -184,27 +184,24 @@ def _kernels() -> tuple[Callable[..., Any], ...]:
         return tf.cast(gates, needs.dtype), c_slope
 
     def look_back(
-        slopes: Any, weight_slope: Any, weights: Any, gate: Any, context: Any, query: Any, items: Any, projected: Any,
-        score: Any, projected_slope: Any, score_slope: Any,
-    ) -> Any:  # fmt: skip
-        """Slopes of the query, of the gate before its sigmoid, and of the items' mean; the last two are summed up."""
+        slopes: Any, weight_slope: Any, weights: Any, gate: Any, context: Any, hidden: Any, items: Any, score: Any
+    ) -> Any:
+        """Slopes of the query, of the gate before its sigmoid, of the items' mean, and of the scores."""
         slope = tf.add_n([wide(part) for part in slopes])
         gate_slope = tf.reduce_sum(slope * wide(context), -1, keepdims=True) * (1 - gate)
         mean_slope = gate * slope
         weight_slope += tf.reduce_sum(wide(items) * mean_slope[:, None], -1)
         scores = weights * (weight_slope - tf.reduce_sum(weights * weight_slope, -1, keepdims=True))
-        hidden = tf.tanh(wide(query)[:, None] + wide(projected))
-        hidden_slope = scores[..., None] * score * (1 - hidden * hidden)
-        return (
-            tf.cast(tf.reduce_sum(hidden_slope, 1), query.dtype),
-            gate_slope,
-            tf.cast(mean_slope, query.dtype),
-            projected_slope + hidden_slope,
-            score_slope + tf.reduce_sum(scores[..., None] * hidden, [0, 1]),
-        )
+        squared = tf.square(wide(hidden))
+        query_slope = score * tf.reduce_sum(scores[..., None] * (1 - squared), 1)
+        return tf.cast(query_slope, hidden.dtype), gate_slope, tf.cast(mean_slope, hidden.dtype), scores
+
+    def items_back(scores: Any, hidden: Any, score: Any) -> Any:
+        """Slope of the projected items, of all steps at once."""
+        return score * tf.reduce_sum(scores[..., None] * (1 - tf.square(wide(hidden))), 0)
 
     options: dict[str, Any] = {"jit_compile": True, "autograph": False, "reduce_retracing": True}
-    return tuple(tf.function(function, **options) for function in (look, step, step_back, look_back))
+    return tuple(tf.function(function, **options) for function in (look, step, step_back, look_back, items_back))
 
 
 def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
@@ -220,7 +217,7 @@ def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
     """
     import tensorflow as tf
 
-    look, step, step_back, look_back = _kernels()
+    look, step, step_back, look_back, items_back = _kernels()
     product_with = recurrent_loop.product_with
 
     @tf.custom_gradient
@@ -236,9 +233,9 @@ def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
 
         def body(t: Any, new_h: Any, new_c: Any, low: Any, arrays: Any) -> Any:
             recurrent, query = tf.split(of_state(low), [width, -1], -1)
-            weights, gate, context = look(query, new_h, items, projected, score, gate_kernel, gate_bias)
+            weights, gate, context, hidden = look(query, new_h, items, projected, score, gate_kernel, gate_bias)
             new_h, new_c, low, needs = step(inputs[t], recurrent, of_context(context), bias, new_h, new_c)
-            values = (low, context, weights, gate, query, needs, new_c)
+            values = (low, context, weights, gate, hidden, needs, new_c)
             return (
                 t + 1,
                 new_h,
@@ -252,40 +249,38 @@ def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
         *_, arrays = tf.while_loop(
             lambda t, *_: t < times, body, begin, parallel_iterations=1, maximum_iterations=times
         )
-        outputs, contexts, weights, gates, queries, needs, memories = (array.stack() for array in arrays)
+        outputs, contexts, weights, gates, hiddens, needs, memories = (array.stack() for array in arrays)
 
         def gradient(output_slopes: Any, context_slopes: Any, weight_slopes: Any) -> Any:
             before = tf.concat([tf.cast(h, narrow)[None], outputs[:-1]], 0)
             memory_before = tf.concat([c[None], memories[:-1]], 0)
             to_state, to_context = product_with(tf.transpose(joined)), product_with(tf.transpose(context_kernel))
 
-            def body(n: Any, through: Any, gate: Any, c_slope: Any, sums: Any, arrays: Any) -> Any:
+            def body(n: Any, through: Any, gate: Any, c_slope: Any, arrays: Any) -> Any:
                 t = times - 1 - n
                 slope, c_slope = step_back(
                     needs[t], memory_before[t], memories[t], [output_slopes[t], through], gate, gate_kernel, c_slope
                 )
-                query, gate, mean, *sums = look_back(
+                query, gate, mean, scores = look_back(
                     [context_slopes[t], to_context(slope)], weight_slopes[t], weights[t], gates[t], contexts[t],
-                    queries[t], items, projected, score, *sums,
+                    hiddens[t], items, score,
                 )  # fmt: skip
                 slopes = tf.concat([slope, query], -1)
-                values = (slopes, gate, mean)
+                values = (slopes, gate, mean, scores)
                 arrays = [array.write(t, value) for array, value in zip(arrays, values, strict=True)]
-                return n + 1, to_state(slopes), gate, c_slope, sums, arrays
+                return n + 1, to_state(slopes), gate, c_slope, arrays
 
-            sums = [tf.zeros(tf.shape(projected)), tf.zeros_like(score)]
             begin = (
                 0,
                 tf.zeros(tf.shape(h), narrow),
                 tf.zeros([tf.shape(h)[0], 1]),
                 tf.zeros_like(c),
-                sums,
-                [tf.TensorArray(dtype, times) for dtype in (narrow, tf.float32, narrow)],
+                [tf.TensorArray(dtype, times) for dtype in (narrow, tf.float32, narrow, tf.float32)],
             )
-            _, through, gate, c_slope, sums, arrays = tf.while_loop(
+            _, through, gate, c_slope, arrays = tf.while_loop(
                 lambda n, *_: n < times, body, begin, parallel_iterations=1, maximum_iterations=times
             )
-            slopes, gate_slopes, mean_slopes = (array.stack() for array in arrays)
+            slopes, gate_slopes, mean_slopes, scores = (array.stack() for array in arrays)
             slopes = tf.reshape(slopes, [-1, joined.shape[1]])
             lstm_slopes = slopes[:, :width]
 
@@ -298,7 +293,7 @@ def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
             return (
                 tf.reshape(tf.matmul(lstm_slopes, kernel, transpose_b=True), tf.shape(x)),
                 of_items,
-                tf.cast(sums[0], narrow),
+                tf.cast(items_back(scores, hiddens, score), narrow),
                 tf.cast(through, tf.float32) + gate * gate_kernel,
                 c_slope,
                 against(x, lstm_slopes),
@@ -307,7 +302,7 @@ def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
                 of_joined[:, width:],
                 tf.cast(tf.matmul(ones, lstm_slopes)[0], tf.float32),
                 tf.reduce_sum(gate_slopes)[None],
-                sums[1],
+                tf.cast(against(hiddens, tf.reshape(tf.cast(scores, narrow), [-1, 1]))[:, 0], tf.float32),
                 tf.reduce_sum(gate_slopes * tf.cast(before, tf.float32), [0, 1]),
             )
 

@@ -22,8 +22,8 @@ def beam_search(
     """Beam search: goes on with the likeliest beginnings until as many of them have ended.
 
     At each step the `width` likeliest continuations of all open hypotheses count: those that end are set aside, and the
-    likeliest ones that do not end, `width` again, stay open. A row is done when `width` hypotheses have ended; what is
-    open after `max_length` tokens counts as it is. With width 1 this takes the likeliest token at each step (greedy).
+    likeliest ones that do not end, `width` again, stay open. A row is done when `width` hypotheses have ended; the last
+    of `max_length` tokens can only be the end. With width 1 this takes the likeliest token at each step (greedy).
     The score that orders what has ended is the log-probability, divided by ((5 + length) / 6)^length_penalty. A row
     depends on its own width and penalty alone.
 
@@ -71,6 +71,8 @@ def beam_search(
         shares, state = step(tf.reshape(last, [-1]), state, repeated)
         num_tokens = tf.shape(shares)[-1]
         total = open_[..., None] + tf.reshape(shares, [batch, widest, num_tokens])
+        possible = (t < max_length - 1) | tf.equal(tf.range(num_tokens), end)
+        total = tf.where(possible, total, -float("inf"))
         # Twice as many: if all of the first half end, the second half is still open.
         top, index = tf.math.top_k(tf.reshape(total, [batch, -1]), 2 * widest)
         parent, token = index // num_tokens, index % num_tokens
@@ -107,12 +109,5 @@ def beam_search(
     plane, texts = tf.TensorShape([None, None]), tf.TensorShape([None, None, max_length])
     rows = tf.nest.map_structure(lambda tensor: tf.TensorShape([None, *tensor.shape[1:]]), state)
     shapes = (tf.TensorShape([]), plane, texts, plane, rows, [plane, plane, texts])
-    t, open_, tokens, _, _, (score, likelihood, text) = tf.while_loop(
-        goes_on, body, begin, shape_invariants=shapes, parallel_iterations=1
-    )
-    done = tf.reduce_all((score > -float("inf")) | ~mine, 1, keepdims=True)
-    left = tf.where(done, -float("inf"), scores(open_, t))
-    score, likelihood, text = best(
-        tf.concat([score, left], 1), tf.concat([likelihood, open_], 1), tf.concat([text, tokens], 1)
-    )
+    *_, (score, likelihood, text) = tf.while_loop(goes_on, body, begin, shape_invariants=shapes, parallel_iterations=1)
     return text, tf.where(score > -float("inf"), likelihood, score), score

@@ -122,7 +122,7 @@ def draw(step: Callable[..., Any], state: Any, given: Any, seed: Any, max_length
         max_length: tokens of a caption, END included.
 
     Returns:
-        int32[batch, max_length], filled up with padding behind END.
+        int32[batch, length of the longest], filled up with padding behind END.
 
     Source: own.
     """
@@ -144,10 +144,10 @@ def draw(step: Callable[..., Any], state: Any, given: Any, seed: Any, max_length
         state,
         tf.TensorArray(tf.int32, max_length, element_shape=[None]),
     )
-    *_, tokens = tf.while_loop(
-        lambda t, *_: t < max_length, body, begin, parallel_iterations=1, maximum_iterations=max_length
+    length, *_, tokens = tf.while_loop(
+        lambda t, token, going, *_: (t < max_length) & tf.reduce_any(going), body, begin, parallel_iterations=1
     )
-    return tf.transpose(tokens.stack())
+    return tf.transpose(tokens.gather(tf.range(length)))
 
 
 def _word_vectors(num_tokens: int, size: int, name: str) -> Any:
@@ -273,7 +273,7 @@ class Captioner(keras.Model):
         reward is above the mean of the picture's other captions.
 
         Args:
-            reward: (numbers int32[n], captions int32[n, max_length]) -> float32[n], in numpy. A caption is closed by
+            reward: (numbers int32[n], captions int32[n, length]) -> float32[n], in numpy. A caption is closed by
                 END and filled up with padding.
             samples: captions drawn of each picture, 2 or more.
             max_length: tokens of a caption, END included.

@@ -53,6 +53,8 @@ def write(
     model: keras.Model,
     endpoints: Mapping[str, Endpoint],
     finish: Callable[[Path], None],
+    *,
+    eight_bit: Sequence[keras.Variable] = (),
 ) -> None:
     """Writes a version folder; it appears under its name only when everything in it is complete.
 
@@ -65,6 +67,7 @@ def write(
         model: owns the variables that the endpoints use; float32.
         endpoints: by signature name; the first is also `serving_default`.
         finish: receives the temporary folder with the loadable SavedModel, to measure it and to add files.
+        eight_bit: kernels that are stored in 8 bits with a scale for each output channel, a quarter of the size.
 
     Raises:
         UserError: the version exists.
@@ -74,7 +77,8 @@ def write(
         raise UserError(f"{folder} exists; exports are never overwritten, give another --version or remove it")
     with atomic_path(folder) as temporary:
         # Keras' ExportArchive writes every weight twice, and in full precision.
-        stored = {id(variable): tf.Variable(_stored(variable.value)) for variable in model.variables}
+        narrow = {id(variable) for variable in eight_bit}
+        stored = {id(variable): _Stored(variable.value, id(variable) in narrow) for variable in model.variables}
 
         def traced(endpoint: Endpoint) -> Any:
             @tf.function(autograph=False)
@@ -88,7 +92,8 @@ def write(
         functions = {name: traced(endpoint) for name, endpoint in endpoints.items()}
         module = tf.Module()
         used = {variable.ref() for function in functions.values() for variable in function.variables}
-        module.weights = [copy for copy in stored.values() if copy.ref() in used]
+        copies = [copy for value in stored.values() for copy in value.copies]
+        module.weights = [copy for copy in copies if copy.ref() in used]
         module.resources = [resource for endpoint in endpoints.values() for resource in endpoint.resources]
         functions[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY] = next(iter(functions.values()))
         tf.saved_model.save(module, str(temporary), functions)
@@ -97,16 +102,35 @@ def write(
         finish(temporary)
 
 
-def _stored(value: tf.Tensor) -> tf.Tensor:
-    if value.dtype != tf.float32 or value.shape.rank < 2 or tf.reduce_max(tf.abs(value)) > tf.float16.max:
-        return value
-    return tf.cast(value, tf.float16)
+class _Stored:
+    """The narrow copies of a weight, of which `wide` makes the weight again.
+
+    In 8 bits a channel's weights are whole multiples, -127 to 127, of a 127th of the largest of them. The channels of
+    a kernel are its last axis, of a depthwise one, whose last axis is one wide, the one before.
+    """
+
+    def __init__(self, value: tf.Tensor, eight_bit: bool) -> None:
+        value = tf.convert_to_tensor(value)
+        self.copies = [tf.Variable(value)]
+        if value.dtype != tf.float32 or value.shape.rank < 2:
+            return
+        if eight_bit:
+            axes = [axis for axis in range(value.shape.rank) if axis != value.shape.rank - 1 - (value.shape[-1] == 1)]
+            scale = tf.maximum(tf.reduce_max(tf.abs(value), axes, keepdims=True), 1e-12) / 127
+            self.copies = [tf.Variable(tf.cast(tf.round(value / scale), tf.int8)), tf.Variable(scale)]
+        elif tf.reduce_max(tf.abs(value)) <= tf.float16.max:
+            self.copies = [tf.Variable(tf.cast(value, tf.float16))]
+
+    def wide(self, dtype: str) -> tf.Tensor:
+        """The weight."""
+        value = tf.cast(self.copies[0], dtype)
+        return value * self.copies[1] if len(self.copies) == 2 else value
 
 
 class _StoredWeights(keras.StatelessScope):
     """Gives the model its weights' stored copies, each widened once a call, and only if the model reads it."""
 
-    def __init__(self, stored: Mapping[int, tf.Variable]) -> None:
+    def __init__(self, stored: Mapping[int, _Stored]) -> None:
         super().__init__()
         self.stored = stored
         self.graph = tf.compat.v1.get_default_graph()
@@ -117,7 +141,7 @@ class _StoredWeights(keras.StatelessScope):
         if key in self.stored and key not in self.state_mapping:
             # In the function's own graph: in the body of a loop it would be widened at each step.
             with self.graph.as_default(), tf.control_dependencies(None):
-                self.state_mapping[key] = tf.cast(self.stored[key], variable.dtype)
+                self.state_mapping[key] = self.stored[key].wide(variable.dtype)
         return super().get_current_value(variable)
 
 

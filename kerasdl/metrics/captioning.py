@@ -54,7 +54,8 @@ def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]
         `bleu1` ... `bleu4`, percent: geometric mean of the precisions of 1- to n-grams, clipped by the reference that
         holds most of each, summed over the corpus, without smoothing. The brevity penalty is exp(1 - r / c) where the
         candidates' length c is below r, the sum of each picture's reference length that is closest to its candidate's
-        (of two equally close the shorter).
+        (of two equally close the shorter); `brevity_penalty` is this factor, 0 to 1: divided by it, a score is that
+        without the penalty, as Xu et al. 2015 print theirs.
         `rouge_l`, percent: longest common subsequence, F with beta = 1.2 of the best precision and best recall among
         the references; mean over pictures.
         `cider`, 0 to 10, where papers print 1.0 as 100: cosine of the tf-idf vectors of 1- to 4-grams, with the
@@ -72,7 +73,7 @@ def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]
     Denkowski and Lavie 2014.
     """
     try:
-        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
     except ModuleNotFoundError:
@@ -82,8 +83,12 @@ def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]
     _check(candidates, references)
     hypotheses = {i: [" ".join(words)] for i, words in enumerate(tokenize_all(candidates))}
     targets = _targets(references)
-    bleu, _ = Bleu(4).compute_score(targets, hypotheses, verbose=0)
+    scorer = BleuScorer(n=4)
+    for i, (hypothesis,) in hypotheses.items():
+        scorer += (hypothesis, targets[i])
+    bleu, _ = scorer.compute_score("closest")
     scores = {f"bleu{n}": 100 * float(score) for n, score in enumerate(bleu, start=1)}
+    scores["brevity_penalty"] = math.exp(min(0.0, 1 - scorer.reflen("closest") / max(scorer.testlen("closest"), 1)))
     scores["rouge_l"] = 100 * float(Rouge().compute_score(targets, hypotheses)[0])
     scores["cider"] = float(Cider().compute_score(targets, hypotheses)[0])
     java = shutil.which("java")

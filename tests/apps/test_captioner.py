@@ -107,15 +107,20 @@ def own(tmp_path_factory):
     rows = [f"{index}.png,{caption}\n{index}.png,I see {caption}." for index, caption in enumerate(said)]
     (root / "captions.csv").write_text("image,caption\n" + "\n".join(rows) + "\n")
     keras.utils.set_random_seed(0)
-    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(64, 64, 3))
+    for layer in network.layers:  # its statistics are those of these pictures, so that features do not vanish
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    network(tf.image.resize(images, [64, 64]) / 127.5 - 1, training=True)
     network.save_weights(root / "network.weights.h5")
     return root
 
 
 def arguments(own, *more):
     flags = {
-        "data": own / "captions.csv", "encoder-weights": own / "network.weights.h5", "image-size": 32, "units": 16,
+        "data": own / "captions.csv", "encoder-weights": own / "network.weights.h5", "image-size": 64, "units": 16,
         "attention-units": 8, "feature-dim": 8, "embedding-dim": 8, "min-count": 1, "epochs": 1, "batch-size": 16,
+        "reinforce-epochs": 0,
         "cache": own / "cache", "runs": own / "runs",
     }  # fmt: skip
     return ["captioner", "train", *(str(word) for name, value in flags.items() for word in (f"--{name}", value)), *more]
@@ -146,34 +151,61 @@ def test_own_pictures_from_training_to_captions(own, capsys):
     signatures = export.signatures(own / "saved_models/captioner")
     content = tf.constant([(own / "images/3.png").read_bytes()])
     words = signatures["attention"](image_bytes=content, caption=tf.constant([answer["captions"][0]["caption"]]))
-    assert words["weights"].shape[2:] == (1, 1)
+    assert words["weights"].shape[2:] == (2, 2)
     total = float(tf.reduce_sum(words["log_probabilities"]))
     assert total == pytest.approx(answer["captions"][0]["log_probability"], abs=1e-3)
 
 
-def test_features_are_computed_once_and_a_tuned_encoder_changes(own, monkeypatch):
-    assert main(arguments(own)) == 0
+def with_encoder(own, **changes):
+    weights = str(own / "network.weights.h5")
+    fields = {"encoder_weights": weights, "image_size": 64, "data": own / "captions.csv", "cache": own / "cache"}
+    return dataclasses.replace(SMALL, encoder="MobileNetV2", **{**fields, **changes})
+
+
+def test_features_are_computed_once_for_an_encoder(own, tmp_path, monkeypatch):
     encoded = []
     original = keras.Model.predict_on_batch
     monkeypatch.setattr(keras.Model, "predict_on_batch", lambda self, x: encoded.append(len(x)) or original(self, x))
-    assert main(arguments(own)) == 0
-    assert encoded == []
-    tuned = ["--tune-from", "block_15_add", "--tune-epochs", "1", "--epochs", "2"]
-    assert main(arguments(own, *tuned)) == 0
+    config = with_encoder(own, cache=tmp_path)
+    data = captioner.load_data(config)
+    model = captioner.build_model(config, data)
+    first, _ = captioner._inputs(config, model, data.train.pictures)
     assert encoded
-    run = latest(own)
-    module = captioner
-    config = dataclasses.replace(
-        SMALL, encoder="MobileNetV2", encoder_weights=str(own / "network.weights.h5"), tune_from="block_15_add",
-        data=own / "captions.csv", cache=own / "cache",
-    )  # fmt: skip
-    data = module.load_data(config)
-    fresh, trained = (module.build_model(dataclasses.replace(config, units=16), data) for _ in range(2))
-    trained.load_weights(run / "model.keras")
-    tops = [model.decoder.get_layer("encoder_top").get_weights() for model in (fresh, trained)]
-    assert any(np.abs(one - other).max() > 0 for one, other in zip(*tops, strict=True))
-    for one, other in zip(fresh.encoder.get_weights(), trained.encoder.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    encoded.clear()
+    again, _ = captioner._inputs(config, model, data.train.pictures)
+    np.testing.assert_array_equal(first, again)
+    assert encoded == []
+    mirrored, _ = captioner._inputs(config, model, data.train.pictures, mirrored=True)
+    assert encoded
+    assert np.abs(mirrored - first).max() > 0
+    encoded.clear()
+    kernel = model.encoder.weights[0]
+    kernel.assign(kernel + 0.1)
+    changed, _ = captioner._inputs(config, model, data.train.pictures)
+    assert encoded
+    assert np.abs(changed - first).max() > 0
+
+
+def test_the_top_of_the_encoder_is_tuned_and_the_rest_is_not(own, tmp_path):
+    config = with_encoder(own, tune_from="block_15_add", epochs=2, tune_epochs=1, validation_ratio=0.0)
+    data = captioner.load_data(config)
+    fresh = captioner.build_model(config, data)
+    trained = fitted(config, data, tmp_path)
+    top, other = (model.decoder.get_layer("encoder_top").get_weights() for model in (fresh, trained))
+    assert any(np.abs(one - another).max() > 0 for one, another in zip(top, other, strict=True))
+    for one, another in zip(fresh.encoder.get_weights(), trained.encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
+def test_captions_of_its_own_are_learned_from(tmp_path):
+    config = dataclasses.replace(SMALL, reinforce_epochs=1)
+    data = splits(config)
+    log = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: log.append(dict(logs)))
+    fitted(config, data, tmp_path, watch)
+    assert len(log) == 2
+    assert "reward" not in log[0]
+    assert 0 <= log[1]["reward"] <= 10
 
 
 def test_flickr8k_folders_without_a_test_split_are_tested_on_validation(own, tmp_path):

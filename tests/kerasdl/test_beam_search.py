@@ -33,11 +33,11 @@ def all_sequences(row, length_penalty):
     found = []
 
     def go_on(tokens, log_probability, before, last):
-        if len(tokens) == LENGTH or tokens[-1:] == [END]:
+        if tokens[-1:] == [END]:
             score = log_probability / ((5 + len(tokens)) / 6) ** length_penalty
             found.append((score, log_probability, tokens))
             return
-        for token in range(TOKENS):
+        for token in range(TOKENS) if len(tokens) < LENGTH - 1 else [END]:
             go_on([*tokens, token], log_probability + float(TABLE[row, before, last, token]), last, token)
 
     go_on([], 0.0, 0, 0)
@@ -45,8 +45,7 @@ def all_sequences(row, length_penalty):
 
 
 def without_filling(tokens):
-    ends = np.flatnonzero(tokens == END)
-    return tokens[: ends[0] + 1].tolist() if len(ends) else tokens.tolist()
+    return tokens[: tokens.tolist().index(END) + 1].tolist()
 
 
 def test_a_beam_that_holds_everything_finds_the_best_of_all():
@@ -65,8 +64,8 @@ def test_one_hypothesis_takes_the_likeliest_token_each_time():
     for row in range(ROWS):
         before = last = 0
         total, expected = 0.0, []
-        while len(expected) < LENGTH and expected[-1:] != [END]:
-            token = int(TABLE[row, before, last].argmax())
+        while expected[-1:] != [END]:
+            token = int(TABLE[row, before, last].argmax()) if len(expected) < LENGTH - 1 else END
             total += TABLE[row, before, last, token]
             before, last = last, token
             expected.append(token)

@@ -90,6 +90,35 @@ def test_arrays_of_two_dimensions_are_stored_in_half_the_bytes_and_computed_in_f
     np.testing.assert_array_equal(dense.kernel.numpy(), kernel)
 
 
+def test_kernels_in_eight_bits_have_a_scale_for_each_channel(tmp_path):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(5, 3, name="full"), keras.layers.DepthwiseConv2D(2, name="deep")]
+    model = keras.Sequential([keras.Input((8, 8, 4)), *layers])
+    for layer, channel_axis in zip(layers, (3, 2), strict=True):
+        kernel = layer.kernel.numpy()
+        kernel *= np.moveaxis(10.0 ** np.arange(kernel.shape[channel_axis]).reshape(-1, 1, 1, 1), 0, channel_axis)
+        layer.kernel.assign(kernel)
+    specs, example = {"x": tf.TensorSpec([None, 8, 8, 4])}, {"x": np.ones((1, 8, 8, 4), np.float32)}
+    endpoints = {"f": export.Endpoint(lambda x: {"y": model(x)}, specs, example, "")}
+    kernels = [layer.kernel for layer in layers]
+    export.write(tmp_path / "1", model, endpoints, lambda folder: None, eight_bit=kernels)
+    arrays = stored(tmp_path / "1")
+    for kernel, channel_axis in zip(kernels, (3, 2), strict=True):
+        exact = kernel.numpy()
+        axes = tuple({0, 1, 2, 3} - {channel_axis})
+        largest = np.abs(exact).max(axes, keepdims=True)
+        narrow = arrays[exact.shape]
+        assert narrow.dtype == np.int8
+        assert (np.abs(narrow).max(axes) == 127).all()
+        scale = arrays[largest.shape]
+        np.testing.assert_allclose(scale, largest / 127, rtol=1e-6)
+        assert (np.abs(narrow * scale - exact) <= largest / 250).all()
+        kernel.assign(narrow * scale)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    y = export.signatures(tmp_path / "1")["f"](x=tf.constant(x))["y"]
+    np.testing.assert_allclose(y, model(x), rtol=1e-4, atol=1e-3)
+
+
 def test_what_half_precision_cannot_hold_stays_float32(tmp_path):
     """A table of which one number is above 65,504, and integers."""
     wide = np.array([[7e4, 1.0], [1e-3, -2.0]], np.float32)

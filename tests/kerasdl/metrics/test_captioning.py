@@ -82,6 +82,7 @@ def test_bleu_equals_the_equations(candidates, is_brief):
     scores = caption_scores(candidates, REFERENCES)
     for order in range(1, 5):
         expected, penalty = bleu_by_oracle(candidates, order)
+        assert scores["brevity_penalty"] == pytest.approx(penalty, rel=1e-6)
         assert (penalty < 0.9) == is_brief
         assert scores[f"bleu{order}"] == pytest.approx(100 * expected, rel=1e-6)
 
@@ -109,6 +110,7 @@ def test_a_caption_equal_to_its_references_scores_highest():
     candidates = [captions[0] for captions in REFERENCES]
     scores = caption_scores(candidates, [[caption.upper()] * 3 for caption in candidates])
     expected = {"bleu1": 100, "bleu2": 100, "bleu3": 100, "bleu4": 100, "rouge_l": 100, "cider": 10}
+    expected["brevity_penalty"] = 1
     assert scores == pytest.approx(expected, abs=1e-4)
 
 
