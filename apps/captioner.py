@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import sys
+import textwrap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -512,9 +513,12 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
         np.mean([one in several for one, several in zip(said, references, strict=True)])
     )
     if figures is not None:
-        order = np.random.default_rng(0).permutation(len(said))[:16]
-        titles = [f"{said[i]}\n({references[i][0]})" for i in order]
-        plots.image_grid(images[order], figures / "captions.png", titles=titles)
+        scorer = caption_metrics.CiderD([[caption.split() for caption in several] for several in references])
+        scores = [scorer.score(i, caption.split()) for i, caption in enumerate(said)]
+        orders = {"captions": np.random.default_rng(0).permutation(len(said)), "worst_captions": np.argsort(scores)}
+        for name, order in orders.items():
+            titles = [textwrap.fill(said[i], 20) for i in order[:16]]
+            plots.image_grid(images[order[:16]], figures / f"{name}.png", titles=titles)
     return metrics
 
 
@@ -623,10 +627,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
 
 
 def eight_bit(model: keras.Model) -> list[keras.Variable]:
-    """The frozen encoder's kernels: half of the export's size."""
-    return (
-        [] if model.encoder is None else [variable for variable in model.encoder.weights if "kernel" in variable.name]
-    )
+    """The decoder's kernels and word vectors: more than a quarter of the export's size."""
+    return model.decoder.trainable_variables if model.encoder is not None else []
 
 
 def served(signatures: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -49,7 +49,7 @@ class Config:
     """Width of each layer."""
     depth: int = 2
     """Layers."""
-    dropout: float = 0.5
+    dropout: float = 0.4
     """Share of features dropped after each layer."""
     window: int = 128
     """Characters through which the gradient goes back; the state is carried on to the next window."""
@@ -57,7 +57,7 @@ class Config:
     """Places in the text that are read side by side."""
     reset_ratio: float = 0.1
     """Share of the windows that begin with an empty state, so that the model also learns to begin a text."""
-    epochs: int = 30
+    epochs: int = 18
     """Passes over the training text."""
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW."""

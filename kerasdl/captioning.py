@@ -256,7 +256,7 @@ class Captioner(keras.Model):
         counted = ops.cast(y > text.UNKNOWN, "float32")
         losses = ops.sparse_categorical_crossentropy(y, logits, from_logits=True)
         if training and self.label_smoothing:
-            # The mean over all words of the same loss is larger by this: a third of the time of a softmax written out.
+            # By so much the mean over all words is larger; the softmax need not be written out for it.
             right = ops.take_along_axis(logits, y[..., None], -1)[..., 0]
             losses += self.label_smoothing * (right - ops.mean(logits, -1))
         total = ops.sum(losses * counted)

@@ -63,7 +63,7 @@ def test_other_settings_train(changes, tmp_path):
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
     metrics = captioner.evaluate(config, model, data, tmp_path / "figures")
     assert 0 <= metrics["bleu1"] <= 100
-    assert (tmp_path / "figures/captions.png").is_file()
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {"captions.png", "worst_captions.png"}
 
 
 def test_resume_is_exact(tmp_path):
