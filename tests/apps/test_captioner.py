@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from kerasdl.data import synthetic
 from kerasdl.errors import UserError
 from kerasdl.training.checkpoint import Checkpoint
 
+ROOT = Path(__file__).parent.parent.parent
 SMALL = captioner.Config(
     encoder="cnn", image_size=32, units=16, attention_units=8, feature_dim=8, embedding_dim=8, flip=False, min_count=1,
     reinforce_epochs=0, epochs=1, batch_size=16,
@@ -296,3 +298,37 @@ def test_captions_hold_known_words_alone(own):
     known = set(data.info["words"])
     assert all(set(caption.split()) <= known - {"<end>"} for caption in said)
     assert captioning.END == 2
+
+
+@pytest.mark.real
+def test_the_trained_export_has_the_scores_on_its_card(data_dir):
+    folder = ROOT / "saved_models/captioner/1"
+    recorded = json.loads((folder / "metrics.json").read_text())
+    # The splits do not depend on the encoder: this one needs no weights.
+    config = captioner.Config(encoder="cnn", data_dir=data_dir)
+    measured = captioner.evaluate(config, export.signatures(folder), captioner.load_data(config))
+    # On another processor the beam search may choose other words for a few pictures.
+    for name in ("bleu1", "bleu4", "rouge_l"):
+        assert measured[name] == pytest.approx(recorded[name], abs=0.2)
+    assert measured["cider"] == pytest.approx(recorded["cider"], abs=0.01)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 12 * 2**20
+
+
+def test_the_trained_export_says_the_same_however_it_is_asked():
+    """Without data: its own example, by all four signatures."""
+    folder = ROOT / "saved_models/captioner/1"
+    signatures = export.signatures(folder)
+    content = tf.constant([tf.io.encode_png(synthetic.scenes(1, size=224, seed=0)[0][0]).numpy()])
+    best = {key: value.numpy()[0] for key, value in signatures["caption"](image_bytes=content).items()}
+    assert 4 <= len(best["caption"].split()) <= 20
+    found = signatures["search"](
+        image_bytes=content, beam_width=tf.constant([3]), length_penalty=tf.constant([0.7], tf.float32)
+    )
+    assert found["captions"].numpy()[0, 0] == best["caption"]
+    assert found["log_probabilities"].numpy()[0, 0] == pytest.approx(best["log_probability"], abs=1e-3)
+    words = signatures["attention"](image_bytes=content, caption=tf.constant([best["caption"]]))
+    assert words["words"].numpy()[0].tolist() == [*best["caption"].split(), b""]
+    assert float(tf.reduce_sum(words["log_probabilities"])) == pytest.approx(best["log_probability"], abs=1e-3)
+    np.testing.assert_allclose(tf.reduce_sum(words["weights"], [2, 3]), 1, atol=1e-5)
+    image = export.decode_images(content, 224, squash=True)
+    assert signatures["pixels"](image=image)["caption"].numpy()[0] == best["caption"]

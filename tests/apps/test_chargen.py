@@ -655,7 +655,7 @@ def test_the_trained_export_has_the_loss_on_its_card(data_dir):
     assert answer["characters"] == [len(test) - 1]
     loss = answer["nats"][0] / answer["characters"][0]
     assert loss == pytest.approx(recorded["nats_per_character"], abs=1e-3)
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 20 * 2**20
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8 * 2**20
 
 
 def test_the_trained_export_writes_words():
