@@ -88,7 +88,8 @@ def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]
         scorer += (hypothesis, targets[i])
     bleu, _ = scorer.compute_score("closest")
     scores = {f"bleu{n}": 100 * float(score) for n, score in enumerate(bleu, start=1)}
-    scores["brevity_penalty"] = math.exp(min(0.0, 1 - scorer.reflen("closest") / max(scorer.testlen("closest"), 1)))
+    written = scorer.testlen("closest")
+    scores["brevity_penalty"] = math.exp(min(0.0, 1 - scorer.reflen("closest") / written)) if written else 0.0
     scores["rouge_l"] = 100 * float(Rouge().compute_score(targets, hypotheses)[0])
     scores["cider"] = float(Cider().compute_score(targets, hypotheses)[0])
     java = shutil.which("java")
