@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import beam_search, captioning, convolution, export, plots, text
+from kerasdl import beam_search, captioning, convolution, export, plots, pretrained, text
 from kerasdl.data import captions as captioned_pictures
 from kerasdl.data import feature_cache, pipeline, synthetic
 from kerasdl.data import folder as picture_folder
@@ -41,11 +41,13 @@ class Config:
     """Settings of the image captioner."""
 
     data: Path | None = None
-    """Captions: a CSV or TSV (columns image, caption), COCO's JSON, or a folder with one a split; else Flickr8k."""
+    """Captions: a CSV or TSV (columns image, caption), COCO's JSON, or a folder with one a split; else --dataset."""
     images: Path | None = None
-    """Folder of the pictures; else the folder `images` beside the captions."""
+    """Folder of the pictures of --data; else the folder `images` beside the captions."""
+    dataset: Literal["flickr8k", "coco_captions"] = "flickr8k"
+    """flickr8k: a folder of that name; coco_captions: from TFDS, whose pictures are written to --cache once."""
     data_dir: Path | None = None
-    """Folder that holds flickr8k/ (images/, train.csv, validation.csv, test.csv); else KERASDL_DATA_DIR."""
+    """Folder that holds flickr8k/ (images/, train.csv, ...) or TFDS' coco_captions/; else KERASDL_DATA_DIR."""
     validation_ratio: float = 0.08
     """Share of the pictures, if there is no split for it, held out to choose epochs and settings; 0: none."""
     encoder: str = "MobileNetV2"
@@ -54,10 +56,6 @@ class Config:
     """Of the encoder without its top: `imagenet` (Keras downloads them), a .weights.h5 file, or `none`."""
     image_size: int = 224
     """Side of the square to which pictures are scaled, in pixels."""
-    tune_from: str | None = None
-    """Layer of the encoder; what follows it is trained, too, in the last --tune-epochs."""
-    tune_epochs: int = 0
-    """Last epochs in which the top of the encoder is trained, everything at a tenth of the rate."""
     cache: Path = Path("runs/features")
     """Folder in which the frozen encoder's features are kept; they are computed once."""
     attention: Literal["additive", "none"] = "additive"
@@ -84,10 +82,16 @@ class Config:
     """Show every picture mirrored, too, with left and right exchanged in its captions."""
     epochs: int = 8
     """Passes over the training captions, each with its picture and, with --flip, with the mirrored one."""
+    tune_epochs: int = 2
+    """Further passes, in which the top of the encoder is trained, too; none of cnn, which is trained anyway."""
+    tune_from: str = "block_12_add"
+    """Layer of the encoder behind which the top begins; here the last four blocks of MobileNetV2."""
+    tune_rate: float = 1e-4
+    """Peak learning rate of --tune-epochs."""
     reinforce_epochs: int = 0
-    """Further passes, over the pictures: the model draws captions and learns from their CIDEr-D scores."""
+    """Then passes over the pictures: the model draws captions and learns from their CIDEr-D scores."""
     reinforce_rate: float = 5e-5
-    """Learning rate of these."""
+    """Peak learning rate of --reinforce-epochs."""
     batch_size: int = 64
     """Captions a step."""
     learning_rate: float = 1e-3
@@ -102,7 +106,7 @@ class Config:
     """Largest global norm of the gradient; None does not clip."""
     patience: int | None = None
     """Stop after this many epochs without a better CIDEr-D on validation pictures; None never does."""
-    beam_width: int = 3
+    beam_width: int = 8
     """Hypotheses of the beam search in `evaluate` and in the export's first signature."""
     length_penalty: float = 0.7
     """Of the beam search: 0 prefers short captions, 1 weighs them by the mean of their words."""
@@ -121,12 +125,13 @@ class Config:
                  doubly_stochastic=self.doubly_stochastic,
                  weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs,
                  length_penalty=self.length_penalty)  # fmt: skip
-        at_least(1e-12, learning_rate=self.learning_rate, reinforce_rate=self.reinforce_rate, clip_norm=self.clip_norm)
+        at_least(1e-12, learning_rate=self.learning_rate, tune_rate=self.tune_rate, reinforce_rate=self.reinforce_rate,
+                 clip_norm=self.clip_norm)  # fmt: skip
         between(0, 0.9, validation_ratio=self.validation_ratio, dropout=self.dropout,
                 label_smoothing=self.label_smoothing)  # fmt: skip
         between(1, beam_search.MAX_WIDTH, beam_width=self.beam_width)
-        if self.tune_epochs and (self.tune_from is None or self.encoder == "cnn"):
-            raise UserError("--tune-epochs needs --tune-from, the layer of a keras.applications encoder to tune from")
+        if self.encoder == "cnn":
+            object.__setattr__(self, "tune_epochs", 0)
         if self.validation_ratio == 0 and self.patience:
             raise UserError("--patience needs validation data; give --validation-ratio above 0")
 
@@ -165,9 +170,13 @@ class Examples:
 
 
 def load_data(config: Config) -> Splits:
-    """Reads Flickr8k, or the captions of --data; without a test split, the validation split is the test."""
-    path = config.data or _flickr8k(config.data_dir)
-    found = captioned_pictures.read(path, images=config.images)
+    """Reads --dataset, or the captions of --data; without a test split, the validation split is the test."""
+    if config.data is None and config.dataset == "coco_captions":
+        path = config.cache / config.dataset
+        found = captioned_pictures.from_tfds(config.data_dir, path, progress=True)
+    else:
+        path = config.data or _flickr8k(config.data_dir)
+        found = captioned_pictures.read(path, images=config.images)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     divided = captioned_pictures.split(
@@ -235,11 +244,12 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     encoder, top, shape = None, None, (config.image_size, config.image_size, 3)
     if config.encoder != "cnn":
         encoder, top = _encoder(config)
-        shape = encoder.output.shape[1:]
+        shape = (encoder if top is None else top).output.shape[1:]
     with precisions.precision(config.precision):
-        picture = keras.Input(shape, dtype="uint8" if encoder is None else "float16", name="picture")
+        kind = "uint8" if encoder is None else keras.config.dtype_policy().compute_dtype
+        picture = keras.Input(shape, dtype=kind, name="picture")
         tokens = keras.Input((None,), dtype="int32", name="tokens")
-        x = top(picture, training=False) if top is not None else _small_network(picture) if encoder is None else picture
+        x = _small_network(picture) if encoder is None else picture
         x = convolution.coordinates(x, name="place")
         x = keras.layers.Reshape((-1, x.shape[-1]), name="parts")(x)
         x = keras.layers.Dense(config.feature_dim, "relu", name="features")(x)
@@ -261,11 +271,13 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     model = captioning.Captioner(
         encoder,
         decoder,
+        top=top,
         label_smoothing=config.label_smoothing,
         doubly_stochastic=config.doubly_stochastic,
         name="captioner",
     )
-    _compile(config, model, _steps(config, data.train) * (_phases(config)[0][1] or config.epochs), config.learning_rate)
+    steps = pipeline.num_steps((1 + config.flip) * sum(map(len, data.train.captions)), config.batch_size)
+    _compile(config, model, steps * config.epochs, config.learning_rate)
     return model
 
 
@@ -278,35 +290,21 @@ def _small_network(picture: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _encoder(config: Config) -> tuple[keras.Model, keras.Model | None]:
-    """A keras.applications network without its top, from pixels 0..255; cut in two at --tune-from."""
-    constructor = getattr(keras.applications, config.encoder, None)
-    if not callable(constructor):
-        known = ", ".join(name for name in dir(keras.applications) if name[0].isupper())
-        raise UserError(f"--encoder {config.encoder} is not in keras.applications; known: cnn, {known}")
+    """A keras.applications network without its top layers, from pixels 0..255; cut in two where it is to be tuned."""
     weights = None if config.encoder_weights == "none" else config.encoder_weights
-    if weights not in (None, "imagenet") and not Path(weights).is_file():
-        raise UserError(f"--encoder-weights {weights} does not exist; give a .weights.h5 file without top, or imagenet")
-    shape = (config.image_size, config.image_size, 3)
-    try:
-        base = constructor(include_top=False, weights=weights, input_shape=shape)
-    except Exception as error:  # Keras raises whatever the download, HDF5 or a shape check raises
-        raise UserError(
-            f"the weights {weights} do not load into {config.encoder} at {config.image_size} pixels "
-            f"({str(error).splitlines()[0]}); expected its weights without top, and a size that it takes"
-        ) from None
+    base, preprocess = pretrained.network(config.encoder, weights, config.image_size)
     top = None
-    if config.tune_from is not None:
+    if config.tune_epochs:
         names = [layer.name for layer in base.layers]
         if config.tune_from not in names:
             raise UserError(
-                f"--tune-from {config.tune_from} is no layer of {config.encoder}; known: {', '.join(names)}"
+                f"--tune-from {config.tune_from} is no layer of {config.encoder}; known: {', '.join(names)}; or give "
+                "--tune-epochs 0"
             )
         cut = base.get_layer(config.tune_from).output
         top = keras.Model(cut, base.output, name="encoder_top")
-        top.trainable = False
         base = keras.Model(base.input, cut, name="encoder_bottom")
-    image = keras.Input(shape, name="image")
-    preprocess = sys.modules[constructor.__module__].preprocess_input
+    image = keras.Input((config.image_size, config.image_size, 3), name="image")
     # training=False: the moving statistics stay as pre-trained.
     return keras.Model(image, base(preprocess(image), training=False), name="encoder"), top
 
@@ -328,50 +326,37 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     """Fits the decoder on the encoder's features, then with the encoder's top, then to captions of its own."""
     saver = callbacks[-1]
     assert isinstance(saver, checkpoint.Checkpoint)
-    bank, ids, rows = _bank(config, model, data.train, data, mirrored=config.flip)
-    features = tf.constant(bank)
-
-    def with_captions(tokens: tf.Tensor, row: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """The word before each step goes in, the word itself is to come out."""
-        return {"picture": tf.gather(features, row), "tokens": tf.pad(tokens[:, :-1], [[0, 0], [1, 0]])}, tokens
-
-    def with_numbers(row: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.gather(features, row), row
-
-    others: list[keras.callbacks.Callback] = []
-    validation = None
-    if data.validation is not None:
-        held, held_ids, held_rows = _bank(config, model, data.validation, data, mirrored=False)
-        longest = keras.utils.pad_sequences(held_ids, dtype="int32", padding="post")
-        validation = pipeline.evaluation_batches([longest, held_rows], 100).map(
-            lambda tokens, row: (
-                {"picture": tf.gather(held, row), "tokens": tf.pad(tokens[:, :-1], [[0, 0], [1, 0]])},
-                tokens,
-            )
-        )
-        others.append(_cider_of_validation(config, held, _captions_by_row(held_ids, held_rows)))
-        if config.patience:
-            others.append(keras.callbacks.EarlyStopping("val_cider", patience=config.patience, mode="max"))
-    saver.watch(others)
     for begin, end, kind in _phases(config):
-        if begin == end or saver.initial_epoch >= end:
-            continue
         start = saver.initial_epoch
+        if begin == end or start >= end:
+            continue
+        # Once the top has changed, the features behind it are no longer those of the cache.
+        cut = begin > 0 and config.tune_epochs > 0
+        bank = _bank(config, model, data.train, data, cut=cut, mirrored=config.flip)
         common: dict[str, Any] = {"initial_epoch": start, "seed": config.seed}
-        if kind == "reinforce":
-            steps = pipeline.num_steps(len(bank), config.batch_size)
-            scorer = caption_metrics.CiderD(_captions_by_row(ids, rows))
-            model.reinforce(_reward(scorer), samples=5, max_length=config.max_words + 1, name=DECODER)
-            numbers = np.arange(len(bank), dtype=np.int32)
-            batches = pipeline.training_batches([numbers], config.batch_size, **common, transform=with_numbers)
+        if kind == "fit":
+            batches, steps = bank.by_caption(config.batch_size, **common)
+        elif kind == "tune":
+            model.top.trainable = True
+            batches, steps = bank.by_picture(config.batch_size, **common)
         else:
-            steps = _steps(config, data.train)
-            batches = pipeline.bucketed_batches(ids, [rows], config.batch_size, **common).map(with_captions)
-        if kind == "tune":
-            model.decoder.get_layer("encoder_top").trainable = True
+            if cut:
+                model.top.trainable = False
+            scorer = caption_metrics.CiderD([[one.tolist() for one in several] for several in bank.captions])
+            model.reinforce(_reward(scorer), samples=5, max_length=config.max_words + 1, name=DECODER)
+            batches, steps = bank.alone(config.batch_size, **common)
         if begin:
-            peak = config.reinforce_rate if kind == "reinforce" else config.learning_rate / 10
+            peak = config.reinforce_rate if kind == "reinforce" else config.tune_rate
             _compile(config, model, steps * (end - begin), peak)
+        others: list[keras.callbacks.Callback] = []
+        validation = None
+        if data.validation is not None:
+            held = _bank(config, model, data.validation, data, cut=cut, mirrored=False)
+            validation = held.whole(25)
+            others.append(_cider_of_validation(config, held))
+            if config.patience:
+                others.append(keras.callbacks.EarlyStopping("val_cider", patience=config.patience, mode="max"))
+        saver.watch(others)
         model.fit(
             batches,
             epochs=end,
@@ -389,15 +374,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
 
 def _phases(config: Config) -> list[tuple[int, int, Literal["fit", "tune", "reinforce"]]]:
     """(first epoch, end, what is done)."""
-    first, second = max(config.epochs - config.tune_epochs, 0), config.epochs
+    first = config.epochs
+    second = first + config.tune_epochs
     return [(0, first, "fit"), (first, second, "tune"), (second, second + config.reinforce_epochs, "reinforce")]
-
-
-def _captions_by_row(ids: Sequence[np.ndarray], rows: np.ndarray) -> list[list[list[int]]]:
-    captions: list[list[list[int]]] = [[] for _ in range(rows.max() + 1)]
-    for caption, row in zip(ids, rows, strict=True):
-        captions[row].append(caption.tolist())
-    return captions
 
 
 def _reward(scorer: caption_metrics.CiderD) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -409,18 +388,17 @@ def _reward(scorer: caption_metrics.CiderD) -> Callable[[np.ndarray, np.ndarray]
     return reward
 
 
-def _cider_of_validation(
-    config: Config, features: np.ndarray, captions: list[list[list[int]]]
-) -> keras.callbacks.Callback:
+def _cider_of_validation(config: Config, bank: Bank) -> keras.callbacks.Callback:
     """Adds val_cider to the log: the CIDEr-D of greedy captions.
 
     It is a few percent above the `cider` of `evaluate`, since to it all unknown words of the references are one.
     """
-    scorer = caption_metrics.CiderD([[caption[:-1] for caption in several] for several in captions])
+    scorer = caption_metrics.CiderD([[one[:-1].tolist() for one in several] for several in bank.captions])
 
     @tf.function(autograph=False)
-    def written(decoder: keras.Model, batch: tf.Tensor) -> tf.Tensor:
-        step, state, given = captioning.writer(decoder, _parts(decoder)(batch), DECODER)
+    def written(model: keras.Model, batch: tf.Tensor) -> tf.Tensor:
+        seen = _parts(model.decoder)(model.finish(batch) if bank.key == "cut" else batch)
+        step, state, given = captioning.writer(model.decoder, seen, DECODER)
         rows = tf.shape(batch)[0]
         return beam_search.beam_search(
             step, state, given, start=captioning.START, end=captioning.END, width=tf.ones([rows], tf.int32),
@@ -428,7 +406,8 @@ def _cider_of_validation(
         )[0][:, 0]  # fmt: skip
 
     def score(model: keras.Model) -> float:
-        parts = [written(model.decoder, tf.constant(features[part])) for part in pipeline.slices(len(features), 100)]
+        count = len(bank.captions)
+        parts = [written(model, tf.constant(bank.pictures[part])) for part in pipeline.slices(count, 100)]
         found = (row[row != captioning.END].tolist() for row in np.concatenate(parts))
         return float(np.mean([scorer.score(i, caption) for i, caption in enumerate(found)]))
 
@@ -442,51 +421,111 @@ def _parts(decoder: keras.Model) -> keras.Model:
     return keras.Model(decoder.input["picture"], decoder.get_layer("features").output)
 
 
-def _steps(config: Config, examples: Examples) -> int:
-    return pipeline.num_steps((1 + config.flip) * sum(map(len, examples.captions)), config.batch_size)
+@dataclass(frozen=True)
+class Bank:
+    """Pictures and their captions as numbers, in memory, and the batches of them.
+
+    `pictures` holds what the decoder takes, or with the key `cut` what the encoder's top takes; a caption is
+    int32[words] with the end.
+    """
+
+    key: Literal["picture", "cut"]
+    pictures: np.ndarray
+    captions: list[list[np.ndarray]]
+
+    def by_caption(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
+        """Captions about equally long, each with its picture; and the steps of an epoch."""
+        rows = np.repeat(np.arange(len(self.captions), dtype=np.int32), [len(several) for several in self.captions])
+        batches = pipeline.bucketed_batches(list(itertools.chain(*self.captions)), [rows], batch_size, **common)
+        example = self._example()
+        return batches.map(lambda tokens, row: example(row, tokens)), pipeline.num_steps(len(rows), batch_size)
+
+    def by_picture(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
+        """Pictures with all their captions, about `batch_size` captions a step."""
+        count = len(self.captions)
+        pictures = max(1, round(batch_size * count / sum(map(len, self.captions))))
+        example, captions = self._example(), self._ragged()
+        batches = pipeline.training_batches(
+            [np.arange(count)],
+            pictures,
+            **common,
+            transform=lambda row, **_: example(row, tf.gather(captions, row).to_tensor()),
+        )
+        return batches, pipeline.num_steps(count, pictures)
+
+    def alone(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
+        """Pictures with their numbers."""
+        pictures = tf.constant(self.pictures)
+        numbers = np.arange(len(pictures), dtype=np.int32)
+        batches = pipeline.training_batches(
+            [numbers], batch_size, **common, transform=lambda row, **_: ({self.key: tf.gather(pictures, row)}, row)
+        )
+        return batches, pipeline.num_steps(len(numbers), batch_size)
+
+    def whole(self, batch_size: int) -> tf.data.Dataset:
+        """Every picture once, with all its captions."""
+        example, captions = self._example(), self._ragged()
+        return pipeline.evaluation_batches([np.arange(len(self.captions))], batch_size).map(
+            lambda row: example(row, tf.gather(captions, row).to_tensor())
+        )
+
+    def _example(self) -> Callable[[tf.Tensor, tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]:
+        pictures = tf.constant(self.pictures)
+
+        def example(row: tf.Tensor, tokens: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            """The word before each step goes in, the word itself is to come out."""
+            before = tf.concat([tf.zeros_like(tokens[..., :1]), tokens[..., :-1]], -1)
+            return {self.key: tf.gather(pictures, row), "tokens": before}, tokens
+
+        return example
+
+    def _ragged(self) -> tf.RaggedTensor:
+        flat = list(itertools.chain(*self.captions))
+        lengths = [[len(several) for several in self.captions], [len(one) for one in flat]]
+        return tf.RaggedTensor.from_nested_row_lengths(np.concatenate(flat), lengths)
 
 
-def _bank(
-    config: Config, model: keras.Model, examples: Examples, data: Splits, *, mirrored: bool
-) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """What the decoder takes of each picture, the words of each caption with the end, and its row in the first."""
+def _bank(config: Config, model: keras.Model, examples: Examples, data: Splits, *, cut: bool, mirrored: bool) -> Bank:
     id_of = {word: captioning.END + i for i, word in enumerate(data.info["words"])}
 
     def encoded(words: Sequence[str]) -> np.ndarray:
         ids = [id_of.get(word, text.UNKNOWN) for word in words[: config.max_words]]
         return np.array([*ids, captioning.END], np.int32)
 
-    bank, kept = _inputs(config, model, examples.pictures)
-    captions = [examples.captions[i] for i in kept]
-    ids = [encoded(caption) for several in captions for caption in several]
-    rows = np.repeat(np.arange(len(captions), dtype=np.int32), [len(several) for several in captions])
+    pictures, kept = _inputs(config, model, examples.pictures, cut=cut)
+    captions = [[encoded(words) for words in examples.captions[i]] for i in kept]
     if mirrored:
         exchanged = {"left": "right", "right": "left"}
-        others = ([exchanged.get(word, word) for word in caption] for several in captions for caption in several)
-        bank = np.concatenate([bank, _inputs(config, model, examples.pictures, mirrored=True)[0]])
-        ids, rows = [*ids, *map(encoded, others)], np.concatenate([rows, rows + len(captions)])
-    return bank, ids, rows
+        captions += [
+            [encoded([exchanged.get(word, word) for word in words]) for words in examples.captions[i]] for i in kept
+        ]
+        pictures = np.concatenate([pictures, _inputs(config, model, examples.pictures, cut=cut, mirrored=True)[0]])
+    return Bank("cut" if cut else "picture", pictures, captions)
 
 
 def _inputs(
-    config: Config, model: keras.Model, pictures: Sequence[Path] | np.ndarray, *, mirrored: bool = False
+    config: Config,
+    model: keras.Model,
+    pictures: Sequence[Path] | np.ndarray,
+    *,
+    cut: bool = False,
+    mirrored: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels, or features from the cache, and which of the pictures they belong to: broken ones are left out."""
     if model.encoder is None:
         pixels, kept = _pixels(pictures, config.image_size)
         return pixels[:, :, ::-1] if mirrored else pixels, kept
+    network = keras.Sequential([model.encoder] if cut or model.top is None else [model.encoder, model.top])
     view = slice(None, None, -1 if mirrored else 1)
     if isinstance(pictures, np.ndarray):
-        parts = [
-            model.encoder.predict_on_batch(pictures[part][:, :, view]) for part in pipeline.slices(len(pictures), 32)
-        ]
+        parts = [network.predict_on_batch(pictures[part][:, :, view]) for part in pipeline.slices(len(pictures), 32)]
         return np.concatenate(parts).astype(np.float16), np.arange(len(pictures))
-    weights = zlib.crc32(b"".join(weight.tobytes() for weight in model.encoder.get_weights()))
+    weights = zlib.crc32(b"".join(weight.tobytes() for weight in network.get_weights()))
     found = feature_cache.features(
         pictures,
-        lambda images: model.encoder.predict_on_batch(images[:, :, view]),
+        lambda images: network.predict_on_batch(images[:, :, view]),
         size=config.image_size,
-        encoder=f"{config.encoder}, weights {weights:08x}, up to {config.tune_from or 'its end'}"
+        encoder=f"{config.encoder}, weights {weights:08x}, up to {config.tune_from if cut else 'its end'}"
         + ", mirrored" * mirrored,
         folder=config.cache,
         progress=True,
@@ -549,7 +588,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
 
     def seen(image: tf.Tensor) -> tf.Tensor:
         """Parts of the pictures float32[batch, parts, features]."""
-        return parts(image if model.encoder is None else tf.cast(model.encoder(tf.cast(image, tf.float32)), tf.float16))
+        return parts(model.encode(image))
 
     def searched(image: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
         step, state, given = captioning.writer(decoder, seen(image), DECODER)
@@ -585,8 +624,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         ids = vocabulary.table.lookup(vocabulary.tokenize(caption))[:, :longest]
         ended = tf.concat([ids, tf.fill([ids.nrows(), 1], captioning.END)], 1).to_tensor(text.PADDING)
         before = tf.pad(ended[:, :-1], [[0, 0], [1, 0]])
-        picture = image if model.encoder is None else tf.cast(model.encoder(tf.cast(image, tf.float32)), tf.float16)
-        found = decoder({"picture": picture, "tokens": before}, training=False)
+        found = decoder({"picture": model.encode(image), "tokens": before}, training=False)
         shares = tf.nn.log_softmax(tf.where(tf.range(len(words)) >= captioning.END, found["logits"], -1e9))
         answer = {"words": tf.gather(words, ended), "log_probabilities": tf.gather(shares, ended, batch_dims=2)}
         if "weights" in found:
@@ -646,7 +684,7 @@ def caption(
     model: Path,
     pictures: list[Path],
     *,
-    beam_width: int = 3,
+    beam_width: int = 8,
     length_penalty: float = 0.7,
     top: int = 1,
     format: Literal["text", "json"] = "text",
@@ -667,10 +705,7 @@ def caption(
     between(1, beam_width, top=top)
     at_least(0, length_penalty=length_penalty)
     signatures = export.signatures(model, "search", "attention")
-    files = [file for path in pictures for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    files = [file for file in files if file in pictures or file.suffix.lower() in picture_folder.SUFFIXES]
-    if not files:
-        raise UserError(f"no pictures in {', '.join(map(str, pictures)) or 'nothing'}; give picture files or folders")
+    files = picture_folder.find(pictures)
     failed = 0
     for path in files:
         try:
@@ -724,7 +759,7 @@ def tiny() -> tuple[Config, Splits]:
     )
     config = Config(
         encoder="cnn", image_size=32, units=256, attention_units=128, feature_dim=128, embedding_dim=64, dropout=0.0,
-        label_smoothing=0.0, doubly_stochastic=0.0, flip=False, min_count=1, epochs=12, reinforce_epochs=0,
+        label_smoothing=0.0, doubly_stochastic=0.0, flip=False, min_count=1, epochs=12,
         batch_size=32, learning_rate=3e-3, beam_width=1,
     )  # fmt: skip
     return config, _splits(config, train, validation, test, "drawn scenes, test split, 400 pictures", tiny=True)

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import augmentation, classifier, convolution, export, optimization, plots, saliency
+from kerasdl import augmentation, classifier, convolution, export, optimization, plots, pretrained, saliency
 from kerasdl.data import folder as picture_folder
 from kerasdl.data import pipeline, synthetic, tfds
 from kerasdl.errors import UserError
@@ -306,23 +306,9 @@ def _network(config: Config, x: keras.KerasTensor, classes: int) -> keras.KerasT
 
 def _backbone(config: Config, classes: int) -> keras.Model:
     """A keras.applications network without its top, and a new head."""
-    constructor = getattr(keras.applications, config.backbone, None)
-    if not callable(constructor):
-        known = ", ".join(name for name in dir(keras.applications) if name[0].isupper())
-        raise UserError(f"--backbone {config.backbone} is not in keras.applications; known: {known}")
-    if config.weights not in (None, "imagenet") and not Path(config.weights).is_file():
-        raise UserError(f"--weights {config.weights} does not exist; give a .weights.h5 file without top, or imagenet")
-    shape = (config.image_size, config.image_size, 3)
-    try:
-        base = constructor(include_top=False, weights=config.weights, input_shape=shape)
-    except Exception as error:  # Keras raises whatever the download, HDF5 or a shape check raises
-        raise UserError(
-            f"the weights {config.weights} do not load into {config.backbone} ({str(error).splitlines()[0]}); "
-            "expected its weights without top"
-        ) from None
-    preprocess = sys.modules[constructor.__module__].preprocess_input
+    base, preprocess = pretrained.network(config.backbone, config.weights, config.image_size)
     image = keras.Input((None, None, 3), name="image")
-    x = keras.layers.Resizing(*shape[:2], name="resize")(image)
+    x = keras.layers.Resizing(config.image_size, config.image_size, name="resize")(image)
     # training=False: the moving statistics stay as pre-trained, also while the weights are tuned.
     x = base(preprocess(x), training=False)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
@@ -600,10 +586,7 @@ def classify(
     """
     at_least(1, top=top)
     signatures = export.signatures(model, "classify", "class_name", "pixels")
-    files = [file for path in pictures for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    files = [file for file in files if file in pictures or file.suffix.lower() in picture_folder.SUFFIXES]
-    if not files:
-        raise UserError(f"no pictures in {', '.join(map(str, pictures)) or 'nothing'}; give picture files or folders")
+    files = picture_folder.find(pictures)
     failed = 0
     names: list[str] = []
     if format == "csv":

@@ -47,7 +47,7 @@ def restored() -> tuple[Any, Any]:
     from apps import captioner
 
     keras.utils.set_random_seed(0)
-    config = captioner.Config(encoder_weights="none", max_words=11, min_count=1, **SIZES)
+    config = captioner.Config(encoder_weights="none", max_words=11, min_count=1, tune_epochs=0, beam_width=3, **SIZES)
     images = np.random.default_rng(0).integers(0, 256, (32, 224, 224, 3), np.uint8)
     words = [[[f"word{i}" for i in range(WORDS)]]]
     data = captioner._splits(config, *[captioner.Examples(images[:1], words)] * 3, "random")
@@ -114,7 +114,9 @@ def ours_training(precision: str) -> float:
     from kerasdl.data import pipeline
 
     features, captions, rows = made_up()
-    config = captioner.Config(encoder_weights="none", precision=precision, min_count=1, epochs=3, **SIZES)
+    config = captioner.Config(
+        encoder_weights="none", precision=precision, min_count=1, epochs=3, tune_epochs=0, **SIZES
+    )
     words = [[[f"word{i}" for i in range(WORDS - 3)]]]
     examples = captioner.Examples(np.zeros((1, 224, 224, 3), np.uint8), words)
     model = captioner.build_model(config, captioner._splits(config, *[examples] * 3, "random"))

@@ -204,9 +204,16 @@ def writer(decoder: keras.Model, x: Any, name: str) -> tuple[Callable[..., Any],
     return telling, tuple(state), ()
 
 
+_PARTS = ("encoder", "top", "decoder")
+
+
 @keras.saving.register_keras_serializable(package="kerasdl")
 class Captioner(keras.Model):
     """A frozen encoder, whose features are computed before the training, and the decoder that is trained on them.
+
+    The encoder may be cut in two. The decoder then learns with the features of both parts; when `top` is made
+    trainable it learns with what comes out of the first part, as `cut` in place of `picture`. A picture is best given
+    with all its captions, so that the top sees it once.
 
     The loss is the mean over all words of a batch of their negative log-likelihood, in nats; padding and the unknown
     word are not counted. In training, but not in validation, targets are smoothed and the doubly stochastic penalty is
@@ -214,9 +221,10 @@ class Captioner(keras.Model):
     looks at all parts.
 
     Args:
-        encoder: pictures -> features; None if the decoder takes pictures.
+        encoder: pictures -> features, or what `top` takes; None if the decoder takes pictures.
         decoder: {picture: features, tokens: int32[batch, time]} -> {logits: float[batch, time, tokens]} and, if it
             attends, {weights: float32[batch, time, items]}.
+        top: the last layers of the encoder, frozen at first; None if it is whole.
         label_smoothing: share of each target that is spread over all words.
         doubly_stochastic: factor of the penalty, lambda.
         **kwargs: those of `keras.Model`.
@@ -229,29 +237,53 @@ class Captioner(keras.Model):
         encoder: keras.Model | None,
         decoder: keras.Model,
         *,
+        top: keras.Model | None = None,
         label_smoothing: float = 0.0,
         doubly_stochastic: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.encoder = encoder
-        if encoder is not None:
-            encoder.trainable = False
-        self.decoder = decoder
+        self.encoder, self.top, self.decoder = encoder, top, decoder
+        for frozen in (encoder, top):
+            if frozen is not None:
+                frozen.trainable = False
         self.label_smoothing = label_smoothing
         self.doubly_stochastic = doubly_stochastic
         self.seed_generator = keras.random.SeedGenerator()
         self._reinforcement: Any = None
         self.built = True
 
+    def encode(self, image: Any) -> Any:
+        """Pictures uint8[batch, height, width, 3] -> what the decoder takes, in half precision as in a cache."""
+        if self.encoder is None:
+            return image
+        features = ops.cast(self.encoder(ops.cast(image, "float32"), training=False), "float16")
+        return features if self.top is None else ops.cast(self.finish(features), "float16")
+
+    def finish(self, cut: Any) -> Any:
+        """What the first part of a cut encoder gives -> what the decoder takes."""
+        assert self.top is not None
+        # training=False: the moving statistics stay as pre-trained, also while the weights are tuned.
+        return self.top(cut, training=False)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The decoder."""
-        return self.decoder(inputs, training=training)
+        """The decoder; with `cut` for `picture` behind the encoder's top.
+
+        Tokens are int32[pictures, time], or int32[pictures, captions, time], whose outputs are those of pictures *
+        captions rows.
+        """
+        picture = self.finish(inputs["cut"]) if "cut" in inputs else inputs["picture"]
+        tokens = inputs["tokens"]
+        if len(tokens.shape) == 3:
+            picture = ops.repeat(picture, ops.shape(tokens)[1], axis=0)
+            tokens = ops.reshape(tokens, (-1, ops.shape(tokens)[2]))
+        return self.decoder({"picture": picture, "tokens": tokens}, training=training)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Nats a word; y: the words int32[batch, time], filled up with padding."""
+        """Nats a word; y: the words int32[batch, time] or int32[pictures, captions, time], filled up with padding."""
+        y = ops.reshape(y, (-1, ops.shape(y)[-1]))
         logits = ops.cast(y_pred["logits"], "float32")
         counted = ops.cast(y > text.UNKNOWN, "float32")
         losses = ops.sparse_categorical_crossentropy(y, logits, from_logits=True)
@@ -269,8 +301,8 @@ class Captioner(keras.Model):
     def reinforce(self, reward: Callable[[Any, Any], Any], *, samples: int, max_length: int, name: str) -> None:
         """From now on `fit` learns from captions that the model draws itself; to be called before `compile`.
 
-        `fit` then takes batches of features and of the pictures' numbers int32[batch]. A caption counts by how far its
-        reward is above the mean of the picture's other captions.
+        `fit` then takes batches of {picture} or {cut} and of the pictures' numbers int32[batch]. A caption counts by
+        how far its reward is above the mean of the picture's other captions.
 
         Args:
             reward: (numbers int32[n], captions int32[n, length]) -> float32[n], in numpy. A caption is closed by
@@ -295,7 +327,9 @@ class Captioner(keras.Model):
         import tensorflow as tf
 
         reward, samples, max_length, name = self._reinforcement
-        picture, numbers = (tf.repeat(part, samples, axis=0) for part in data)
+        inputs, numbers = data
+        features = self.finish(inputs["cut"]) if "cut" in inputs else inputs["picture"]
+        picture, numbers = (tf.repeat(part, samples, axis=0) for part in (features, numbers))
         parts = self.decoder.get_layer(f"{name}_mean").input
         seen = keras.Model(self.decoder.input["picture"], parts)(picture, training=False)
         tokens = draw(*writer(self.decoder, seen, name), self.seed_generator.next(), max_length)
@@ -318,8 +352,7 @@ class Captioner(keras.Model):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "encoder": None if self.encoder is None else serialize(self.encoder),
-            "decoder": serialize(self.decoder),
+            **{part: None if (model := getattr(self, part)) is None else serialize(model) for part in _PARTS},
             "label_smoothing": self.label_smoothing,
             "doubly_stochastic": self.doubly_stochastic,
         }
@@ -329,6 +362,6 @@ class Captioner(keras.Model):
         """From `get_config`."""
         models = {
             part: keras.saving.deserialize_keras_object(config.pop(part), custom_objects=custom_objects)
-            for part in ("encoder", "decoder")
+            for part in _PARTS
         }
         return cls(**models, **config)

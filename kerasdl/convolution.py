@@ -37,9 +37,9 @@ def convolution(
         filters: channels of the result.
         kernel_size: height and width of the kernel, in pixels.
         strides: distance between neighbouring outputs, in pixels.
-        normalization: False adds a bias in its place.
+        normalization: False adds a `Bias` in its place.
         activation: see `kerasdl.activation.activation`.
-        name: name of the convolution, prefix of `_pad`, `_norm` and `_activation`.
+        name: name of the convolution, prefix of `_pad`, `_norm` or `_bias`, and `_activation`.
 
     Returns:
         float32[batch, ceil(height / strides), ceil(width / strides), filters].
@@ -60,14 +60,37 @@ def convolution(
         kernel_size,
         strides,
         padding,
-        use_bias=not normalization,  # the offset of the normalization is a bias already
+        use_bias=False,
         kernel_initializer="he_normal",
         name=name,
     )(x)
     if normalization:
         # Keras' momentum of 0.99 lags behind in short runs; 0.9 and 1e-5 are Torch's, as in fb.resnet.torch.
         x = FusedBatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    else:
+        x = Bias(name=f"{name}_bias")(x)
     return activate(x, activation, name=f"{name}_activation")
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class Bias(keras.layers.Layer):
+    """Adds a trained number to each channel.
+
+    Keras' own layers add theirs by TensorFlow's BiasAdd, whose gradient is accumulated in bfloat16 under mixed
+    precision: for 64 maps of 32x32 pixels it is wrong by half, for a dense layer and 2,000 examples by a tenth.
+
+    Args:
+        **kwargs: those of `keras.layers.Layer`.
+    Source: own.
+    """
+
+    def build(self, x_shape: tuple[int | None, ...]) -> None:
+        """Makes bias float32[channels]."""
+        self.bias = self.add_weight(shape=(x_shape[-1],), initializer="zeros", name="bias")
+
+    def call(self, x: Any) -> Any:
+        """Maps float[..., channels] to the same shape."""
+        return x + self.bias  # not `ops.add`, which is BiasAdd
 
 
 def squeeze_excite(x: keras.KerasTensor, *, ratio: int = 16, name: str) -> keras.KerasTensor:

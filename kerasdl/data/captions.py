@@ -4,25 +4,36 @@
     a.jpg,A dog runs.                           "annotations": [{"image_id": 7, "caption": "A dog runs."},
     a.jpg,"A dog, in the snow."                                 {"image_id": 7, "caption": "A dog, in the snow."}]}
 
-`read` reads one file or several splits, `split` divides pictures, `load` decodes them.
+`read` reads one file or several splits, `split` divides pictures, `load` decodes them. `from_tfds` makes such files
+of COCO, which TFDS keeps in records.
 """
 
+import csv
 import difflib
+import fcntl
 import json
 import os
 import re
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from kerasdl.data import folder, table, text_file
 from kerasdl.errors import UserError
 
 _SUFFIXES = (".csv", ".tsv", ".json")
+
+_COCO = "coco_captions/2014"
+_COCO_SPLITS = {"train": "train+restval", "validation": "val", "test": "test"}
 
 _Row = tuple[str, str, str | None]
 """Where in the file it stands, a picture's name and one of its captions; None only mentions the picture."""
@@ -77,6 +88,43 @@ def read(path: Path, *, images: Path | None = None) -> dict[str, Captioned]:
     return splits
 
 
+def from_tfds(data_dir: Path | None, path: Path, *, progress: bool) -> dict[str, Captioned]:
+    """Reads COCO's captions from TFDS, whose pictures are first written to files, once.
+
+    Pictures are read more than once and in any order, which TFDS' records do not allow. They are written with the
+    bytes that TFDS has, not encoded anew, into a folder as `read` takes it, of 19 GiB:
+
+        train.csv       train/*.jpg         TFDS' train and restval, 113,287 pictures
+        validation.csv  validation/*.jpg    TFDS' val, 5,000 pictures
+        test.csv        test/*.jpg          TFDS' test, 5,000 pictures
+
+    This is the Karpathy split, by which papers compare captioners: 10,000 pictures of COCO's validation part are
+    divided into validation and test, and its rest, restval, is trained on, too.
+
+    The folder appears when it is whole: until then it is called `<path>.partial`. An interrupted call goes on where it
+    stopped, after a comparison of what is there; of several processes one writes and the others wait. Later calls do
+    not need TFDS' records.
+
+    Args:
+        data_dir: TFDS data folder with `coco_captions/2014`, see `kerasdl.data.tfds.builder`; what is missing is
+            downloaded by TFDS (38 GiB).
+        path: the folder; it is created.
+        progress: show a bar on a terminal, elsewhere a line at the begin and one at the end.
+
+    Returns:
+        `train`, `validation` and `test`, pictures in the order of TFDS' files.
+
+    Raises:
+        UserError: if the data set is neither found nor downloadable, or damaged; the folder cannot be written, for
+            example for want of room, or is there and something else; or as `read` has it.
+
+    Source: Karpathy and Fei-Fei 2015, arXiv:1412.2306, section 4; the split as TFDS' `coco_captions` has it.
+    """
+    if not _is_written(path):
+        _write(data_dir, path.resolve(), progress)
+    return read(path)
+
+
 def split(captioned: Captioned, *, validation_ratio: float, test_ratio: float, seed: int) -> dict[str, Captioned]:
     """Divides pictures, each with all its captions, at random into train, validation and test.
 
@@ -85,8 +133,8 @@ def split(captioned: Captioned, *, validation_ratio: float, test_ratio: float, s
 
     Args:
         captioned: as `read` returns it.
-        validation_ratio: share for validation, 0 for none, else at least one picture if there are two.
-        test_ratio: share for test, in the same way; three pictures are needed for one in each.
+        validation_ratio: share for validation, as it is there for a single class.
+        test_ratio: share for test, in the same way.
         seed: another seed gives another split.
 
     Returns:
@@ -132,6 +180,87 @@ def load(
     images, kept, skipped = folder.decode(paths, size=size, fit="squash")
     folder.report_skipped(skipped, len(paths), strict=strict or not len(kept))
     return images, kept, skipped
+
+
+def _is_written(path: Path) -> bool:
+    return all((path / f"{name}.csv").is_file() for name in _COCO_SPLITS)
+
+
+def _write(data_dir: Path | None, path: Path, progress: bool) -> None:
+    from kerasdl.data import tfds  # here, since only this function needs TensorFlow
+
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with _locked(path):
+            if _is_written(path):  # by the process that had the lock
+                return
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise UserError(
+                    f"{path} is there and holds something else than {_COCO}; expected a new folder, or an empty one;"
+                    " choose another, or delete it."
+                )
+            info = tfds.builder(_COCO, data_dir).info
+            _check_room(partial, info.dataset_size)
+            with _progress(info.splits.total_num_examples, path, progress) as advance:
+                for name, source in _COCO_SPLITS.items():
+                    _write_split(partial, name, tfds.captioned(_COCO, source, data_dir), advance)
+            # Once for all, since 123,287 waits for the disk would take longer than the writing.
+            os.sync()
+            partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{_COCO} cannot be written to {path} ({error}); expected room and permission there; make room and"
+            " run it again, which goes on where it stopped, or choose another folder."
+        ) from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from writing the same folder; the lock lies beside, since the folder is renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another process that writes {path}.", file=sys.stderr)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _check_room(partial: Path, size: int) -> None:
+    needed = size - sum(file.stat().st_size for file in partial.glob("*/*"))
+    free = shutil.disk_usage(partial.parent).free
+    if needed > free:
+        raise OSError(f"it needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
+
+
+@contextmanager
+def _progress(count: int, path: Path, shown: bool) -> Iterator[Callable[[], None]]:
+    console = Console(stderr=True)
+    begin = time.monotonic()
+    if shown and not console.is_terminal:
+        print(f"Writing the {count:,} pictures of {_COCO} to {path}.", file=sys.stderr)
+    with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task("Pictures", total=count)
+        yield lambda: bar.advance(task)
+    if shown and not console.is_terminal:
+        print(f"Wrote them in {time.monotonic() - begin:.0f} s.", file=sys.stderr)
+
+
+def _write_split(
+    root: Path, name: str, examples: Iterator[tuple[str, bytes, list[str]]], advance: Callable[[], None]
+) -> None:
+    (root / name).mkdir(parents=True, exist_ok=True)
+    with (root / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["image", "caption"])
+        for image, content, captions in examples:
+            file = root / name / image
+            # Of an earlier call; its last picture may be half, and a crash of the machine may have emptied others.
+            if not file.is_file() or file.read_bytes() != content:
+                file.write_bytes(content)
+            rows.writerows((image, caption) for caption in captions)
+            advance()
 
 
 def _files_of_splits(path: Path) -> dict[str, Path]:

@@ -3,18 +3,19 @@
     photos/cat/1.jpg  photos/dog/holiday/2.png                                    split at random by `split`
     photos/train/cat/1.jpg  photos/validation/cat/2.jpg  photos/test/cat/3.jpg    already split
 
-`scan` lists the files, `split` divides them, `load` decodes them.
+`scan` lists the files, `split` divides them, `load` decodes them. `find` lists pictures without classes, `patches`
+cuts squares out of them.
 """
 
 import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,7 +27,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 """Formats that are read; a file's content decides, whatever its name ends in."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
-"""Endings of file names, in upper or lower case, that `scan` takes for pictures."""
+"""Endings of file names, in upper or lower case, that `scan` and `find` take for pictures."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Example = tuple[Path, int]
 """A picture's file and the index of its class."""
@@ -99,6 +103,33 @@ def scan(path: str | Path) -> ImageFolder:
         if name in roots:
             splits[name] = _scan_classes(roots[name], class_names)[1]
     return ImageFolder(class_names, splits)
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """Lists the pictures that a command line names, without opening any.
+
+    Args:
+        paths: files, which are taken whatever their names, there or not; and folders, of which, with their
+            sub-folders, those files are taken that are pictures by the ending of their name.
+
+    Returns:
+        The files in the order of `paths`, those of a folder in the order of their names.
+
+    Raises:
+        UserError: if there is none.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        else:
+            files.append(path)
+    if not files:
+        raise UserError(
+            f"There are no pictures in {', '.join(map(str, paths)) or 'nothing'}; expected files named as pictures,"
+            " such as 'a.jpg'; give other folders, or the files themselves."
+        )
+    return files
 
 
 def split(
@@ -206,15 +237,60 @@ def decode(
             return _reason(error)
         return None
 
+    reasons = _in_threads(fill, range(len(paths)))
+    kept = np.array([index for index, reason in enumerate(reasons) if reason is None], np.int64)
+    skipped = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None]
+    return images[kept] if skipped else images, kept, skipped
+
+
+def patches(paths: Sequence[Path], *, size: int, count: int, seed: int) -> tuple[np.ndarray, list[tuple[Path, str]]]:
+    """Cuts squares out of pictures at random places, without scaling; those that are too small are left out.
+
+    The places in a picture follow from seed and file name, whatever other pictures there are.
+
+    Args:
+        paths: files.
+        size: side of the squares in pixels.
+        count: squares of each picture; one picture's may overlap.
+        seed: another seed gives other places.
+
+    Returns:
+        patches: uint8[kept * count, size, size, 3], in the order of the paths.
+        skipped: the pictures left out, each with the reason.
+
+    Raises:
+        ValueError: if size or count is below 1.
+
+    Source: own.
+    """
+    if size < 1 or count < 1:
+        raise ValueError(f"size is {size} and count {count}; expected at least 1 each; choose larger ones.")
+
+    def cut(path: Path) -> np.ndarray | str:
+        try:
+            pixels = np.asarray(_open(path))
+        except Exception as error:  # Pillow's decoders raise nearly anything at a damaged file.
+            return _reason(error)
+        height, width = pixels.shape[:2]
+        if min(height, width) < size:
+            return f"{width}x{height} pixels, smaller than a patch of {size}"
+        rng = np.random.default_rng([seed, *path.name.encode()])
+        tops, lefts = (rng.integers(0, side - size + 1, count) for side in (height, width))
+        return np.stack([pixels[top : top + size, left : left + size] for top, left in zip(tops, lefts, strict=True)])
+
+    found = _in_threads(cut, paths)
+    skipped = [(path, one) for path, one in zip(paths, found, strict=True) if isinstance(one, str)]
+    whole = [one for one in found if not isinstance(one, str)]
+    return np.concatenate(whole) if whole else np.empty((0, size, size, 3), np.uint8), skipped
+
+
+def _in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
     # Registers the formats before the threads race for it.
     Image.init()
     with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         # Damaged EXIF data, and pictures that are large yet below the limit.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        reasons = list(pool.map(fill, range(len(paths))))
-    kept = np.array([index for index, reason in enumerate(reasons) if reason is None], np.int64)
-    skipped = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None]
-    return images[kept] if skipped else images, kept, skipped
+        return list(pool.map(call, items))
 
 
 def report_skipped(skipped: Sequence[tuple[Path, str]], count: int, *, strict: bool) -> None:
@@ -298,20 +374,24 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _decode(path: Path, size: int, fit: str) -> np.ndarray:
-    with Image.open(path, formats=FORMATS) as image:
-        if fit == "crop":
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time. Stopping at twice the size leaves
-            # something to antialias, as in Pillow's own `thumbnail`. Squashed pictures are decoded whole, so that an
-            # encoder's features are those of an export.
-            image.draft(None, (2 * size, 2 * size))
-        ImageOps.exif_transpose(image, in_place=True)
-        rgb = _to_rgb(image)
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time. Stopping at twice the size leaves something
+    # to antialias, as in Pillow's own `thumbnail`. Squashed pictures are decoded whole, so that an encoder's features
+    # are those of an export.
+    rgb = _open(path, 2 * size if fit == "crop" else None)
     if fit == "crop":
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
         # Cut first: `resize` with a box would blend in pixels from outside the box, and TensorFlow would not.
         rgb = rgb.crop((left, top, left + side, top + side))
     return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _open(path: Path, draft: int | None = None) -> Image.Image:
+    with Image.open(path, formats=FORMATS) as image:
+        if draft is not None:
+            image.draft(None, (draft, draft))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Standard data sets through TensorFlow Datasets, from a folder on disk or by its own download."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,39 @@ def text(name: str, split: str, data_dir: Path | None = None) -> str:
         UserError: see `builder`.
     """
     return b"\n".join(_whole(name, split, data_dir)["text"].numpy()).decode("utf-8")
+
+
+def captioned(name: str, split: str, data_dir: Path | None = None) -> Iterator[tuple[str, bytes, list[str]]]:
+    """Reads the pictures of a split with their captions one after the other, in the order of its files.
+
+    Args:
+        name: TFDS name with features `image`, `image/filename` and `captions/text`, such as `coco_captions/2014`.
+        split: TFDS split, such as `val`, or several, such as `train+restval`.
+        data_dir: see `builder`.
+
+    Yields:
+        The picture's file name, its bytes as they are stored, which is encoded, and its captions.
+
+    Raises:
+        UserError: see `builder`; or the records are damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    found = builder(name, data_dir)
+    examples = found.as_dataset(
+        split=split,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+    try:
+        for example in examples.as_numpy_iterator():
+            captions = [caption.decode("utf-8") for caption in example["captions"]["text"]]
+            yield example["image/filename"].decode("utf-8"), example["image"], captions
+    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+        raise UserError(
+            f"the records of {name} in {found.data_dir} are damaged ({error.message.splitlines()[0][:200]}); expected"
+            " them whole; copy them anew, or delete that folder and let TFDS prepare it again"
+        ) from None
 
 
 def _whole(name: str, split: str, data_dir: Path | None) -> dict[str, tf.Tensor]:

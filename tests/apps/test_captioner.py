@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from apps import captioner
+from apps import _run, captioner
 from apps.__main__ import main
 from kerasdl import captioning, export
+from kerasdl.data import captions as captioned_pictures
 from kerasdl.data import synthetic
 from kerasdl.errors import UserError
 from kerasdl.training.checkpoint import Checkpoint
@@ -22,7 +23,7 @@ from kerasdl.training.checkpoint import Checkpoint
 ROOT = Path(__file__).parent.parent.parent
 SMALL = captioner.Config(
     encoder="cnn", image_size=32, units=16, attention_units=8, feature_dim=8, embedding_dim=8, flip=False, min_count=1,
-    reinforce_epochs=0, epochs=1, batch_size=16,
+    epochs=1, batch_size=16,
 )  # fmt: skip
 
 
@@ -85,14 +86,14 @@ def test_mirrored_pictures_exchange_left_and_right():
     config = dataclasses.replace(SMALL, flip=True)
     data = splits(config)
     model = captioner.build_model(config, data)
-    bank, ids, rows = captioner._bank(config, model, data.train, data, mirrored=True)
+    bank = captioner._bank(config, model, data.train, data, cut=False, mirrored=True)
     count = len(data.train.captions)
-    np.testing.assert_array_equal(bank[count:], bank[:count, :, ::-1])
+    np.testing.assert_array_equal(bank.pictures[count:], bank.pictures[:count, :, ::-1])
     names = ["", "", *data.info["words"]]
+    assert len(bank.captions) == 2 * count
     for i in range(count):
-        plain, mirrored = ([names[word] for word in ids[j]] for j in (i, count + i))
+        plain, mirrored = ([names[word] for word in bank.captions[j][0]] for j in (i, count + i))
         assert mirrored == [{"left": "right", "right": "left"}.get(word, word) for word in plain]
-    assert rows.tolist() == list(range(2 * count))
 
 
 # --- A person's own pictures -----------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def arguments(own, *more):
     flags = {
         "data": own / "captions.csv", "encoder-weights": own / "network.weights.h5", "image-size": 64, "units": 16,
         "attention-units": 8, "feature-dim": 8, "embedding-dim": 8, "min-count": 1, "epochs": 1, "batch-size": 16,
-        "reinforce-epochs": 0,
+        "tune-epochs": 0,
         "cache": own / "cache", "runs": own / "runs",
     }  # fmt: skip
     return ["captioner", "train", *(str(word) for name, value in flags.items() for word in (f"--{name}", value)), *more]
@@ -161,7 +162,7 @@ def test_own_pictures_from_training_to_captions(own, capsys):
 def with_encoder(own, **changes):
     weights = str(own / "network.weights.h5")
     fields = {"encoder_weights": weights, "image_size": 64, "data": own / "captions.csv", "cache": own / "cache"}
-    return dataclasses.replace(SMALL, encoder="MobileNetV2", **{**fields, **changes})
+    return dataclasses.replace(SMALL, encoder="MobileNetV2", **{"tune_epochs": 0, **fields, **changes})
 
 
 def test_features_are_computed_once_for_an_encoder(own, tmp_path, monkeypatch):
@@ -189,14 +190,33 @@ def test_features_are_computed_once_for_an_encoder(own, tmp_path, monkeypatch):
 
 
 def test_the_top_of_the_encoder_is_tuned_and_the_rest_is_not(own, tmp_path):
-    config = with_encoder(own, tune_from="block_15_add", epochs=2, tune_epochs=1, validation_ratio=0.0)
+    config = with_encoder(own, tune_from="block_15_add", tune_epochs=1, reinforce_epochs=1)
     data = captioner.load_data(config)
     fresh = captioner.build_model(config, data)
     trained = fitted(config, data, tmp_path)
-    top, other = (model.decoder.get_layer("encoder_top").get_weights() for model in (fresh, trained))
+    top, other = (model.top.get_weights() for model in (fresh, trained))
     assert any(np.abs(one - another).max() > 0 for one, another in zip(top, other, strict=True))
     for one, another in zip(fresh.encoder.get_weights(), trained.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(one, another)
+    restored = _run.restore(captioner, config, data, tmp_path)
+    assert restored.top.get_weights()[0].shape == top[0].shape
+
+
+def test_a_picture_with_all_its_captions_counts_like_each_by_itself(own, tmp_path):
+    config = with_encoder(own, tune_from="block_15_add", tune_epochs=1, precision="float32", cache=tmp_path)
+    data = captioner.load_data(config)
+    model = captioner.build_model(config, data)
+    banks = [captioner._bank(config, model, data.train, data, cut=cut, mirrored=True) for cut in (False, True)]
+    alike = []
+    for bank in banks:
+        inputs, tokens = next(iter(bank.whole(8)))
+        assert tokens.shape[:2] == (8, 2)
+        alike.append(model.compute_loss(inputs, tokens, model(inputs), training=False).numpy())
+        rows = np.repeat(np.arange(8), 2)
+        flat = {key: tf.gather(value, rows) for key, value in inputs.items() if key != "tokens"}
+        flat["tokens"] = tf.reshape(inputs["tokens"], (16, -1))
+        alike.append(model.compute_loss(flat, tf.reshape(tokens, (16, -1)), model(flat), training=False).numpy())
+    np.testing.assert_allclose(alike, alike[0], rtol=1e-3)
 
 
 def test_captions_of_its_own_are_learned_from(tmp_path):
@@ -221,10 +241,26 @@ def test_flickr8k_folders_without_a_test_split_are_tested_on_validation(own, tmp
     assert not files[0] & files[1] | files[1] & files[2] | files[0] & files[2]
 
 
+def test_coco_is_read_through_tfds(own, tmp_path, monkeypatch):
+    asked = []
+
+    def from_tfds(data_dir, path, *, progress):
+        asked.append((data_dir, path))
+        whole = captioned_pictures.read(own / "captions.csv")["train"]
+        return captioned_pictures.split(whole, validation_ratio=0.2, test_ratio=0.2, seed=0)
+
+    monkeypatch.setattr(captioned_pictures, "from_tfds", from_tfds)
+    config = dataclasses.replace(SMALL, dataset="coco_captions", data_dir=Path("tfds"), cache=tmp_path)
+    data = captioner.load_data(config)
+    assert asked == [(Path("tfds"), tmp_path / "coco_captions")]
+    assert [len(part.captions) for part in (data.train, data.validation, data.test())] == [24, 8, 8]
+    assert data.description.startswith("coco_captions, 8 pictures")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tune_epochs": 1}, "needs --tune-from"),
+        ({"tune_epochs": -1}, "--tune-epochs is -1"),
         ({"validation_ratio": 0.0, "patience": 2}, "needs validation data"),
         ({"beam_width": 0}, "--beam-width is 0"),
         ({"length_penalty": -1.0}, "--length-penalty is -1"),
@@ -239,7 +275,7 @@ def test_wrong_fields(fields, message):
     ("words", "message"),
     [
         (["--encoder", "MobileNet7"], "not in keras.applications"),
-        (["--encoder-weights", "nowhere.weights.h5"], "does not exist"),
+        (["--encoder-weights", "nowhere.weights.h5"], "do not exist"),
         (["--tune-from", "nothing", "--tune-epochs", "1"], "is no layer of MobileNetV2"),
         (["--min-count", "1000"], "lower --min-count"),
         (["--data", "nowhere.csv"], "nowhere.csv"),
@@ -265,11 +301,13 @@ def test_broken_pictures_are_left_out_with_their_captions(own, tmp_path, capsys)
     config = dataclasses.replace(SMALL, data=tmp_path)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
-    parts = [captioner._bank(config, model, part, data, mirrored=False) for part in (data.train, data.validation)]
+    splits = (data.train, data.validation)
+    banks = [captioner._bank(config, model, part, data, cut=False, mirrored=False) for part in splits]
     test, _ = captioner._pixels(data.test().pictures, 32)
-    assert sum(len(bank) for bank, _, _ in parts) + len(test) == 39
+    assert sum(len(bank.pictures) for bank in banks) + len(test) == 39
     assert "0.png" in capsys.readouterr().err
-    assert all(len(ids) == 2 * len(bank) == len(rows) for bank, ids, rows in parts)
+    assert all(len(bank.captions) == len(bank.pictures) for bank in banks)
+    assert all(len(several) == 2 for bank in banks for several in bank.captions)
 
 
 def test_any_picture_gets_a_caption(own):

@@ -11,17 +11,19 @@ RNG = np.random.default_rng(0)
 PARTS = RNG.normal(size=(BATCH, ITEMS, CHANNELS)).astype("float32")
 AFTER = np.array([[3, 4, 2, 0], [5, 2, 0, 0], [1, 7, 8, 2]], np.int32)  # 2 is the end, 1 the unknown word
 BEFORE = np.pad(AFTER[:, :-1], [[0, 0], [1, 0]])
+GIVEN = {"picture": PARTS, "tokens": BEFORE}
 
 
 def decoder(attends, dropout=0.0):
-    parts, tokens = keras.Input((ITEMS, CHANNELS)), keras.Input((None,), dtype="int32")
+    parts = keras.Input((ITEMS, CHANNELS), name="picture")
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
     sizes = {"units": 8, "embedding_dim": 5, "dropout": dropout, "name": "d"}
     if attends:
         logits, weights = captioning.show_attend_and_tell(parts, tokens, TOKENS, attention_units=7, **sizes)
         outputs = {"logits": logits, "weights": weights}
     else:
         outputs = {"logits": captioning.show_and_tell(parts, tokens, TOKENS, **sizes)}
-    model = keras.Model([parts, tokens], outputs)
+    model = keras.Model({"picture": parts, "tokens": tokens}, outputs)
     block_checks.random_weights(model)
     return model
 
@@ -34,13 +36,13 @@ def log_softmax(x):
 @pytest.mark.parametrize("attends", [True, False])
 def test_shapes_and_gradients(attends):
     model = decoder(attends, dropout=0.2)
-    answer = model([PARTS, BEFORE])
+    answer = model(GIVEN)
     assert answer["logits"].shape == (BATCH, 4, TOKENS)
     if attends:
         assert answer["weights"].shape == (BATCH, 4, ITEMS)
         np.testing.assert_allclose(tf.reduce_sum(answer["weights"], -1), 1, atol=1e-6)
     logits = keras.Model(model.inputs, model.outputs[0])
-    assert block_checks.dead_weights(logits, [PARTS, BEFORE]) == []
+    assert block_checks.dead_weights(logits, GIVEN) == []
 
 
 @pytest.mark.parametrize("attends", [True, False])
@@ -55,7 +57,7 @@ def test_what_is_written_word_by_word_has_the_probability_that_the_model_gives_i
     for place in range(4):
         after = tokens[:, place].numpy()
         assert (after >= captioning.END).all()
-        logits = model([PARTS, np.pad(after[:, :-1], [[0, 0], [1, 0]])])["logits"].numpy()
+        logits = model({"picture": PARTS, "tokens": np.pad(after[:, :-1], [[0, 0], [1, 0]])})["logits"].numpy()
         logits[..., : captioning.END] = -1e9  # padding and the unknown word are not written
         shares = np.take_along_axis(log_softmax(logits), after[..., None], -1)[..., 0]
         counts = np.cumsum(after == captioning.END, 1) - (after == captioning.END) == 0
@@ -65,12 +67,12 @@ def test_what_is_written_word_by_word_has_the_probability_that_the_model_gives_i
 def test_the_first_word_depends_on_the_picture_and_a_word_on_those_before_alone():
     for attends in (True, False):
         model = decoder(attends)
-        logits = model([PARTS, BEFORE])["logits"].numpy()
-        other = model([PARTS[::-1].copy(), BEFORE])["logits"].numpy()
+        logits = model(GIVEN)["logits"].numpy()
+        other = model({"picture": PARTS[::-1].copy(), "tokens": BEFORE})["logits"].numpy()
         assert np.abs(logits[0, 0] - other[0, 0]).max() > 1e-3
         later = BEFORE.copy()
         later[:, 3] = 8
-        changed = model([PARTS, later])["logits"].numpy()
+        changed = model({"picture": PARTS, "tokens": later})["logits"].numpy()
         np.testing.assert_array_equal(changed[:, :3], logits[:, :3])
         assert np.abs(changed[:, 3] - logits[:, 3]).max() > 1e-3
 
@@ -96,7 +98,7 @@ def expected_loss(logits, weights, smoothing, penalty):
 
 def test_loss_equals_its_equations_in_training_and_is_plain_in_validation():
     model = captioning.Captioner(None, decoder(True), label_smoothing=0.1, doubly_stochastic=0.7)
-    answer = model([PARTS, BEFORE])
+    answer = model(GIVEN)
     logits, weights = (answer[part].numpy() for part in ("logits", "weights"))
     trained, validated = (
         float(model.compute_loss(y=tf.constant(AFTER), y_pred=answer, training=training)) for training in (True, False)
@@ -107,7 +109,7 @@ def test_loss_equals_its_equations_in_training_and_is_plain_in_validation():
 
 def test_nothing_but_unknown_words_is_no_loss_and_no_nan():
     model = captioning.Captioner(None, decoder(False))
-    answer = model([PARTS, BEFORE])
+    answer = model(GIVEN)
     assert float(model.compute_loss(y=tf.ones_like(AFTER), y_pred=answer)) == 0
 
 
@@ -119,19 +121,58 @@ def test_the_encoder_is_frozen_and_saved_with_the_decoder(tmp_path):
     assert not any("convolution" in path for path in trainable)
     assert len(model.variables) > len(trainable)
     model.compile("adam")
-    model.fit([PARTS, BEFORE], AFTER, verbose=0)
+    model.fit(GIVEN, AFTER, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert again.doubly_stochastic == 0.5
     np.testing.assert_array_equal(again.encoder.get_weights()[0], encoder.get_weights()[0])
-    np.testing.assert_array_equal(again([PARTS, BEFORE])["logits"], model([PARTS, BEFORE])["logits"])
+    np.testing.assert_array_equal(again(GIVEN)["logits"], model(GIVEN)["logits"])
+
+
+def test_a_cut_encoder_learns_behind_the_cut_when_it_may(tmp_path):
+    keras.utils.set_random_seed(0)
+    pictures, cut = keras.Input((ITEMS, 3)), keras.Input((ITEMS, 2))
+    encoder = keras.Model(pictures, keras.layers.Dense(2, name="bottom")(pictures))
+    top = keras.Model(cut, keras.layers.Dense(CHANNELS, name="end")(cut))
+    model = captioning.Captioner(encoder, decoder(True), top=top)
+    image = RNG.normal(size=(BATCH, ITEMS, 3)).astype("float32")
+    middle = encoder(image).numpy()
+    given = {"cut": middle, "tokens": BEFORE}
+    np.testing.assert_allclose(model.encode(image), top(middle), atol=0.01)
+    expected = model.decoder({"picture": top(middle).numpy(), "tokens": BEFORE})["logits"]
+    np.testing.assert_allclose(model(given)["logits"], expected, atol=1e-5)
+    frozen = top.get_weights()
+    model.compile("adam")
+    model.fit(given, AFTER, verbose=0)
+    np.testing.assert_array_equal(top.get_weights()[0], frozen[0])
+    top.trainable = True
+    model.compile("adam")
+    model.fit(given, AFTER, verbose=0)
+    assert np.abs(top.get_weights()[0] - frozen[0]).max() > 0
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(again(given)["logits"], model(given)["logits"])
+
+
+def test_captions_of_one_picture_stand_behind_each_other():
+    model = captioning.Captioner(None, decoder(True), doubly_stochastic=0.7)
+    several = {"picture": PARTS, "tokens": np.stack([BEFORE, BEFORE[::-1]], 1)}
+    flat = {"picture": np.repeat(PARTS, 2, 0), "tokens": several["tokens"].reshape(2 * BATCH, -1)}
+    found, expected = model(several), model(flat)
+    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-6)
+    after = np.stack([AFTER, AFTER[::-1]], 1)
+    losses = [
+        float(model.compute_loss(y=tf.constant(y), y_pred=answer))
+        for y, answer in ((after, found), (after.reshape(2 * BATCH, -1), expected))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_captions_are_drawn_by_their_probabilities():
     model = decoder(True)
     parts = tf.constant(np.repeat(PARTS[:1], 4000, 0))
     drawn = captioning.draw(*captioning.writer(model, parts, "d"), tf.constant([1, 2]), 3).numpy()
-    logits = model([PARTS[:1], np.zeros((1, 1), np.int32)])["logits"].numpy()[0, 0]
+    logits = model({"picture": PARTS[:1], "tokens": np.zeros((1, 1), np.int32)})["logits"].numpy()[0, 0]
     logits[: captioning.END] = -1e9
     shares = np.exp(log_softmax(logits))
     np.testing.assert_allclose(np.bincount(drawn[:, 0], minlength=TOKENS) / 4000, shares, atol=0.03)
@@ -144,15 +185,7 @@ def test_captions_are_drawn_by_their_probabilities():
 @pytest.mark.parametrize("wanted", [7, None])
 def test_a_reward_makes_captions_likelier_and_an_equal_one_does_not(wanted):
     keras.utils.set_random_seed(0)
-    pictures, tokens = (
-        keras.Input((ITEMS, CHANNELS), name="picture"),
-        keras.Input((None,), dtype="int32", name="tokens"),
-    )
-    logits, weights = captioning.show_attend_and_tell(
-        pictures, tokens, TOKENS, units=8, attention_units=7, embedding_dim=5, name="d"
-    )
-    model = keras.Model({"picture": pictures, "tokens": tokens}, {"logits": logits, "weights": weights})
-    block_checks.random_weights(model)
+    model = decoder(True)
     captioner = captioning.Captioner(None, model)
     seen = []
 
@@ -163,7 +196,7 @@ def test_a_reward_makes_captions_likelier_and_an_equal_one_does_not(wanted):
     captioner.reinforce(reward, samples=4, max_length=4, name="d")
     captioner.compile(keras.optimizers.Adam(0.02))
     before = model.get_weights()
-    batches = tf.data.Dataset.from_tensors((tf.constant(PARTS), tf.constant([5, 6, 8]))).repeat()
+    batches = tf.data.Dataset.from_tensors(({"picture": PARTS}, np.array([5, 6, 8]))).repeat()
     history = captioner.fit(batches, epochs=60, steps_per_epoch=1, shuffle=False, verbose=0).history["reward"]
     assert set(seen) == {5, 6, 8}
     moved = max(np.abs(one - other).max() for one, other in zip(before, model.get_weights(), strict=True))

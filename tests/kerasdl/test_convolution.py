@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from kerasdl.convolution import (
+    Bias,
     DiracUniform,
     QuickGradientConv2D,
     WhiteningConvolution,
@@ -34,7 +35,7 @@ def test_convolution_equals_oracle(kernel_size, strides, normalization):
     for height, width in ((7, 8), (6, 5)):
         x = image((2, height, width, 3))
         padded = oracles.pad_even(x, kernel_size)
-        y = oracles.conv2d(padded, w["block/kernel"], w.get("block/bias", 0.0), strides, "valid")
+        y = oracles.conv2d(padded, w["block/kernel"], w.get("block_bias/bias", 0.0), strides, "valid")
         if normalization:
             statistics = w["block_norm/moving_mean"], w["block_norm/moving_variance"]
             y = oracles.batch_norm(y, *statistics, w["block_norm/gamma"], w["block_norm/beta"])
@@ -170,6 +171,23 @@ def test_whitening_bias_gradient_survives_bfloat16():
         y = layer(x)
     gradient = tape.gradient(y, layer.bias.value)
     np.testing.assert_allclose(gradient, np.full(24, 64 * 31 * 31), rtol=0.01)
+
+
+def test_bias_is_added_and_its_gradient_survives_bfloat16(tmp_path):
+    """Keras' own would be off by half."""
+    inputs = keras.Input((32, 32, 8), dtype="bfloat16")
+    model = keras.Model(inputs, Bias(dtype="mixed_bfloat16", name="bias")(inputs))
+    layer = model.get_layer("bias")
+    layer.bias.assign(np.arange(8))
+    x = tf.cast(image((64, 32, 32, 8)), tf.bfloat16)
+    upstream = tf.cast(image(x.shape, seed=2) + 0.1, tf.bfloat16)
+    with tf.GradientTape() as tape:
+        y = model(x)
+    np.testing.assert_array_equal(tf.cast(y, tf.float32), tf.cast(x + tf.range(8, dtype=tf.bfloat16), tf.float32))
+    gradient = tape.gradient(y, layer.bias.value, upstream)
+    np.testing.assert_allclose(gradient, np.sum(tf.cast(upstream, tf.float64), axis=(0, 1, 2)), rtol=0.01)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras").get_weights()[0], np.arange(8))
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, (3, 5)])

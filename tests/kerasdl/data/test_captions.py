@@ -1,11 +1,15 @@
+import errno
 import json
+import re
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from kerasdl.data import captions
+from kerasdl.data import captions, tfds
 from kerasdl.data.captions import Captioned
 from kerasdl.errors import UserError
 
@@ -249,6 +253,203 @@ def test_flickr8k(data_dir):
     images, kept, skipped = captions.load(splits["validation"].paths[:8], size=32, strict=True)
     assert (images.shape, kept.tolist(), skipped) == ((8, 32, 32, 3), list(range(8)), [])
     assert images.std() > 30
+
+
+# --- from_tfds ---
+
+COCO = {
+    "train": {"COCO_train2014_02.jpg": ["A dog, and\na cat. ", 'A "dog".'], "COCO_train2014_01.jpg": ["Süß 字 🙂"]},
+    "val": {"COCO_val2014_03.jpg": ["A man."]},
+    "test": {"COCO_val2014_04.jpg": ["A bus."]},
+    "restval": {"COCO_val2014_05.jpg": ["A cow."]},
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir_of_coco(tmp_path_factory):
+    """A TFDS folder with a small set of the form of coco_captions; and beside it each picture."""
+    import tensorflow_datasets as source
+
+    root = tmp_path_factory.mktemp("tfds")
+
+    def example(name, texts):
+        pixels = np.random.default_rng(int(name[-5])).integers(0, 256, (24, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(root / name, quality=30)
+        captions = [{"id": index, "text": text} for index, text in enumerate(texts)]
+        return {"image": root / name, "image/filename": name, "image/id": 7, "captions": captions}
+
+    source.dataset_builders.store_as_tfds_dataset(
+        name="coco_captions",
+        config="2014",
+        version="1.1.0",
+        features=source.features.FeaturesDict(
+            {
+                "image": source.features.Image(encoding_format="jpeg"),
+                "image/filename": source.features.Text(),
+                "image/id": np.int64,
+                "captions": source.features.Sequence({"id": np.int64, "text": source.features.Text()}),
+            }
+        ),
+        split_datasets={
+            split: [(name, example(name, texts)) for name, texts in pictures.items()]
+            for split, pictures in COCO.items()
+        },
+        data_dir=root,
+        disable_shuffling=True,
+    )
+    return root
+
+
+def assert_coco(splits, root, data_dir):
+    of_tfds = {"train": COCO["train"] | COCO["restval"], "validation": COCO["val"], "test": COCO["test"]}
+    assert splits == {
+        name: Captioned(
+            tuple(root / name / picture for picture in pictures),
+            tuple(tuple(text.strip() for text in texts) for texts in pictures.values()),
+        )
+        for name, pictures in of_tfds.items()
+    }
+    for captioned in splits.values():
+        for path in captioned.paths:
+            assert path.read_bytes() == (data_dir / path.name).read_bytes()
+
+
+def refused(data_dir, path):
+    with pytest.raises(UserError) as caught:
+        captions.from_tfds(data_dir, path, progress=False)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_coco_is_written_once_as_files_that_read_takes(data_dir_of_coco, tmp_path, capsys):
+    path = tmp_path / "deep" / "coco"
+    splits = captions.from_tfds(data_dir_of_coco, path, progress=False)
+    assert_coco(splits, path, data_dir_of_coco)
+    assert captions.read(path) == splits
+    assert captions.from_tfds(tmp_path / "nowhere", path, progress=True) == splits
+    assert [found.name for found in path.parent.iterdir() if found.name[0] != "."] == ["coco"]
+    assert capsys.readouterr().err == ""
+
+
+def interrupt_at(monkeypatch, name, error):
+    """Makes writing the picture end in the middle."""
+    write_bytes = Path.write_bytes
+
+    def interrupted(path, content):
+        if path.name != name:
+            return write_bytes(path, content)
+        write_bytes(path, content[: len(content) // 2])
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+
+
+def test_an_interrupted_call_leaves_nothing_that_looks_whole_and_goes_on_where_it_stopped(
+    data_dir_of_coco, tmp_path, monkeypatch
+):
+    path, partial = tmp_path / "coco", tmp_path / "coco.partial"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "COCO_val2014_03.jpg", KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            captions.from_tfds(data_dir_of_coco, path, progress=False)
+    assert not path.exists()
+    half = (partial / "validation" / "COCO_val2014_03.jpg").stat().st_size
+    assert 0 < half < (data_dir_of_coco / "COCO_val2014_03.jpg").stat().st_size
+    # As after a crash of the machine: the length is right, the content was still on its way.
+    emptied = partial / "train" / "COCO_val2014_05.jpg"
+    emptied.write_bytes(bytes(emptied.stat().st_size))
+    written = []
+    write_bytes = Path.write_bytes
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda file, content: written.append(file.name) or write_bytes(file, content)
+    )
+    assert_coco(captions.from_tfds(data_dir_of_coco, path, progress=False), path, data_dir_of_coco)
+    assert written == [f"COCO_val2014_0{number}.jpg" for number in (5, 3, 4)]
+    assert not partial.exists()
+
+
+def test_a_full_disk_is_named_and_costs_nothing_that_was_written(data_dir_of_coco, tmp_path, monkeypatch):
+    path = tmp_path / "coco"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "COCO_val2014_05.jpg", OSError(errno.ENOSPC, "No space left on device"))
+        message = refused(data_dir_of_coco, path)
+    assert f"{path} ([Errno 28] No space left on device); expected room and permission there; make room" in message
+    assert not path.exists()
+    # From now on it is known before anything is written: there is a byte too little for the rest.
+    size = tfds.builder("coco_captions/2014", data_dir_of_coco).info.dataset_size
+    free = size - sum(file.stat().st_size for file in (tmp_path / "coco.partial").rglob("*.jpg"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: usage._replace(free=free - 1))
+    assert f"{path} (it needs 0.0 GiB, and 0.0 GiB are free); expected room" in refused(data_dir_of_coco, path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: usage._replace(free=free))
+    assert_coco(captions.from_tfds(data_dir_of_coco, path, progress=False), path, data_dir_of_coco)
+
+
+def test_coco_that_is_missing_is_named_with_two_ways_out(tmp_path, monkeypatch):
+    def offline(*args, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("tensorflow_datasets.builder", offline)
+    message = refused(tmp_path / "data", tmp_path / "coco")
+    for part in ("coco_captions/2014 is not in", str(tmp_path / "data"), "no network", "--data-dir"):
+        assert part in message
+    assert not (tmp_path / "coco").exists()
+
+
+def test_a_folder_of_something_else_is_not_touched_and_an_empty_one_is_taken(data_dir_of_coco, tmp_path):
+    path = tmp_path / "coco"
+    write(path / "train.csv", table("a.jpg"))
+    assert f"{path} is there and holds something else than coco_captions" in refused(data_dir_of_coco, path)
+    assert [file.name for file in path.iterdir()] == ["train.csv"]
+    (path / "train.csv").unlink()
+    (tmp_path / "link").symlink_to(path)
+    assert_coco(
+        captions.from_tfds(data_dir_of_coco, tmp_path / "link", progress=False), tmp_path / "link", data_dir_of_coco
+    )
+    assert len(list(path.iterdir())) == 6
+    blocked = write(tmp_path / "file", "")
+    assert "holds something else" in refused(data_dir_of_coco, blocked)
+    assert "cannot be written to" in refused(data_dir_of_coco, blocked / "coco")
+
+
+def test_of_several_processes_one_writes_and_the_others_wait(data_dir_of_coco, tmp_path, monkeypatch, capsys):
+    path, found, written = tmp_path / "coco", [], []
+    write_bytes = Path.write_bytes
+
+    def call():
+        found.append(captions.from_tfds(data_dir_of_coco, path, progress=False))
+
+    other = threading.Thread(target=call)
+
+    def slow(file, content):
+        if not written:
+            other.start()
+            other.join(0.5)  # without a lock it would be done by then
+        written.append(file.name)
+        return write_bytes(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", slow)
+    call()
+    other.join()
+    for splits in found:
+        assert_coco(splits, path, data_dir_of_coco)
+    assert (len(found), len(written)) == (2, 5)
+    assert capsys.readouterr().err == f"Waiting for another process that writes {path}.\n"
+
+
+def test_progress_of_writing_is_a_bar_on_a_terminal_and_elsewhere_two_lines(
+    data_dir_of_coco, tmp_path, monkeypatch, capsys
+):
+    captions.from_tfds(data_dir_of_coco, tmp_path / "coco", progress=True)
+    begin, end = capsys.readouterr().err.splitlines()
+    assert begin == f"Writing the 5 pictures of coco_captions/2014 to {tmp_path / 'coco'}."
+    assert re.fullmatch(r"Wrote them in \d+ s\.", end)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    captions.from_tfds(data_dir_of_coco, tmp_path / "other", progress=True)
+    error = capsys.readouterr().err
+    assert "100%" in error
+    assert "Writing" not in error
 
 
 # --- split ---

@@ -116,6 +116,30 @@ def test_scan_of_a_missing_folder(tmp_path):
         folder.scan(tmp_path / "nowhere")
 
 
+# --- find ---
+
+
+def test_find_takes_named_files_whatever_their_names_and_of_folders_those_named_as_pictures(tmp_path):
+    make_folder(tmp_path / "photos", {"b": 1, "a": 2})
+    save(tmp_path / "photos" / "a.JPG")
+    (tmp_path / "photos" / "read me.txt").touch()
+    (tmp_path / "photos" / "folder.png").mkdir()
+    named = [tmp_path / "scan.tiff", tmp_path / "photos" / "read me.txt", tmp_path / "missing.png"]
+    inside = ["a/000.png", "a/001.png", "a.JPG", "b/000.png"]
+    found = folder.find([named[0], tmp_path / "photos", *named[1:]])
+    assert found == [named[0], *(tmp_path / "photos" / name for name in inside), *named[1:]]
+
+
+def test_find_names_where_there_is_no_picture(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for paths, named in (([tmp_path, tmp_path / "."], f"{tmp_path}, {tmp_path}"), ([], "nothing")):
+        with pytest.raises(UserError) as caught:
+            folder.find(paths)
+        message = str(caught.value)
+        assert message.startswith(f"There are no pictures in {named}; expected files named as pictures")
+        assert "\n" not in message
+
+
 # --- split ---
 
 
@@ -428,3 +452,26 @@ def test_from_folder_to_arrays(tmp_path):
         assert len(images) == count
         for image, label in zip(images, labels, strict=True):
             assert_color(image, {"red": RED, "blue": BLUE}[found.class_names[label]], 3)
+
+
+def test_patches_are_cut_out_of_pictures_without_scaling(tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint16).reshape(20, 30, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:7, :40]).save(tmp_path / "small.png")
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    names = ["a.png", "small.png", "grey.png", "broken.jpg"]
+    found, skipped = folder.patches([tmp_path / name for name in names], size=8, count=5, seed=1)
+    assert found.shape == (10, 8, 8, 3)
+    assert [path.name for path, _ in skipped] == ["small.png", "broken.jpg"]
+    assert skipped[0][1] == "30x7 pixels, smaller than a patch of 8"
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (8, 8), (0, 1)).transpose(0, 1, 3, 4, 2)
+    places = {tuple(np.argwhere((windows == patch).all((2, 3, 4)))[0]) for patch in found[:5]}
+    assert len(places) > 1
+    assert (found[5:] == found[5:, :, :, :1]).all()
+    # Of one picture they do not depend on the others, but on the seed.
+    np.testing.assert_array_equal(folder.patches([tmp_path / "a.png"], size=8, count=5, seed=1)[0], found[:5])
+    assert (folder.patches([tmp_path / "a.png"], size=8, count=5, seed=2)[0] != found[:5]).any()
+    assert folder.patches([tmp_path / "small.png"], size=8, count=5, seed=1)[0].shape == (0, 8, 8, 3)
+    with pytest.raises(ValueError, match="size is 0 and count 5"):
+        folder.patches([], size=0, count=5, seed=1)

@@ -59,6 +59,72 @@ def test_texts_and_text_are_what_was_stored(stored):
     assert tfds.text("notes", "train", stored) == "Süß 字 🙂\n\ntwo\nlines"
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """A TFDS folder with four pictures in two splits, and what they hold."""
+    import tensorflow_datasets as source
+    from PIL import Image
+
+    splits = {
+        "train": [("b.jpg", ["A dog.", "Süß 🙂\n"]), ("a.jpg", [])],
+        "rest": [("d.jpg", ["One."]), ("c.jpg", ["Two."])],
+    }
+    for index, name in enumerate("abcd"):
+        Image.new("RGB", (8 + index, 6), (50 * index, 0, 0)).save(tmp_path / f"{name}.jpg", quality=50 + index)
+    source.dataset_builders.store_as_tfds_dataset(
+        name="photos",
+        version="1.0.0",
+        features=source.features.FeaturesDict(
+            {
+                "image": source.features.Image(encoding_format="jpeg"),
+                "image/filename": source.features.Text(),
+                "captions": source.features.Sequence({"id": np.int64, "text": source.features.Text()}),
+            }
+        ),
+        split_datasets={
+            split: [
+                (
+                    name,
+                    {
+                        "image": tmp_path / name,
+                        "image/filename": name,
+                        "captions": [{"id": 1, "text": text} for text in texts],
+                    },
+                )
+                for name, texts in examples
+            ]
+            for split, examples in splits.items()
+        },
+        data_dir=tmp_path,
+        disable_shuffling=True,
+    )
+    stored = [(name, (tmp_path / name).read_bytes(), texts) for name, texts in splits["train"] + splits["rest"]]
+    return tmp_path, stored
+
+
+def test_captioned_gives_the_stored_bytes_and_all_captions_in_order(pictures):
+    data_dir, stored = pictures
+    assert list(tfds.captioned("photos", "train+rest", data_dir)) == stored
+    assert list(tfds.captioned("photos", "rest", data_dir)) == stored[2:]
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_damaged_records_are_the_users_to_replace(pictures, damage):
+    data_dir, stored = pictures
+    (records,) = data_dir.glob("photos/1.0.0/*train.tfrecord*")
+    if damage == "cut":
+        records.write_bytes(records.read_bytes()[:-9])
+    else:
+        records.unlink()
+    with pytest.raises(UserError) as error:
+        list(tfds.captioned("photos", "train", data_dir))
+    message = str(error.value)
+    assert "\n" not in message
+    for part in ("photos", str(data_dir / "photos" / "1.0.0"), "are damaged", "copy them anew"):
+        assert part in message
+    assert list(tfds.captioned("photos", "rest", data_dir)) == stored[2:]
+
+
 @pytest.mark.real
 def test_imdb_is_what_its_paper_says(data_dir):
     texts, labels = tfds.texts("imdb_reviews/plain_text", "test", data_dir)
