@@ -389,7 +389,7 @@ def _reward(scorer: caption_metrics.CiderD) -> Callable[[np.ndarray, np.ndarray]
 
 
 def _cider_of_validation(config: Config, bank: Bank) -> keras.callbacks.Callback:
-    """Adds val_cider to the log: the CIDEr-D of greedy captions.
+    """Adds val_cider to the log: the CIDEr-D of the captions that the beam search of `evaluate` finds.
 
     It is a few percent above the `cider` of `evaluate`, since to it all unknown words of the references are one.
     """
@@ -401,8 +401,8 @@ def _cider_of_validation(config: Config, bank: Bank) -> keras.callbacks.Callback
         step, state, given = captioning.writer(model.decoder, seen, DECODER)
         rows = tf.shape(batch)[0]
         return beam_search.beam_search(
-            step, state, given, start=captioning.START, end=captioning.END, width=tf.ones([rows], tf.int32),
-            length_penalty=tf.zeros([rows]), max_length=config.max_words + 1,
+            step, state, given, start=captioning.START, end=captioning.END, width=tf.fill([rows], config.beam_width),
+            length_penalty=tf.fill([rows], config.length_penalty), max_length=config.max_words + 1,
         )[0][:, 0]  # fmt: skip
 
     def score(model: keras.Model) -> float:
