@@ -261,8 +261,8 @@ def unet(
         upsampling: "transposed" is the paper's, with a 2x2 kernel; "resize" takes `resize_convolution`.
         normalization: False adds biases in its place.
         activation: behind every convolution but the last, see `kerasdl.activation.activation`.
-        name: prefix of the layer names: `_down0_conv0`, `_up0`, `_up0_skip`, `_up0_conv0` and so on, where 0 is the
-            picture's size; `_output`.
+        name: prefix of the layer names: `_down0_conv0`, `_up0`, `_up0_cut`, `_up0_skip`, `_up0_conv0` and so on, where
+            0 is the picture's size; `_output`.
 
     Returns:
         float32[batch, height, width, channels].
@@ -293,32 +293,33 @@ def unet(
         x = two_convolutions(x, width, f"down{level}")
     for level in reversed(range(len(skips))):
         x = _upsample(x, filters[level], 2, upsampling, normalization, activation, f"{name}_up{level}")
-        x = SkipConcatenation(name=f"{name}_up{level}_skip")(x, skips[level])
+        x = CutTo(name=f"{name}_up{level}_cut")(x, skips[level])
+        x = keras.layers.Concatenate(name=f"{name}_up{level}_skip")([skips[level], x])
         x = two_convolutions(x, filters[level], f"up{level}")
     return keras.layers.Conv2D(channels, 1, dtype="float32", name=f"{name}_output")(x)
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
-class SkipConcatenation(keras.layers.Layer):
-    """Cuts a map to the size of another, and appends it to that one's channels.
+class CutTo(keras.layers.Layer):
+    """Cuts a map to the height and width of another: what a decoder makes of rounded-up sizes is a little too large.
 
-    Keras' Cropping2D and Concatenate want sizes that are known while the network is built.
+    Keras' Cropping2D wants sizes that are known while the network is built.
 
     Args:
         **kwargs: those of `keras.layers.Layer`.
-    Source: Ronneberger et al. 2015, arXiv:1505.04597, figure 1 (there the other map is cut).
+    Source: own.
     """
 
-    def call(self, x: Any, skip: Any) -> Any:
-        """Maps float[batch, h, w, c] and float[batch, height, width, d] to float[batch, height, width, d + c]."""
-        height, width = ops.shape(skip)[1:3]
-        return ops.concatenate([skip, x[:, :height, :width]], axis=-1)
+    def call(self, x: Any, other: Any) -> Any:
+        """Maps float[batch, h, w, channels] and float[batch, height, width, c] to [batch, height, width, channels]."""
+        height, width = ops.shape(other)[1:3]
+        return x[:, :height, :width]
 
     def compute_output_shape(
-        self, x_shape: tuple[int | None, ...], skip_shape: tuple[int | None, ...]
+        self, x_shape: tuple[int | None, ...], other_shape: tuple[int | None, ...]
     ) -> tuple[int | None, ...]:
-        """[batch, height, width, d + c]."""
-        return (*skip_shape[:3], (skip_shape[3] or 0) + (x_shape[3] or 0))
+        """[batch, height, width, channels]."""
+        return (*other_shape[:3], x_shape[3])
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

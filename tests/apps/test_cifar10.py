@@ -295,7 +295,7 @@ def test_recipes_follow_the_architecture_and_flags_win():
 
 def test_wrong_backbones_name_the_way_out():
     data = shapes(20)
-    with pytest.raises(UserError, match=r"not in keras\.applications; known: .*MobileNetV2"):
+    with pytest.raises(UserError, match=r"not in keras\.applications; choose one of .*MobileNetV2"):
         cifar10.build_model(cifar10.Config(architecture="backbone", backbone="MobileNetV9"), data)
     with pytest.raises(UserError, match=r"the weights nope\.h5 do not exist"):
         cifar10.build_model(cifar10.Config(architecture="backbone", weights="nope.h5"), data)

@@ -9,7 +9,7 @@ import scipy.linalg
 import tensorflow as tf
 
 from kerasdl.autoencoding import (
-    SkipConcatenation,
+    CutTo,
     SparsityPenalty,
     convolutional_decoder,
     convolutional_encoder,
@@ -299,6 +299,7 @@ def test_unet_names_its_layers_by_size():
         "b_up0",
         "b_up0_bias",
         "b_up0_activation",
+        "b_up0_cut",
         "b_up0_skip",
         "b_up0_conv0",
         "b_up0_conv0_bias",
@@ -317,10 +318,11 @@ def test_unet_reloads(tmp_path):
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
 
 
-def test_skip_concatenation_appends_what_lies_within():
-    x, skip = image((2, 4, 6, 3)), image((2, 3, 6, 2), seed=2)
-    expected = np.concatenate([skip, x[:, :3]], axis=3)
-    np.testing.assert_array_equal(SkipConcatenation()(x, skip), expected)
+def test_a_map_is_cut_to_the_size_of_another():
+    x, other = image((2, 4, 6, 3)), image((2, 3, 5, 2), seed=1)
+    np.testing.assert_array_equal(CutTo()(x, other), x[:, :3, :5])
+    maps = keras.Input((None, None, 3)), keras.Input((None, None, 2))
+    assert CutTo()(*maps).shape == (None, None, None, 3)
 
 
 HALF_PRECISION = {
