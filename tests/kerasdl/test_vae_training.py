@@ -1,0 +1,144 @@
+"""The variational autoencoder as a model: its bounds, that it learns, and how it is measured."""
+
+import block_checks
+import keras
+import numpy as np
+import pytest
+
+from kerasdl import autoencoding, variational
+from kerasdl.vae_training import VariationalAutoencoder, log_likelihood_bound
+
+RNG = np.random.default_rng(0)
+BINARY = (RNG.random((6, 4, 4, 1)) < 0.4).astype(np.float32)
+
+
+def networks(latents=3, units=8):
+    image, latent = keras.Input((4, 4, 1)), keras.Input((latents,))
+    x = autoencoding.dense_encoder(image, (units,), activation="tanh", name="encoder")
+    encoder = keras.Model(image, [keras.layers.Dense(latents, name=name)(x) for name in ("mean", "log_var")])
+    decoder = keras.Model(
+        latent, autoencoding.dense_decoder(latent, (units,), (4, 4, 1), activation="tanh", name="decoder")
+    )
+    for model in (encoder, decoder):
+        block_checks.random_weights(model)
+    return encoder, decoder
+
+
+def loss(model, image, training=False):
+    answer = model(image)
+    return float(model.compute_loss(x=image, y_pred=answer, training=training)), answer
+
+
+def test_loss_is_the_negative_bound_of_both_objectives():
+    parts = networks()
+    value, answer = loss(VariationalAutoencoder(*parts, num_samples=5, seed=1), BINARY)
+    mean, log_var = (part.numpy() for part in parts[0](BINARY))
+    divergence = 0.5 * (mean**2 + np.exp(log_var) - 1 - log_var).sum(1)
+    assert value == pytest.approx((divergence - answer["log_likelihood"].numpy().mean(1)).mean(), rel=1e-5)
+    np.testing.assert_allclose(answer["kl"].numpy().sum(1), divergence, rtol=1e-4)
+    value, answer = loss(VariationalAutoencoder(*parts, objective="iwae", num_samples=5, seed=1), BINARY)
+    weights = answer["log_weights"].numpy()
+    assert value == pytest.approx(-(np.logaddexp.reduce(weights, 1) - np.log(5)).mean(), rel=1e-5)
+
+
+def test_each_draw_meets_its_own_picture():
+    encoder, decoder = networks()
+    model = VariationalAutoencoder(encoder, decoder, num_samples=4, seed=1)
+    answer = model(BINARY)["log_likelihood"].numpy()
+    mean, log_var = encoder(BINARY)
+    latent = variational.GaussianSampling(seed=1)(mean, log_var, num_samples=4)
+    logits = decoder(latent).numpy().reshape(6, 4, -1)
+    flat = BINARY.reshape(6, 1, -1)
+    expected = -(np.logaddexp(0, logits) - flat * logits).sum(-1)
+    np.testing.assert_allclose(answer, expected, rtol=1e-4)
+
+
+def test_warmup_and_free_bits_count_in_training_alone():
+    parts = networks()
+    model = VariationalAutoencoder(*parts, kl_warmup_steps=10, minimum_kl=5.0, seed=1)
+    model.compile("adam")
+    image = BINARY[:2]
+    answer = model(image)
+    kl, reconstruction = answer["kl"].numpy(), answer["log_likelihood"].numpy().mean()
+    losses = {}
+    for step in (0, 5, 20):
+        model.optimizer.iterations.assign(step)
+        losses[step] = [float(model.compute_loss(y_pred=answer, training=training)) for training in (True, False)]
+    counted = np.maximum(kl.mean(0), 5).sum()
+    for step, factor in ((0, 0), (5, 0.5), (20, 1)):
+        assert losses[step][0] == pytest.approx(factor * counted - reconstruction, rel=1e-5)
+        assert losses[step][1] == pytest.approx(kl.sum(1).mean() - reconstruction, rel=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+def test_fit_learns_and_every_weight_moves(likelihood, objective, tmp_path):
+    keras.utils.set_random_seed(0)
+    # Two kinds of pictures: a latent tells which.
+    kind = RNG.integers(0, 2, 256)
+    pictures = np.where(kind[:, None, None, None] == 0, np.eye(4)[:, :, None], 1 - np.eye(4)[:, :, None])
+    pictures = np.float32(pictures if likelihood == "bernoulli" else 0.2 + 0.6 * pictures)
+    model = VariationalAutoencoder(*networks(), likelihood=likelihood, objective=objective, num_samples=2)
+    model.compile(keras.optimizers.Adam(0.02))
+    before = [weight.numpy() for weight in model.trainable_weights]
+    history = model.fit(pictures, batch_size=32, epochs=15, validation_data=(pictures, None), verbose=0).history
+    assert all((one != other.numpy()).any() for one, other in zip(before, model.trainable_weights, strict=True))
+    assert {"loss", "kl", "reconstruction", "val_loss", "val_kl", "val_reconstruction"} == set(history)
+    # One bit has to go through the latents, log(2) = 0.69 nats.
+    bound = log_likelihood_bound(model, pictures[:64], 100, seed=0).mean()
+    if likelihood == "bernoulli":
+        assert -2.0 < bound < -0.69
+        assert history["val_kl"][-1] > 0.5
+    else:
+        # Of two values with little noise 8-bit guesses (log 256 = 5.5 nats a pixel) are far behind.
+        assert bound > -5.0 * 16 > -history["val_loss"][0]
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(log_likelihood_bound(again, pictures[:64], 100, seed=0).mean(), bound, rtol=1e-5)
+
+
+def test_the_bound_of_many_draws_is_the_likelihood_where_latents_mean_nothing():
+    encoder, decoder = networks()
+    for weight in [*decoder.weights[:-1], *encoder.weights]:
+        weight.assign(np.zeros(weight.shape))
+    # A proposal wider than the prior, beside it, whose weights are bounded.
+    encoder.get_layer("mean").bias.assign([0.6] * 3)
+    encoder.get_layer("log_var").bias.assign([0.3] * 3)
+    model = VariationalAutoencoder(encoder, decoder)
+    logits = decoder.weights[-1].numpy()
+    exact = -(np.logaddexp(0, logits) - BINARY.reshape(6, -1) * logits).sum(1)
+    # The prior is integrated over by draws from the posterior: noise, but no bias in the limit.
+    found = log_likelihood_bound(model, BINARY, 5000, seed=0, batch_size=4)
+    np.testing.assert_allclose(found, exact, atol=0.1)
+    few = np.mean([log_likelihood_bound(model, BINARY, 1, seed=seed).mean() for seed in range(50)])
+    assert few < exact.mean() - 0.3
+    np.testing.assert_array_equal(
+        log_likelihood_bound(model, BINARY, 200, seed=3), log_likelihood_bound(model, BINARY, 200, seed=3)
+    )
+
+
+def test_pictures_are_probabilities_or_values():
+    latent = RNG.normal(size=(2, 3)).astype(np.float32)
+    parts = networks()
+    decoded = parts[1](latent).numpy()
+    np.testing.assert_allclose(VariationalAutoencoder(*parts).pictures(latent), 1 / (1 + np.exp(-decoded)), rtol=1e-5)
+    values = VariationalAutoencoder(*parts, likelihood="logistic").pictures(latent)
+    np.testing.assert_allclose(values, np.clip(decoded, 0, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "iwae", "kl_warmup_steps": 3}, "iwae has none"),
+        ({"objective": "iwae", "minimum_kl": 0.1}, "iwae has none"),
+        ({"num_samples": 0}, "num_samples is 0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        VariationalAutoencoder(*networks(), **options)
+
+
+def test_draws_that_are_no_multiple_are_refused():
+    with pytest.raises(ValueError, match="num_samples is 150, expected 1 to 100 or a multiple of 100"):
+        log_likelihood_bound(VariationalAutoencoder(*networks()), BINARY, 150, seed=0)
