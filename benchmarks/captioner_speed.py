@@ -4,7 +4,7 @@
 
 Captions: the export's own pixels at 224 px, beam 3, against `model.predict` for each word, as the keras-io example
 calls it, with the same beam. Training: captions of 5 to 20 words on cached 7 x 7 x 1280 features, batch 64, against
-stock Keras layers with an attention cell in `keras.layers.RNN`, and against PyTorch.
+stock Keras layers with attention in a loop over `LSTMCell`, as the TensorFlow tutorial has it, and against PyTorch.
 """
 
 from __future__ import annotations
@@ -136,16 +136,14 @@ def plain_keras() -> float:
     import keras
     from keras import layers, ops
 
-    class AttentionCell(layers.Layer):
-        def __init__(self, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.state_size = [SIZES["units"], SIZES["units"]]
-            self.output_size = SIZES["units"] + SIZES["feature_dim"]
+    class AttentiveDecoder(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
             self.cell = layers.LSTMCell(SIZES["units"])
             self.query = layers.Dense(SIZES["attention_units"], use_bias=False)
             self.score, self.gate = layers.Dense(1, use_bias=False), layers.Dense(1, "sigmoid")
 
-        def build(self, shape: Any) -> None:
+        def build(self, *shapes: Any) -> None:
             for layer, size in (
                 (self.cell, SIZES["embedding_dim"] + SIZES["feature_dim"]),
                 (self.query, SIZES["units"]),
@@ -154,12 +152,14 @@ def plain_keras() -> float:
             ):
                 layer.build((None, size))
 
-        def call(self, x: Any, states: Any, constants: Any = None, training: bool = False) -> Any:
-            items, keys = constants
-            weights = ops.softmax(self.score(ops.tanh(self.query(states[0])[:, None] + keys)), axis=1)
-            context = self.gate(states[0]) * ops.sum(weights * items, 1)
-            _, states = self.cell(ops.concatenate([x, context], -1), states)
-            return ops.concatenate([states[0], context], -1), states
+        def call(self, words: Any, h: Any, c: Any, items: Any, keys: Any) -> Any:
+            states, outputs = [h, c], []
+            for step in range(21):  # Keras 3's RNN hands no constants to a cell
+                weights = ops.softmax(self.score(ops.tanh(self.query(states[0])[:, None] + keys)), axis=1)
+                context = self.gate(states[0]) * ops.sum(weights * items, 1)
+                output, states = self.cell(ops.concatenate([words[:, step], context], -1), states)
+                outputs.append(output)
+            return ops.stack(outputs, 1)
 
     features, captions, rows = made_up()
     picture, tokens = keras.Input(FEATURES), keras.Input((21,), dtype="int32")
@@ -168,7 +168,7 @@ def plain_keras() -> float:
     first = [layers.Dense(SIZES["units"], "tanh")(mean) for _ in range(2)]
     keys = layers.Dense(SIZES["attention_units"])(items)
     words = layers.Dropout(0.5)(layers.Embedding(WORDS, SIZES["embedding_dim"])(tokens))
-    outputs = layers.RNN(AttentionCell(), return_sequences=True)([words, *first, items, keys])
+    outputs = AttentiveDecoder()(words, *first, items, keys)
     deep = layers.Add()([words, layers.Dense(SIZES["embedding_dim"])(layers.Dropout(0.5)(outputs))])
     logits = layers.Dense(WORDS)(layers.Dropout(0.5)(layers.Activation("tanh")(deep)))
     model = keras.Model([picture, tokens], logits)
