@@ -357,6 +357,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             if config.patience:
                 others.append(keras.callbacks.EarlyStopping("val_cider", patience=config.patience, mode="max"))
         saver.watch(others)
+        saver.optimizer_since = begin
         model.fit(
             batches,
             epochs=end,

@@ -381,6 +381,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             seed=config.seed,
             transform=augmenter(config, data),
         )
+        saver.optimizer_since = begin
         model.fit(
             batches,
             epochs=end,

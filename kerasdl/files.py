@@ -1,12 +1,14 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
 
+import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -34,6 +36,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         else:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def lock(path: Path, waiting: str) -> TextIO:
+    """Takes a lock that one process at a time has; the others wait, and say so in a line on standard error.
+
+    Args:
+        path: an empty file that stands for it; it is created and stays.
+        waiting: the line.
+
+    Returns:
+        The file, open: the lock is held until it is closed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(waiting, file=sys.stderr)
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,25 +10,22 @@ of COCO, which TFDS keeps in records.
 
 import csv
 import difflib
-import fcntl
 import json
 import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from kerasdl.data import folder, table, text_file
 from kerasdl.errors import UserError
+from kerasdl.files import lock
+from kerasdl.training.progress import bar
 
 _SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -191,7 +188,8 @@ def _write(data_dir: Path | None, path: Path, progress: bool) -> None:
 
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with _locked(path):
+        # The lock lies beside, since the folder is renamed.
+        with lock(path.with_name(f".{path.name}.lock"), f"Waiting for another process that writes {path}."):
             if _is_written(path):  # by the process that had the lock
                 return
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
@@ -201,7 +199,9 @@ def _write(data_dir: Path | None, path: Path, progress: bool) -> None:
                 )
             info = tfds.builder(_COCO, data_dir).info
             _check_room(partial, info.dataset_size)
-            with _progress(info.splits.total_num_examples, path, progress) as advance:
+            count = info.splits.total_num_examples
+            lines = f"Writing the {count:,} pictures of {_COCO} to {path}.", "Wrote them"
+            with bar(count, "Pictures", *lines, shown=progress) as advance:
                 for name, source in _COCO_SPLITS.items():
                     _write_split(partial, name, tfds.captioned(_COCO, source, data_dir), advance)
             # Once for all, since 123,287 waits for the disk would take longer than the writing.
@@ -214,19 +214,6 @@ def _write(data_dir: Path | None, path: Path, progress: bool) -> None:
         ) from None
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from writing the same folder; the lock lies beside, since the folder is renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another process that writes {path}.", file=sys.stderr)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 def _check_room(partial: Path, size: int) -> None:
     needed = size - sum(file.stat().st_size for file in partial.glob("*/*"))
     free = shutil.disk_usage(partial.parent).free
@@ -234,21 +221,8 @@ def _check_room(partial: Path, size: int) -> None:
         raise OSError(f"it needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
 
 
-@contextmanager
-def _progress(count: int, path: Path, shown: bool) -> Iterator[Callable[[], None]]:
-    console = Console(stderr=True)
-    begin = time.monotonic()
-    if shown and not console.is_terminal:
-        print(f"Writing the {count:,} pictures of {_COCO} to {path}.", file=sys.stderr)
-    with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("Pictures", total=count)
-        yield lambda: bar.advance(task)
-    if shown and not console.is_terminal:
-        print(f"Wrote them in {time.monotonic() - begin:.0f} s.", file=sys.stderr)
-
-
 def _write_split(
-    root: Path, name: str, examples: Iterator[tuple[str, bytes, list[str]]], advance: Callable[[], None]
+    root: Path, name: str, examples: Iterator[tuple[str, bytes, list[str]]], advance: Callable[[int], None]
 ) -> None:
     (root / name).mkdir(parents=True, exist_ok=True)
     with (root / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
@@ -260,7 +234,7 @@ def _write_split(
             if not file.is_file() or file.read_bytes() != content:
                 file.write_bytes(content)
             rows.writerows((image, caption) for caption in captions)
-            advance()
+            advance(1)
 
 
 def _files_of_splits(path: Path) -> dict[str, Path]:

@@ -7,29 +7,25 @@ A cache is some files in a folder, named by a hash of the encoder and the pictur
     <hash>.lock      empty, held by the process that fills the cache
 """
 
-import fcntl
 import hashlib
 import itertools
 import json
 import math
 import os
 import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from kerasdl.data import folder as picture_folder
 from kerasdl.errors import UserError
-from kerasdl.files import write_text
+from kerasdl.files import lock, write_text
+from kerasdl.training.progress import bar
 
 SAVE_EVERY = 256
 """Pictures after which rows are written: what an interruption can cost at most."""
@@ -120,7 +116,8 @@ def _compute(
     reasons: dict[str, str] = {}
     contents: list[str] = []
     rows: list[np.ndarray] = []
-    with _progress(len(new), cache, progress) as advance:
+    lines = f"Computing the features of {len(new):,} pictures for the cache {cache.index}.", "Computed them"
+    with bar(len(new), "Features", *lines, shown=progress) as advance:
         todo = iter(new.items())
         while part := list(itertools.islice(todo, batch_size)):
             images, kept, skipped = picture_folder.decode([path for _, path in part], size=cache.size, fit="squash")
@@ -150,19 +147,6 @@ def _encode(images: np.ndarray, encode: Callable[[np.ndarray], Any], batch_size:
     return np.clip(rows[: len(images)], -_LARGEST, _LARGEST).astype(np.float16)
 
 
-@contextmanager
-def _progress(count: int, cache: "_Cache", shown: bool) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    begin = time.monotonic()
-    if shown and not console.is_terminal:
-        print(f"Computing the features of {count:,} pictures for the cache {cache.index}.", file=sys.stderr)
-    with Progress(console=console, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("Features", total=count)
-        yield lambda advanced: bar.advance(task, advanced)
-    if shown and not console.is_terminal:
-        print(f"Computed them in {time.monotonic() - begin:.0f} s.", file=sys.stderr)
-
-
 class _Cache:
     """The files; `rows` gives the row and the checksum of each content that the index lists."""
 
@@ -175,21 +159,13 @@ class _Cache:
         self.shape: tuple[int, ...] = ()
         self.rows: dict[str, tuple[int, int]] = {}
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> TextIO:
         """Keeps other processes from appending to the same rows."""
+        waiting = f"Waiting for another process that fills the cache {self.index}."
         try:
-            self.index.parent.mkdir(parents=True, exist_ok=True)
-            stream = self.index.with_suffix(".lock").open("w")
+            return lock(self.index.with_suffix(".lock"), waiting)
         except OSError as error:
             raise self._unwritable(error) from None
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"Waiting for another process that fills the cache {self.index}.", file=sys.stderr)
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
 
     def read(self, wanted: set[str]) -> None:
         """Reads the index, and of what is wanted keeps only the rows that are whole."""

@@ -51,6 +51,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.monitor = monitor
         self.maximize = maximize
         self.history: list[dict[str, float]] = []
+        self.optimizer_since = 0
+        """Epoch at which training went over to a new optimizer; to be set before `fit` where it has phases."""
         self._others: list[keras.callbacks.Callback] = []
         self._pending: dict[str, Any] | None = self._read() if resume else None
         self._epoch_start = 0.0
@@ -150,7 +152,11 @@ class Checkpoint(keras.callbacks.Callback):
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.optimizer.build(self.model.trainable_variables)
         variables, arrays = self._variables(), state["arrays"]
-        shapes = [tuple(arrays[str(i)].shape) for i in range(len(arrays))]
+        count = len(arrays)
+        if self.initial_epoch == self.optimizer_since:  # the saved optimizer is that of the phase before
+            variables = list(self.model.variables)
+            count = min(count, len(variables))
+        shapes = [tuple(arrays[str(i)].shape) for i in range(count)]
         if shapes != [tuple(variable.shape) for variable in variables]:
             raise UserError(
                 f"{self.folder / CHECKPOINT} belongs to another model: its {len(shapes)} arrays do not fit the "

@@ -202,6 +202,21 @@ def test_the_top_of_the_encoder_is_tuned_and_the_rest_is_not(own, tmp_path):
     assert restored.top.get_weights()[0].shape == top[0].shape
 
 
+@pytest.mark.parametrize("done", [1, 2])
+def test_resume_before_and_within_the_tuning_is_exact(own, tmp_path, done):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch + 1 == done
+
+    config = with_encoder(own, tune_from="block_15_add", tune_epochs=2)
+    data = captioner.load_data(config)
+    whole = fitted(config, data, tmp_path / "whole")
+    fitted(config, data, tmp_path / "parts", Stop())
+    parts = fitted(config, data, tmp_path / "parts", resume=True)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_picture_with_all_its_captions_counts_like_each_by_itself(own, tmp_path):
     config = with_encoder(own, tune_from="block_15_add", tune_epochs=1, precision="float32", cache=tmp_path)
     data = captioner.load_data(config)
