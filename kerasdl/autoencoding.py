@@ -115,6 +115,7 @@ def convolutional_decoder(
     upsampling: UpsamplingKind = "transposed",
     normalization: bool = True,
     activation: ActivationKind = "relu",
+    output_kernel: str | keras.initializers.Initializer = "glorot_uniform",
     name: str,
 ) -> keras.KerasTensor:
     """Doubles height and width for each entry of filters, then a linear 3x3 convolution to the wanted channels.
@@ -126,6 +127,7 @@ def convolutional_decoder(
         upsampling: "transposed" for `transposed_convolution`, "resize" for `resize_convolution`, which is slower.
         normalization: of the stages, see `transposed_convolution`.
         activation: of the stages, see `kerasdl.activation.activation`.
+        output_kernel: initial kernel of the linear convolution; a small one where the result is a correction.
         name: prefix of the layer names; the linear convolution is `_output`.
 
     Returns:
@@ -140,7 +142,9 @@ def convolutional_decoder(
     require_symbolic(x, "convolutional_decoder")
     for stage, width in enumerate(filters):
         x = _upsample(x, width, 4, upsampling, normalization, activation, f"{name}_stage{stage}_up")
-    return keras.layers.Conv2D(channels, 3, padding="same", dtype="float32", name=f"{name}_output")(x)
+    return keras.layers.Conv2D(
+        channels, 3, padding="same", kernel_initializer=output_kernel, dtype="float32", name=f"{name}_output"
+    )(x)
 
 
 def transposed_convolution(
@@ -239,6 +243,7 @@ def unet(
     upsampling: UpsamplingKind = "transposed",
     normalization: bool = True,
     activation: ActivationKind = "relu",
+    output_kernel: str | keras.initializers.Initializer = "glorot_uniform",
     name: str,
 ) -> keras.KerasTensor:
     """U-Net: down to a small map of many channels and up again, each size joined to the one it came from.
@@ -261,6 +266,7 @@ def unet(
         upsampling: "transposed" is the paper's, with a 2x2 kernel; "resize" takes `resize_convolution`.
         normalization: False adds biases in its place.
         activation: behind every convolution but the last, see `kerasdl.activation.activation`.
+        output_kernel: initial kernel of the last convolution; a small one where the result is a correction.
         name: prefix of the layer names: `_down0_conv0`, `_up0`, `_up0_cut`, `_up0_skip`, `_up0_conv0` and so on, where
             0 is the picture's size; `_output`.
 
@@ -296,7 +302,9 @@ def unet(
         x = CutTo(name=f"{name}_up{level}_cut")(x, skips[level])
         x = keras.layers.Concatenate(name=f"{name}_up{level}_skip")([skips[level], x])
         x = two_convolutions(x, filters[level], f"up{level}")
-    return keras.layers.Conv2D(channels, 1, dtype="float32", name=f"{name}_output")(x)
+    return keras.layers.Conv2D(
+        channels, 1, kernel_initializer=output_kernel, dtype="float32", name=f"{name}_output"
+    )(x)
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

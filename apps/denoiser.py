@@ -1,0 +1,391 @@
+"""Denoiser: takes the noise out of pictures of any size.
+
+**Source**: denoising autoencoder: Vincent et al. 2010, JMLR 11; the network: Ronneberger et al. 2015, arXiv:1505.04597
+(U-Net); that it says the noise and not the picture, and one network for all strengths: Zhang et al. 2016,
+arXiv:1608.03981 (DnCNN).
+
+**Expect**: `train` then `evaluate` reach the figures in README.md's results table; `train --tiny` takes half a minute
+and takes 4 dB more noise out of drawn shapes than the best Gaussian filter.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps._contract import Card, Objective, Splits, at_least, between
+from kerasdl import augmentation, autoencoding, corruption, export, plots
+from kerasdl.data import folder as picture_folder
+from kerasdl.data import pipeline, synthetic, tfds
+from kerasdl.errors import UserError
+from kerasdl.files import write_bytes
+from kerasdl.metrics import denoising
+from kerasdl.training import checkpoint, progress, schedule
+from kerasdl.training import precision as precisions
+
+STRENGTH = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the denoiser."""
+
+    dataset: Literal["cifar10", "mnist"] = "cifar10"
+    """Pictures from TFDS."""
+    data: Path | None = None
+    """Own pictures in place of these: a folder, searched with its sub-folders; squares are cut out of them."""
+    data_dir: Path | None = None
+    """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
+    patch_size: int = 48
+    """Side of the squares cut out of --data, in pixels."""
+    patches: int = 50
+    """Squares of each picture of --data."""
+    validation_ratio: float = 0.04
+    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
+    noise: Literal["gaussian", "salt_and_pepper", "masking"] = "gaussian"
+    """gaussian: added to every value; salt_and_pepper: black and white pixels; masking: black pixels."""
+    strength: float | None = None
+    """Of gaussian noise the standard deviation on the scale 0..255, 25; else the share of pixels, 0.2 or 0.5."""
+    blind: bool = True
+    """Train with strengths from 0 to 2.2 times --strength, so that one network fits them all."""
+    flip: bool = True
+    """Show half of the training pictures mirrored."""
+    architecture: Literal["unet", "autoencoder"] = "unet"
+    """autoencoder: everything goes through the smallest map; unet: a way past it for details, at each size."""
+    width: int = 32
+    """Channels at the picture's size; each smaller size has twice as many."""
+    depth: int = 3
+    """Sizes, each half the one before."""
+    epochs: int = 15
+    """Passes over the training pictures, each time with new noise."""
+    batch_size: int = 64
+    """Pictures a step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-4
+    """L2 share of every weight taken away a step, times the learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Course of the learning rate."""
+    warmup_epochs: float = 0.2
+    """Epochs in which the learning rate rises."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient; None does not clip."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation PSNR; None never does."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute precision of training; weights, evaluation and export are float32."""
+    seed: int = 0
+    """Of weights, order and noise; the validation split does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Fills in the strength and checks every value."""
+        if self.strength is None:
+            object.__setattr__(self, "strength", STRENGTH[self.noise])
+        assert self.strength is not None
+        at_least(1, patches=self.patches, width=self.width, epochs=self.epochs, batch_size=self.batch_size,
+                 patience=self.patience)  # fmt: skip
+        at_least(2, depth=self.depth)
+        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs)
+        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        between(0, 0.8, validation_ratio=self.validation_ratio)  # a tenth is for the test
+        between(0, 255 if self.noise == "gaussian" else 1, strength=self.strength)
+        at_least(max(11, 2 ** (self.depth - 1)), patch_size=self.patch_size)  # the SSIM's window
+        if self.validation_ratio == 0 and self.patience:
+            raise UserError("--patience needs validation data; give --validation-ratio above 0")
+
+
+OBJECTIVE = Objective(metric="val_psnr_db", direction="max")
+
+CARD = Card(
+    summary="Takes the noise out of a picture; trained by `python -m apps denoiser train`.",
+    limits=(
+        "It knows the kind of noise that it was trained on (see the configuration); other noise, such as the traces of "
+        "JPEG compression, it takes for detail.",
+        "Where noise has hidden a detail it paints what is usual there: nothing should be proved by a restored picture.",
+        "CIFAR-10 holds small web photographs of 2009; sharper or larger pictures have finer detail than it has seen.",
+    ),
+    sources=(
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
+        "Zhang et al. 2016, Beyond a Gaussian Denoiser, arXiv:1608.03981.",
+        "Ronneberger et al. 2015, U-Net, arXiv:1505.04597.",
+    ),
+)
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+def load_data(config: Config) -> Splits:
+    """Pictures uint8[pictures, height, width, channels] of --dataset, or squares of those of --data."""
+    if config.data is not None:
+        return _own_pictures(config)
+    images, _ = tfds.images(config.dataset, "train", config.data_dir)
+    # A split by position that is the same for every seed, so that runs and searches compare.
+    order = np.random.default_rng(2009).permutation(len(images))
+    held, kept = np.split(order, [round(config.validation_ratio * len(order))])
+    return _splits(
+        images[kept],
+        images[held],
+        lambda: tfds.images(config.dataset, "test", config.data_dir)[0],
+        f"{config.dataset} (TFDS), test split, 10,000 pictures",
+    )
+
+
+def _own_pictures(config: Config) -> Splits:
+    assert config.data is not None
+    parts = picture_folder.split(
+        [(path, 0) for path in picture_folder.find([config.data])],
+        validation_ratio=config.validation_ratio,
+        test_ratio=0.1,
+        seed=2009,
+    )
+
+    def cut(split: str) -> np.ndarray:
+        paths = [path for path, _ in parts[split]]
+        images, skipped = picture_folder.patches(paths, size=config.patch_size, count=config.patches, seed=2009)
+        picture_folder.report_skipped(skipped, len(paths), strict=split == "train" and not len(images))
+        return images
+
+    name = f"squares of the pictures in {config.data.name}, test part, {len(parts['test'])} pictures"
+    return _splits(cut("train"), cut("validation"), lambda: cut("test"), name)
+
+
+def _splits(
+    train: np.ndarray, validation: np.ndarray, test: Callable[[], np.ndarray], description: str, **info: Any
+) -> Splits:
+    return Splits(
+        train=train,
+        validation=validation if len(validation) else None,
+        test=test,
+        info={**info, "channels": train.shape[-1]},
+        description=description,
+    )
+
+
+# --- Model -----------------------------------------------------------------------------------------------------------
+
+
+def build_model(config: Config, data: Splits) -> keras.Model:
+    """Noisy pixels float32[batch, height, width, channels], about 0..255 -> clean ones, compiled."""
+    channels = data.info["channels"]
+    filters = [config.width * 2**level for level in range(config.depth)]
+    with precisions.precision(config.precision):
+        image = keras.Input((None, None, channels), name="image")
+        x = keras.layers.Rescaling(1 / 128, -1, name="rescale")(image)
+        # The picture itself is the first guess: after 300 steps on CIFAR-10 that is worth 0.8 dB.
+        small = keras.initializers.RandomNormal(stddev=1e-3)
+        if config.architecture == "unet":
+            x = autoencoding.unet(x, filters, channels, output_kernel=small, name="unet")
+        else:
+            x = autoencoding.convolutional_encoder(x, filters, name="encoder")
+            x = autoencoding.convolutional_decoder(x, filters[::-1], channels, output_kernel=small, name="decoder")
+            x = autoencoding.CutTo(name="cut")(x, image)
+        noise = keras.layers.Rescaling(128, dtype="float32", name="noise")(x)
+        restored = keras.layers.Subtract(dtype="float32", name="restored")([image, noise])
+        model = keras.Model(image, restored, name="denoiser")
+    steps = pipeline.num_steps(len(data.train), config.batch_size)
+    rate = schedule.schedule(
+        config.schedule,
+        config.learning_rate,
+        total_steps=steps * config.epochs,
+        warmup_steps=round(steps * config.warmup_epochs),
+    )
+    model.compile(
+        keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
+        loss=_squared_error,
+        metrics=[_psnr_db],
+        jit_compile=False,
+    )
+    return model
+
+
+def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -> np.ndarray:
+    """Pictures with noise for a measurement, the same each time."""
+    return corruption.add_noise(clean, [seed, 0], kind=config.noise, strength=strength).numpy()
+
+
+def _squared_error(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.square((clean - restored) / 128), [1, 2, 3])
+
+
+def _psnr_db(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    return tf.image.psnr(clean, tf.clip_by_value(restored, 0, 255), 255)
+
+
+_psnr_db.__name__ = "psnr_db"
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
+    """Fits the model to take away noise that is drawn anew in each step."""
+    saver = callbacks[-1]
+    assert isinstance(saver, checkpoint.Checkpoint)
+    others: list[keras.callbacks.Callback] = []
+    validation = None
+    if data.validation is not None:
+        noisy = noisy_of(config, data.validation, config.strength, seed=0)
+        validation = pipeline.evaluation_batches((noisy, data.validation.astype(np.float32)), 100)
+        if config.patience:
+            others.append(keras.callbacks.EarlyStopping("val_psnr_db", patience=config.patience, mode="max"))
+    saver.watch(others)
+    return model.fit(
+        pipeline.training_batches(
+            [data.train],
+            config.batch_size,
+            initial_epoch=saver.initial_epoch,
+            seed=config.seed,
+            transform=noise_maker(config),
+        ),
+        epochs=config.epochs,
+        initial_epoch=saver.initial_epoch,
+        steps_per_epoch=pipeline.num_steps(len(data.train), config.batch_size),
+        shuffle=False,  # the batches are shuffled already
+        validation_data=validation,
+        callbacks=[*others, *callbacks],
+        verbose=progress.verbosity(),
+    )
+
+
+def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """The transform of a training batch: uint8 pictures -> noisy and clean ones, float32, 0..255 without noise."""
+    assert config.strength is not None
+    highest = 2.2 * config.strength if config.blind else config.strength
+    highest = highest if config.noise == "gaussian" else min(1.0, highest)
+
+    def transform(images: tf.Tensor, *, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        seeds = [tf.random.fold_in(seed, i) for i in range(3)]
+        if config.flip:
+            images = augmentation.random_flip(images, seeds[0])
+        clean = tf.cast(images, tf.float32)
+        count = tf.shape(images)[0]
+        strength = tf.fill([count], highest)
+        if config.blind:
+            strength = tf.random.stateless_uniform([count], seeds[1], 0, highest)
+        return corruption.add_noise(clean, seeds[2], kind=config.noise, strength=strength), clean
+
+    return transform
+
+
+# --- Evaluation ------------------------------------------------------------------------------------------------------
+
+
+def restore(model: Any, noisy: np.ndarray) -> np.ndarray:
+    """float32 pictures as the model restores them, neither clipped nor rounded."""
+    return np.concatenate([model.predict_on_batch(noisy[part]) for part in pipeline.slices(len(noisy), 100)])
+
+
+def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+    """PSNR and SSIM on the test split at the strength of the training, of Gaussian noise also at 15, 25 and 50."""
+    clean = data.test()
+    if not len(clean):
+        raise UserError("there is no test picture: expected three or more pictures in --data, large enough for a patch")
+    assert config.strength is not None
+    strengths = {config.strength} | ({15.0, 25.0, 50.0} if config.noise == "gaussian" and config.blind else set())
+    metrics: dict[str, float] = {}
+    for strength in sorted(strengths):
+        noisy = noisy_of(config, clean, strength, seed=1)
+        for name, images in (("noisy", noisy), ("restored", restore(model, noisy))):
+            scores = denoising.psnr_and_ssim(clean, images)
+            metrics |= {f"{name}_{score}_{strength:g}": value for score, value in scores.items()}
+    if figures is not None:
+        noisy = noisy_of(config, clean[:8], config.strength, seed=1)
+        rows = np.concatenate([clean[:8], noisy, restore(model, noisy)])
+        plots.image_grid(np.clip(rows, 0, 255).astype(np.uint8), figures / "restored.png", columns=8)
+    return metrics
+
+
+# --- Export ----------------------------------------------------------------------------------------------------------
+
+
+def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
+    """Encoded pictures in, encoded pictures out; or pixels."""
+    channels = data.info["channels"]
+
+    def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"image": model(image, training=False)}
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        def one(encoded: tf.Tensor) -> tf.Tensor:
+            image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+            restored = model(tf.cast(image, tf.float32)[None], training=False)[0]
+            return tf.io.encode_png(tf.saturate_cast(tf.round(restored), tf.uint8))
+
+        return {"image_bytes": tf.map_fn(one, image_bytes, fn_output_signature=tf.string)}
+
+    example = data.train[:1]
+    return {
+        "denoise": export.Endpoint(
+            from_bytes,
+            {"image_bytes": tf.TensorSpec([None], tf.string)},
+            {"image_bytes": np.array([tf.io.encode_png(example[0]).numpy()], object)},
+            "encoded JPEG, PNG, GIF or BMP pictures of any size, to PNG of the same size",
+        ),
+        "pixels": export.Endpoint(
+            from_pixels,
+            {"image": tf.TensorSpec([None, None, None, channels], tf.float32)},
+            {"image": example.astype(np.float32)},
+            "pixels about 0..255, with the noise neither clipped nor rounded; the restored ones are not, either",
+        ),
+    }
+
+
+def served(signatures: Mapping[str, Any]) -> keras.Model:
+    """The export's pixel signature as a model that `evaluate` takes."""
+    pixels = signatures["pixels"]
+
+    class Restored(keras.layers.Layer):
+        def call(self, image: tf.Tensor) -> tf.Tensor:
+            return pixels(image=image)["image"]
+
+    image = keras.Input(pixels.inputs["image"].shape[1:], name="image")
+    return keras.Model(image, Restored(name="export")(image), name="served")
+
+
+# --- Verb ------------------------------------------------------------------------------------------------------------
+
+
+def denoise(model: Path, pictures: list[Path], *, output: Path) -> None:
+    """Take the noise out of pictures, with an exported model.
+
+    Args:
+        model: exported model, such as saved_models/denoiser.
+        pictures: picture files and folders of them.
+        output: folder for the restored pictures, PNG; those of a folder keep their places in it.
+    """
+    signature = export.signatures(model, "denoise")["denoise"]
+    files = picture_folder.find(pictures)
+    failed = 0
+    for path in files:
+        try:
+            answer = signature(image_bytes=tf.constant([path.read_bytes()]))["image_bytes"].numpy()[0]
+        except (OSError, tf.errors.InvalidArgumentError) as error:
+            failed += 1
+            reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
+            print(f"{path}: left out, {reason}", file=sys.stderr)
+            continue
+        root = next((folder for folder in pictures if folder in path.parents), path.parent)
+        target = (output / path.relative_to(root)).with_suffix(".png")
+        if target.resolve() == path.resolve():
+            raise UserError(f"{target} would replace the noisy picture; give another folder by --output")
+        write_bytes(target, answer)
+        print(f"{path} -> {target}")
+    if failed == len(files):
+        raise UserError(f"none of the {len(files)} pictures could be read; expected JPEG, PNG, GIF or BMP files")
+
+
+VERBS: tuple[Callable[..., None], ...] = (denoise,)
+
+
+def tiny() -> tuple[Config, Splits]:
+    """Drawn shapes: straight edges on plain ground, which a filter blurs."""
+    images, _ = synthetic.shapes(2500, size=32, num_classes=8, seed=0)
+    train, validation, test = np.split(images, [2000, 2200])
+    config = Config(width=16, epochs=4, batch_size=32, learning_rate=3e-3)
+    return config, _splits(train, validation, lambda: test, "drawn shapes, test split, 300 pictures", tiny=True)

@@ -1,0 +1,195 @@
+"""The denoiser: it takes away more noise than a filter, of pictures of any size, and takes a person's own pictures."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from apps import denoiser
+from apps.__main__ import main
+from kerasdl import export
+from kerasdl.data import synthetic
+from kerasdl.errors import UserError
+from kerasdl.metrics import denoising
+from kerasdl.training.checkpoint import Checkpoint
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = denoiser.Config(width=4, depth=2, epochs=1, batch_size=16)
+
+
+def splits(count=60, size=32):
+    images, _ = synthetic.shapes(count, size=size, num_classes=8, seed=3)
+    parts = np.split(images, [count // 2, 3 * count // 4])
+    return denoiser._splits(*parts[:2], lambda: parts[2], "drawn shapes")
+
+
+def fitted(config, data, folder, *callbacks, resume=False):
+    keras.utils.set_random_seed(config.seed)
+    model = denoiser.build_model(config, data)
+    saver = Checkpoint(folder, monitor="val_loss", maximize=False, resume=resume)
+    denoiser.train(config, model, data, [*callbacks, saver])
+    return model
+
+
+def test_tiny_beats_the_best_gaussian_filter_and_no_denoiser_does_not(tmp_path):
+    config, data = denoiser.tiny()
+    test = data.test()
+    noisy = denoiser.noisy_of(config, test, 25, seed=1)
+    settings = denoising.best_settings(
+        "gaussian_filter", data.validation, denoiser.noisy_of(config, data.validation, 25, seed=2)
+    )
+    filtered = denoising.psnr_and_ssim(test, denoising.gaussian_filter(noisy, **settings))
+    learned = denoiser.evaluate(config, fitted(config, data, tmp_path), data)
+    assert learned["restored_psnr_db_25"] > filtered["psnr_db"] + 4
+    assert learned["restored_ssim_25"] > filtered["ssim"] + 0.1
+    image = keras.Input((None, None, 3))
+    nothing = denoiser.evaluate(config, keras.Model(image, keras.layers.Identity()(image)), data)
+    assert nothing["restored_psnr_db_25"] == pytest.approx(nothing["noisy_psnr_db_25"])
+    assert nothing["restored_psnr_db_25"] < filtered["psnr_db"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise": "salt_and_pepper"},
+        {"noise": "masking", "blind": False},
+        {"architecture": "autoencoder"},
+        {"precision": "float32"},
+    ],
+)
+def test_other_settings_train(changes, tmp_path):
+    config = dataclasses.replace(SMALL, strength=None, **changes)
+    data = splits()
+    model = fitted(config, data, tmp_path)
+    metrics = denoiser.evaluate(config, model, data, tmp_path / "figures")
+    assert f"restored_psnr_db_{config.strength:g}" in metrics
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert (tmp_path / "figures/restored.png").is_file()
+
+
+@pytest.mark.parametrize("architecture", ["unet", "autoencoder"])
+def test_pictures_of_any_size_are_taken(architecture):
+    model = denoiser.build_model(dataclasses.replace(SMALL, architecture=architecture, depth=3), splits())
+    for height, width in ((1, 1), (7, 9), (32, 33)):
+        noisy = np.random.default_rng(0).uniform(0, 255, (2, height, width, 3)).astype(np.float32)
+        assert model.predict_on_batch(noisy).shape == noisy.shape
+
+
+def test_noise_is_drawn_anew_and_of_all_strengths():
+    clean = np.full((200, 16, 16, 3), 100, np.uint8)
+    for blind, low in ((True, 0), (False, 23)):
+        transform = denoiser.noise_maker(dataclasses.replace(SMALL, blind=blind))
+        first, second = (
+            transform(tf.constant(clean), seed=tf.constant([0, i]), index=None, epoch=None) for i in range(2)
+        )
+        np.testing.assert_array_equal(first[1], clean)
+        assert (first[0].numpy() != second[0].numpy()).any()
+        deviations = (first[0] - first[1]).numpy().std((1, 2, 3))
+        assert low <= deviations.min() < (8 if blind else 25)
+        assert deviations.max() == pytest.approx(55 if blind else 25, rel=0.15)
+
+
+def test_resume_is_exact(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 0
+
+    config = dataclasses.replace(SMALL, epochs=2)
+    whole = fitted(config, splits(), tmp_path / "whole")
+    fitted(config, splits(), tmp_path / "parts", Stop())
+    parts = fitted(config, splits(), tmp_path / "parts", resume=True)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# --- A person's own pictures -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    (root / "pictures/holiday").mkdir(parents=True)
+    images, _ = synthetic.shapes(12, size=40, num_classes=8, seed=5)
+    for index, image in enumerate(images):
+        Image.fromarray(image).resize((40 + index, 40)).save(root / f"pictures/holiday/{index}.png")
+    Image.fromarray(images[0, :5]).save(root / "pictures/small.png")
+    return root
+
+
+def arguments(own, *more):
+    flags = {"data": own / "pictures", "patch-size": 24, "patches": 4, "width": 4, "depth": 2, "epochs": 1,
+             "batch-size": 8, "runs": own / "runs"}  # fmt: skip
+    return ["denoiser", "train", *(str(word) for name, value in flags.items() for word in (f"--{name}", value)), *more]
+
+
+def test_own_pictures_from_training_to_restored_files(own, capsys):
+    assert main(arguments(own)) == 0
+    run = max((own / "runs/denoiser").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert main(["denoiser", "evaluate", str(run)]) == 0
+    assert "5x" not in (run / "metrics.json").read_text()
+    assert json.loads((run / "metrics.json").read_text())["noisy_psnr_db_25"] > 15
+    assert main(["denoiser", "export", str(run), "--saved-models", str(own / "saved_models")]) == 0
+    assert "small.png" in capsys.readouterr().err
+    (own / "pictures/broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    exported, pictures = str(own / "saved_models/denoiser"), str(own / "pictures")
+    assert main(["denoiser", "denoise", exported, pictures, "--output", str(own / "clean")]) == 0
+    assert "broken.jpg: left out" in capsys.readouterr().err
+    with Image.open(own / "clean/holiday/7.png") as restored:
+        assert restored.size == (47, 40)
+    assert (own / "clean/small.png").is_file()  # too small to learn from, not to be restored
+    assert main(["denoiser", "denoise", exported, pictures, "--output", pictures]) == 2
+    assert "would replace the noisy picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strength": -1.0}, "--strength is -1"),
+        ({"noise": "masking", "strength": 25.0}, "--strength is 25.0; expected 0 to 1"),
+        ({"patch_size": 5}, "--patch-size is 5; expected 11 or more"),
+        ({"depth": 1}, "--depth is 1"),
+        ({"validation_ratio": 0.0, "patience": 2}, "needs validation data"),
+    ],
+)
+def test_wrong_fields(fields, message):
+    with pytest.raises(UserError, match=message):
+        denoiser.Config(**fields)
+
+
+def test_pictures_that_are_all_too_small_are_named(own, capsys):
+    assert main(arguments(own, "--patch-size", "64")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "smaller than a patch of 64" in error
+
+
+def test_any_picture_comes_back_in_its_size(own):
+    signature = export.signatures(own / "saved_models/denoiser", "denoise")["denoise"]
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    pictures = [
+        tf.io.encode_png(pixels[..., :1]),
+        tf.io.encode_png(np.concatenate([pixels, pixels[..., :1]], -1)),
+        tf.io.encode_png(pixels.astype(np.uint16) * 257),
+        tf.io.encode_png(pixels[:1, :1]),
+        tf.io.encode_jpeg(pixels),
+    ]
+    restored = signature(image_bytes=tf.stack(pictures))["image_bytes"]
+    shapes = [tuple(tf.io.decode_png(one).shape) for one in restored]
+    assert shapes == [(40, 60, 3)] * 3 + [(1, 1, 3), (40, 60, 3)]
+
+
+@pytest.mark.real
+def test_the_trained_export_has_the_figures_on_its_card(data_dir):
+    folder = ROOT / "saved_models/denoiser/1"
+    recorded = json.loads((folder / "metrics.json").read_text())
+    config = denoiser.Config(data_dir=data_dir)
+    data = denoiser.load_data(config)
+    data = dataclasses.replace(data, test=lambda test=data.test: test()[:1000])
+    measured = denoiser.evaluate(config, denoiser.served(export.signatures(folder)), data)
+    for name in ("restored_psnr_db_25", "restored_ssim_25"):
+        assert measured[name] == pytest.approx(recorded[name], rel=0.02)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 6 * 2**20

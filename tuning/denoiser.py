@@ -1,0 +1,27 @@
+"""Search space of the denoiser."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from apps.denoiser import Config
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+
+def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
+    """Optimiser and the network's size.
+
+    Args:
+        hp: where values are drawn from.
+        config: every field that is not searched.
+    """
+    return dataclasses.replace(
+        config,
+        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
+        batch_size=hp.Choice("batch_size", [16, 32, 64, 128], default=config.batch_size),
+        width=hp.Choice("width", [16, 32, 48, 64], default=config.width),
+        depth=hp.Choice("depth", [2, 3, 4], default=config.depth),
+    )
