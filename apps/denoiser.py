@@ -108,7 +108,7 @@ CARD = Card(
     limits=(
         "It knows the kind of noise that it was trained on (see the configuration); other noise, such as the traces of "
         "JPEG compression, it takes for detail.",
-        "Where noise has hidden a detail it paints what is usual there: nothing should be proved by a restored picture.",
+        "Where noise has hidden a detail it paints what is usual there: a restored picture proves nothing.",
         "CIFAR-10 holds small web photographs of 2009; sharper or larger pictures have finer detail than it has seen.",
     ),
     sources=(

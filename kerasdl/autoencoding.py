@@ -302,9 +302,7 @@ def unet(
         x = CutTo(name=f"{name}_up{level}_cut")(x, skips[level])
         x = keras.layers.Concatenate(name=f"{name}_up{level}_skip")([skips[level], x])
         x = two_convolutions(x, filters[level], f"up{level}")
-    return keras.layers.Conv2D(
-        channels, 1, kernel_initializer=output_kernel, dtype="float32", name=f"{name}_output"
-    )(x)
+    return keras.layers.Conv2D(channels, 1, kernel_initializer=output_kernel, dtype="float32", name=f"{name}_output")(x)
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

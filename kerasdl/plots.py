@@ -417,6 +417,65 @@ def attention_maps(image: np.ndarray, weights: np.ndarray, words: Sequence[str],
     return image_grid(np.stack(panels), path, columns=min(len(panels), 5), titles=["", *words])
 
 
+def kl_per_latent(kl: np.ndarray, path: str | Path) -> Path:
+    """Draws the divergence of each latent, the largest first: what is near zero is not in use.
+
+    Args:
+        kl: float[latents], nats, each the mean over many pictures.
+        path: the PNG to write.
+
+    Returns:
+        The path of the PNG.
+
+    Source: Burda et al. 2015, arXiv:1509.00519, section 5.2 (latents that are not in use).
+    """
+    figure = _figure(5.2, 2.8)
+    axes = figure.add_subplot()
+    axes.bar(np.arange(len(kl)), np.sort(kl)[::-1], color=_BLUE, width=0.8)
+    axes.set_xlabel("latent, by its divergence", fontsize=9)
+    axes.set_ylabel("nats a picture", fontsize=9)
+    axes.set_title(f"divergence from the prior: {np.sum(kl):.1f} nats in {len(kl)} latents", fontsize=10)
+    _plain(axes)
+    return _save(figure, path)
+
+
+def latent_map(latent: np.ndarray, labels: np.ndarray, path: str | Path) -> Path:
+    """Draws where pictures lie in a space of two latents, a colour for each class.
+
+    Args:
+        latent: float[examples, 2].
+        labels: int[examples].
+        path: the PNG to write.
+
+    Returns:
+        The path of the PNG.
+
+    Raises:
+        ValueError: if there are not two latents.
+
+    Source: Kingma and Welling 2013, arXiv:1312.6114, appendix A shows the pictures of such a map.
+    """
+    if latent.ndim != 2 or latent.shape[1] != 2 or len(latent) != len(labels):
+        raise ValueError(
+            f"Latents have shape {latent.shape} and there are {len(labels)} labels; expected [examples, 2] and as many;"
+            " pass two columns."
+        )
+    figure = _figure(5.0, 4.6)
+    axes = figure.add_subplot()
+    classes = np.unique(labels)
+    colors = matplotlib.colormaps["tab10" if len(classes) <= 10 else "viridis"]
+    for index, label in enumerate(classes):
+        points = latent[labels == label]
+        color = colors(index if len(classes) <= 10 else index / len(classes))
+        axes.plot(points[:, 0], points[:, 1], ".", markersize=2, color=color, label=str(label))
+    if 1 < len(classes) <= 20:
+        axes.legend(fontsize=8, frameon=False, markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_xlabel("first latent", fontsize=9)
+    axes.set_ylabel("second latent", fontsize=9)
+    _plain(axes)
+    return _save(figure, path)
+
+
 def _read_csv(path: Path) -> dict[str, list[float]]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)

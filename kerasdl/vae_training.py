@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -12,6 +13,9 @@ from kerasdl import variational
 
 Likelihood = Literal["bernoulli", "logistic"]
 Objective = Literal["elbo", "iwae"]
+
+DRAWS = 100
+"""Latents of each picture that `VariationalAutoencoder.score` draws."""
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
@@ -75,19 +79,20 @@ class VariationalAutoencoder(keras.Model):
             )
         self.built = True
 
-    def call(self, image: Any, num_samples: int | None = None) -> dict[str, Any]:
+    def call(self, image: Any, num_samples: int | None = None, noise: Any = None) -> dict[str, Any]:
         """What both bounds are made of.
 
         Args:
             image: float32[batch, ...].
             num_samples: draws for each picture; those of the constructor if None.
+            noise: standard normal numbers float32[batch * k, latents] in place of new ones.
 
         Returns:
             log_likelihood and log_weights float32[batch, k], kl float32[batch, latents], all in nats.
         """
         count = num_samples or self.num_samples
         mean, log_var = self.encoder(image)
-        latent = self.sampling(mean, log_var, num_samples=count)
+        latent = self.sampling(mean, log_var, num_samples=count, noise=noise)
         repeated = [ops.repeat(ops.cast(part, "float32"), count, axis=0) for part in (image, mean, log_var)]
         log_likelihood = self.log_likelihood(repeated[0], self.decoder(latent))
         log_weights = variational.log_importance_weights(log_likelihood, latent, *repeated[1:])
@@ -102,6 +107,33 @@ class VariationalAutoencoder(keras.Model):
         if self.likelihood == "bernoulli":
             return variational.bernoulli_log_likelihood(image, decoded)
         return variational.discretized_logistic_log_likelihood(image, decoded, self.log_scale)
+
+    def score(self, image: Any, seed: Any) -> dict[str, Any]:
+        """Bounds on log p(x) of each picture, by `DRAWS` latents that follow from its seed alone.
+
+        Args:
+            image: float32[batch, ...].
+            seed: int32[batch].
+
+        Returns:
+            bound_nats float32[batch], the importance-weighted bound; elbo_nats float32[batch], the evidence lower
+            bound; kl_nats and mean float32[batch, latents], divergence and mean of each latent.
+        """
+        import tensorflow as tf
+
+        shape = [DRAWS, self.decoder.inputs[0].shape[-1]]
+        noise = tf.map_fn(
+            lambda one: tf.random.stateless_normal(shape, [one, 0], alg="philox"),
+            seed,
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        )
+        answer = self(image, num_samples=DRAWS, noise=tf.reshape(noise, [-1, shape[1]]), training=False)
+        return {
+            "bound_nats": variational.importance_weighted_bound(answer["log_weights"]),
+            "elbo_nats": ops.mean(answer["log_likelihood"], -1) - ops.sum(answer["kl"], -1),
+            "kl_nats": answer["kl"],
+            "mean": ops.cast(self.encoder(image, training=False)[0], "float32"),
+        }
 
     def pictures(self, latent: Any) -> Any:
         """The mean pixels 0..1 of latents float32[batch, latents]."""
@@ -152,34 +184,31 @@ class VariationalAutoencoder(keras.Model):
 
 
 def log_likelihood_bound(
-    model: VariationalAutoencoder, images: np.ndarray, num_samples: int, *, seed: int, batch_size: int = 100
+    score: Callable[[np.ndarray, np.ndarray], Any], images: np.ndarray, num_samples: int, *, batch_size: int = 100
 ) -> np.ndarray:
-    """Estimates log p(x) of each picture from below, by importance weights in blocks of at most 100 draws.
+    """Bounds log p(x) of each picture from below by the importance weights of many draws.
 
     Args:
-        model: whose encoder proposes the latents.
-        images: float32[pictures, ...], of the kind that the likelihood takes.
-        num_samples: draws for each picture, k; a multiple of 100 if above. 5,000 in the literature.
-        seed: the same seed gives the same draws; the model's own stream is moved.
+        score: pictures and seeds int32[n] -> bounds in nats float[n] of `DRAWS` draws each, see
+            `VariationalAutoencoder.score`.
+        images: pictures, of the kind that `score` takes.
+        num_samples: draws for each picture, k; a multiple of `DRAWS`. 5,000 in the literature.
         batch_size: pictures at once.
 
     Returns:
         float64[pictures], nats.
 
     Raises:
-        ValueError: num_samples is no multiple of 100.
+        ValueError: num_samples is no multiple.
     Source: Burda et al. 2015, arXiv:1509.00519, section 5.
     """
-    import tensorflow as tf
-
-    block = min(num_samples, 100)
-    if num_samples < 1 or num_samples % block:
-        raise ValueError(f"num_samples is {num_samples}, expected 1 to 100 or a multiple of 100")
-    weights = tf.function(lambda image: model(image, num_samples=block)["log_weights"], reduce_retracing=True)
-    model.sampling.seed_generator.state.assign([seed, 0])
-    bounds = []
+    blocks, rest = divmod(num_samples, DRAWS)
+    if blocks < 1 or rest:
+        raise ValueError(f"num_samples is {num_samples}, expected a multiple of {DRAWS}")
+    bounds = np.empty(len(images))
     for start in range(0, len(images), batch_size):
-        image = tf.constant(images[start : start + batch_size])
-        drawn = np.concatenate([weights(image).numpy() for _ in range(num_samples // block)], 1).astype(np.float64)
-        bounds.append(np.logaddexp.reduce(drawn, 1) - np.log(num_samples))
-    return np.concatenate(bounds)
+        part = slice(start, min(start + batch_size, len(images)))
+        seeds = np.arange(part.start, part.stop, dtype=np.int32) * blocks
+        drawn = [np.asarray(score(images[part], seeds + block), np.float64) for block in range(blocks)]
+        bounds[part] = np.logaddexp.reduce(drawn) - np.log(blocks)
+    return bounds

@@ -41,20 +41,22 @@ class GaussianSampling(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, mean: Any, log_var: Any, num_samples: int = 1) -> Any:
+    def call(self, mean: Any, log_var: Any, num_samples: int = 1, noise: Any = None) -> Any:
         """Draws.
 
         Args:
             mean: float[batch, ...].
             log_var: float[batch, ...], natural logarithm of the variance.
             num_samples: draws for each row.
+            noise: standard normal numbers of the result's shape, to be taken in place of new ones.
 
         Returns:
             float32[batch * num_samples, ...]; the draws of a row stand one behind the other, as the rows of
             `ops.repeat(mean, num_samples, axis=0)` do.
         """
         mean, log_var = (ops.repeat(ops.cast(part, "float32"), num_samples, axis=0) for part in (mean, log_var))
-        noise = keras.random.normal(ops.shape(mean), dtype="float32", seed=self.seed_generator)
+        if noise is None:
+            noise = keras.random.normal(ops.shape(mean), dtype="float32", seed=self.seed_generator)
         return mean + ops.exp(log_var / 2) * noise
 
     def get_config(self) -> dict[str, Any]:

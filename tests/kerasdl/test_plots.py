@@ -342,3 +342,21 @@ def test_attention_maps_are_bright_where_the_weight_is(tmp_path, drawn):
 def test_attention_maps_for_other_words_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there are 2 words"):
         plots.attention_maps(flat(0), np.zeros((3, 4, 4)), ["a", "b"], tmp_path / "a.png")
+
+
+def test_the_divergence_of_latents_is_drawn_largest_first(tmp_path, drawn):
+    plots.kl_per_latent(np.array([0.5, 2.0, 0.0]), tmp_path / "kl.png")
+    (axes,) = drawn[-1].axes
+    assert [patch.get_height() for patch in axes.patches] == [2.0, 0.5, 0.0]
+    assert "2.5 nats in 3 latents" in axes.get_title()
+
+
+def test_the_latent_map_has_a_colour_for_each_class(tmp_path, drawn):
+    latent = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    plots.latent_map(latent, np.array([7, 3, 7]), tmp_path / "map.png")
+    (axes,) = drawn[-1].axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    np.testing.assert_array_equal(lines["7"].get_xydata(), latent[[0, 2]])
+    assert lines["7"].get_color() != lines["3"].get_color()
+    with pytest.raises(ValueError, match=r"expected \[examples, 2\]"):
+        plots.latent_map(latent[:, :1], np.zeros(3), tmp_path / "map.png")

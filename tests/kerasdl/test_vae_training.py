@@ -24,6 +24,10 @@ def networks(latents=3, units=8):
     return encoder, decoder
 
 
+def bounds(model, image, num_samples, **options):
+    return log_likelihood_bound(lambda *inputs: model.score(*inputs)["bound_nats"], image, num_samples, **options)
+
+
 def loss(model, image, training=False):
     answer = model(image)
     return float(model.compute_loss(x=image, y_pred=answer, training=training)), answer
@@ -85,7 +89,7 @@ def test_fit_learns_and_every_weight_moves(likelihood, objective, tmp_path):
     assert all((one != other.numpy()).any() for one, other in zip(before, model.trainable_weights, strict=True))
     assert {"loss", "kl", "reconstruction", "val_loss", "val_kl", "val_reconstruction"} == set(history)
     # One bit has to go through the latents, log(2) = 0.69 nats.
-    bound = log_likelihood_bound(model, pictures[:64], 100, seed=0).mean()
+    bound = bounds(model, pictures[:64], 100).mean()
     if likelihood == "bernoulli":
         assert -2.0 < bound < -0.69
         assert history["val_kl"][-1] > 0.5
@@ -94,7 +98,7 @@ def test_fit_learns_and_every_weight_moves(likelihood, objective, tmp_path):
         assert bound > -5.0 * 16 > -history["val_loss"][0]
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(log_likelihood_bound(again, pictures[:64], 100, seed=0).mean(), bound, rtol=1e-5)
+    np.testing.assert_allclose(bounds(again, pictures[:64], 100).mean(), bound, rtol=1e-5)
 
 
 def test_the_bound_of_many_draws_is_the_likelihood_where_latents_mean_nothing():
@@ -108,13 +112,29 @@ def test_the_bound_of_many_draws_is_the_likelihood_where_latents_mean_nothing():
     logits = decoder.weights[-1].numpy()
     exact = -(np.logaddexp(0, logits) - BINARY.reshape(6, -1) * logits).sum(1)
     # The prior is integrated over by draws from the posterior: noise, but no bias in the limit.
-    found = log_likelihood_bound(model, BINARY, 5000, seed=0, batch_size=4)
-    np.testing.assert_allclose(found, exact, atol=0.1)
-    few = np.mean([log_likelihood_bound(model, BINARY, 1, seed=seed).mean() for seed in range(50)])
-    assert few < exact.mean() - 0.3
-    np.testing.assert_array_equal(
-        log_likelihood_bound(model, BINARY, 200, seed=3), log_likelihood_bound(model, BINARY, 200, seed=3)
-    )
+    np.testing.assert_allclose(bounds(model, BINARY, 5000, batch_size=4), exact, atol=0.1)
+    few = model.score(BINARY, np.arange(6))
+    assert few["elbo_nats"].numpy().mean() < exact.mean() - 0.3
+    assert few["elbo_nats"].numpy().mean() < few["bound_nats"].numpy().mean()
+
+
+def test_the_bound_of_more_draws_is_that_of_all_of_them():
+    model = VariationalAutoencoder(*networks())
+    blocks = np.stack([model.score(BINARY, np.arange(6) * 3 + block)["bound_nats"] for block in range(3)])
+    expected = np.log(np.exp(blocks.astype(np.float64)).mean(0))
+    np.testing.assert_allclose(bounds(model, BINARY, 300, batch_size=4), expected, rtol=1e-6)
+
+
+def test_a_score_follows_from_picture_and_seed():
+    model = VariationalAutoencoder(*networks(), seed=5)
+    before = model.sampling.seed_generator.state.numpy()
+    both = model.score(BINARY[:2], np.array([3, 4]))
+    alone = model.score(BINARY[1:2], np.array([4]))
+    other = model.score(BINARY[1:2], np.array([5]))
+    for key, value in both.items():
+        np.testing.assert_allclose(value[1:], alone[key], rtol=1e-5)
+    assert float(other["bound_nats"][0]) != float(alone["bound_nats"][0])
+    np.testing.assert_array_equal(model.sampling.seed_generator.state, before)
 
 
 def test_pictures_are_probabilities_or_values():
@@ -140,5 +160,5 @@ def test_wrong_options(options, message):
 
 
 def test_draws_that_are_no_multiple_are_refused():
-    with pytest.raises(ValueError, match="num_samples is 150, expected 1 to 100 or a multiple of 100"):
-        log_likelihood_bound(VariationalAutoencoder(*networks()), BINARY, 150, seed=0)
+    with pytest.raises(ValueError, match="num_samples is 150, expected a multiple of 100"):
+        bounds(VariationalAutoencoder(*networks()), BINARY, 150)

@@ -1,0 +1,517 @@
+"""VAE: learns a code for pictures, and draws new ones from codes that it makes up.
+
+**Source**: Kingma and Welling 2013, arXiv:1312.6114; the importance-weighted objective and the measurement: Burda et
+al. 2015, arXiv:1509.00519 (IWAE).
+
+**Expect**: `train` then `evaluate` reach the bound in README.md's results table; `train --tiny` takes half a minute and
+tells drawn shapes a hundred nats better than pixels on their own would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps._contract import Card, Objective, Splits, at_least, between
+from kerasdl import autoencoding, export, latents, plots, vae_training
+from kerasdl.data import folder as picture_folder
+from kerasdl.data import pipeline, synthetic, tfds
+from kerasdl.errors import UserError
+from kerasdl.files import write_bytes
+from kerasdl.training import checkpoint, progress, schedule
+from kerasdl.training import precision as precisions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the variational autoencoder."""
+
+    dataset: Literal["mnist", "cifar10"] = "mnist"
+    """Pictures from TFDS."""
+    data: Path | None = None
+    """Own pictures in place of these: a folder, searched with its sub-folders."""
+    data_dir: Path | None = None
+    """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
+    image_size: int = 32
+    """Side of the middle squares to which the pictures of --data are scaled, in pixels."""
+    validation_ratio: float = 0.04
+    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
+    strict: bool = False
+    """Stop at the first broken picture of --data instead of leaving it out."""
+    likelihood: Literal["bernoulli", "logistic"] | None = None
+    """bernoulli: pixels are ones or zeros, drawn anew each time by their brightness, for mnist; logistic: they have
+    256 values, for all others."""
+    encoder: Literal["dense", "convolutional"] = "convolutional"
+    """Network from a picture to the mean and variance of its code."""
+    decoder: Literal["dense", "convolutional"] | None = None
+    """Network from a code to a picture; dense for mnist, convolutional for all others."""
+    filters: int = 32
+    """Channels at half the picture's size, twice as many at a quarter (convolutional)."""
+    units: int = 300
+    """Units of the hidden layers: two in a dense network, one beside the convolutions."""
+    latents: int = 40
+    """Numbers of the code; with 2 a map of them is drawn."""
+    objective: Literal["elbo", "iwae"] = "elbo"
+    """elbo: the evidence lower bound; iwae: the tighter, importance-weighted one of all samples."""
+    samples: int = 1
+    """Codes drawn for a picture in training."""
+    kl_warmup_epochs: float = 0.0
+    """Epochs in which the weight of the divergence rises from 0 to 1 (elbo)."""
+    free_bits: float = 0.0
+    """Nats that each latent may cost for nothing (elbo)."""
+    bound_samples: int = 5000
+    """Codes drawn for each test picture when its likelihood is measured; a multiple of 100."""
+    epochs: int = 200
+    """Passes over the training pictures."""
+    batch_size: int = 128
+    """Pictures a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-4
+    """L2 share of every weight taken away a step, times the learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Course of the learning rate."""
+    warmup_epochs: float = 0.2
+    """Epochs in which the learning rate rises."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient; None does not clip."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation bound; None never does."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Compute precision of training; weights, evaluation and export are float32."""
+    seed: int = 0
+    """Of weights, order and codes; the validation split does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Fills in what depends on the data and checks every value."""
+        is_mnist = self.dataset == "mnist" and self.data is None
+        if self.likelihood is None:
+            object.__setattr__(self, "likelihood", "bernoulli" if is_mnist else "logistic")
+        if self.decoder is None:
+            object.__setattr__(self, "decoder", "dense" if is_mnist else "convolutional")
+        at_least(1, filters=self.filters, units=self.units, latents=self.latents, samples=self.samples,
+                 epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)  # fmt: skip
+        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs, free_bits=self.free_bits,
+                 kl_warmup_epochs=self.kl_warmup_epochs)  # fmt: skip
+        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        between(0, 0.8, validation_ratio=self.validation_ratio)  # a tenth is for the test
+        if self.image_size < 8 or self.image_size % 4:
+            raise UserError(
+                f"--image-size is {self.image_size}; expected a multiple of 4, 8 or more: it is halved twice"
+            )
+        if self.bound_samples < 1 or self.bound_samples % 100:
+            raise UserError(f"--bound-samples is {self.bound_samples}; expected a multiple of 100")
+        if self.objective == "iwae" and (self.kl_warmup_epochs or self.free_bits):
+            raise UserError(
+                "--kl-warmup-epochs and --free-bits change the divergence, which iwae has not; leave them 0"
+            )
+        if self.validation_ratio == 0 and self.patience:
+            raise UserError("--patience needs validation data; give --validation-ratio above 0")
+
+
+OBJECTIVE = Objective(metric="val_loss", direction="min")
+
+CARD = Card(
+    summary="Encodes pictures, and makes new ones of codes; trained by `python -m apps vae train`.",
+    limits=(
+        "It draws what is usual in its training data, a little blurred: a detail that differs from picture to picture "
+        "is averaged.",
+        "Pictures of other kinds are encoded, too, and come back as the nearest thing that it knows; `score` tells "
+        "them by a low bound, not by an error.",
+        "The bound of 100 draws that `score` gives is lower than that of 5,000 on this card.",
+    ),
+    sources=(
+        "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition (MNIST).",
+        "Kingma and Welling 2013, Auto-Encoding Variational Bayes, arXiv:1312.6114.",
+        "Burda et al. 2015, Importance Weighted Autoencoders, arXiv:1509.00519.",
+    ),
+)
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures uint8[examples, size, size, channels] and classes int32[examples], which only colour a figure."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def load_data(config: Config) -> Splits:
+    """Pictures uint8[pictures, size, size, channels] of --dataset or --data."""
+    if config.data is not None:
+        return _own_pictures(config)
+    images, _ = tfds.images(config.dataset, "train", config.data_dir)
+    # A split by position that is the same for every seed, so that runs and searches compare.
+    order = np.random.default_rng(2009).permutation(len(images))
+    held, kept = np.split(order, [round(config.validation_ratio * len(order))])
+    return _splits(
+        images[kept],
+        images[held],
+        lambda: Examples(*tfds.images(config.dataset, "test", config.data_dir)),
+        f"{config.dataset} (TFDS), test split, 10,000 pictures",
+    )
+
+
+def _own_pictures(config: Config) -> Splits:
+    assert config.data is not None
+    parts = picture_folder.split(
+        [(path, 0) for path in picture_folder.find([config.data])],
+        validation_ratio=config.validation_ratio,
+        test_ratio=0.1,
+        seed=2009,
+    )
+
+    def load(split: str) -> Examples:
+        images, labels, _ = picture_folder.load(parts[split], size=config.image_size, strict=config.strict)
+        return Examples(images, labels)
+
+    name = f"pictures of {config.data.name}, test part, {len(parts['test'])} pictures"
+    return _splits(load("train").images, load("validation").images, lambda: load("test"), name)
+
+
+def _splits(
+    train: np.ndarray, validation: np.ndarray, test: Callable[[], Examples], description: str, **info: Any
+) -> Splits:
+    return Splits(
+        train=train,
+        validation=validation if len(validation) else None,
+        test=test,
+        info={**info, "shape": list(train.shape[1:])},
+        description=description,
+    )
+
+
+def pictures_of(likelihood: str | None, images: Any, seed: Any) -> tf.Tensor:
+    """uint8 pictures as the likelihood takes them, float32 in 0..1: zeros and ones drawn by brightness, or as they are.
+
+    Source: dynamic binarisation: Burda et al. 2015, arXiv:1509.00519, section 5.
+    """
+    shares = tf.cast(images, tf.float32) / 255
+    if likelihood == "logistic":
+        return shares
+    return tf.cast(tf.random.stateless_uniform(tf.shape(shares), seed) < shares, tf.float32)
+
+
+# --- Model -----------------------------------------------------------------------------------------------------------
+
+
+def build_model(config: Config, data: Splits) -> vae_training.VariationalAutoencoder:
+    """Pictures float32[batch, size, size, channels] in 0..1 -> bounds on their likelihood, compiled."""
+    shape = tuple(data.info["shape"])
+    filters = [config.filters, 2 * config.filters]
+    with precisions.precision(config.precision):
+        image = keras.Input(shape, name="image")
+        x = keras.layers.Rescaling(2, -1, name="rescale")(image)
+        if config.encoder == "convolutional":
+            x = autoencoding.convolutional_encoder(x, filters, name="encoder")
+            x = autoencoding.dense_encoder(x, [config.units], name="encoder")
+        else:
+            x = autoencoding.dense_encoder(x, [config.units, config.units], name="encoder")
+        code = [keras.layers.Dense(config.latents, dtype="float32", name=name)(x) for name in ("mean", "log_var")]
+        encoder = keras.Model(image, code, name="encoder")
+
+        x = latent = keras.Input((config.latents,), name="latent")
+        if config.decoder == "convolutional":
+            small = (shape[0] // 4, shape[1] // 4, filters[1])
+            x = autoencoding.dense_decoder(x, [config.units], small, name="decoder")
+            x = autoencoding.convolutional_decoder(x, filters[::-1], shape[2], name="decoder")
+        else:
+            x = autoencoding.dense_decoder(x, [config.units, config.units], shape, name="decoder")
+        decoder = keras.Model(latent, x, name="decoder")
+        steps = pipeline.num_steps(len(data.train), config.batch_size)
+        model = vae_training.VariationalAutoencoder(
+            encoder,
+            decoder,
+            likelihood=config.likelihood,
+            objective=config.objective,
+            num_samples=config.samples,
+            kl_warmup_steps=round(steps * config.kl_warmup_epochs),
+            minimum_kl=config.free_bits,
+            name="vae",
+        )
+    rate = schedule.schedule(
+        config.schedule,
+        config.learning_rate,
+        total_steps=steps * config.epochs,
+        warmup_steps=round(steps * config.warmup_epochs),
+    )
+    model.compile(
+        keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
+        jit_compile=False,
+    )
+    return model
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
+    """Fits the model to pictures that are drawn anew in each step, where their pixels are zeros and ones."""
+    saver = callbacks[-1]
+    assert isinstance(saver, checkpoint.Checkpoint)
+    others: list[keras.callbacks.Callback] = []
+    validation = None
+    if data.validation is not None:
+        drawn = pictures_of(config.likelihood, data.validation, [0, 0]).numpy()
+        validation = pipeline.evaluation_batches((drawn,), 100)
+        if config.patience:
+            others.append(keras.callbacks.EarlyStopping("val_loss", patience=config.patience, mode="min"))
+    saver.watch(others)
+    return model.fit(
+        pipeline.training_batches(
+            [data.train],
+            config.batch_size,
+            initial_epoch=saver.initial_epoch,
+            seed=config.seed,
+            transform=lambda images, *, seed, **_: (pictures_of(config.likelihood, images, seed),),
+        ),
+        epochs=config.epochs,
+        initial_epoch=saver.initial_epoch,
+        steps_per_epoch=pipeline.num_steps(len(data.train), config.batch_size),
+        shuffle=False,  # the batches are shuffled already
+        validation_data=validation,
+        callbacks=[*others, *callbacks],
+        verbose=progress.verbosity(),
+    )
+
+
+# --- Evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+    """Bounds on the likelihood of the test split, in nats a picture, and how many latents are in use.
+
+    `nll_nats` is minus the importance-weighted bound of --bound-samples draws, `elbo_nats` minus the evidence lower
+    bound. Pixels of zeros and ones are drawn once.
+    """
+    signatures = model if isinstance(model, Mapping) else _functions(model, data)
+    examples = data.test()
+    if not len(examples.images):
+        raise UserError("there is no test picture: expected three or more pictures in --data")
+    test = np.uint8(255 * pictures_of(config.likelihood, examples.images, [1, 0]).numpy() + 0.5)
+
+    def score(images: np.ndarray, seed: np.ndarray) -> dict[str, tf.Tensor]:
+        return signatures["score"](image=tf.constant(images), seed=tf.constant(seed, tf.int32))
+
+    bound = vae_training.log_likelihood_bound(
+        lambda images, seed: score(images, seed)["bound_nats"], test, config.bound_samples
+    )
+    answers = [score(test[part], np.arange(part.start, part.stop)) for part in pipeline.slices(len(test), 100)]
+    elbo, kl, mean = (np.concatenate([a[key] for a in answers]) for key in ("elbo_nats", "kl_nats", "mean"))
+    # A latent is in use if its mean moves with the picture (Burda et al. 2015, section 5.2).
+    active = int(np.sum(mean.var(0) > 0.01))
+    metrics = {
+        "nll_nats": float(-bound.mean()),
+        "elbo_nats": float(-elbo.mean()),
+        "kl_nats": float(kl.sum(1).mean()),
+        "reconstruction_nats": float(-(elbo + kl.sum(1)).mean()),
+        "active_latents": active,
+        "collapsed_latents": mean.shape[1] - active,
+        "bound_samples": config.bound_samples,
+    }
+    if config.likelihood == "logistic":
+        metrics["bits_per_dimension"] = metrics["nll_nats"] / np.log(2) / test[0].size
+    if figures is not None:
+        _draw(signatures, test, examples.labels, mean, kl.mean(0), figures)
+    return metrics
+
+
+def _functions(model: vae_training.VariationalAutoencoder, data: Splits) -> dict[str, Any]:
+    """The endpoints of a model that is not exported."""
+    return {
+        name: tf.function(endpoint.function, autograph=False, reduce_retracing=True)
+        for name, endpoint in endpoints(model, data).items()
+    }
+
+
+def _draw(
+    signatures: Mapping[str, Any], test: np.ndarray, labels: np.ndarray, mean: np.ndarray, kl: np.ndarray, folder: Path
+) -> None:
+    def decoded(codes: Any) -> np.ndarray:
+        return signatures["decode"](latent=tf.constant(codes, tf.float32))["image"].numpy()
+
+    plots.image_grid(in_rows(test[:16] / 255, decoded(mean[:16])), folder / "reconstructions.png", columns=8)
+    drawn = signatures["generate"](count=tf.constant([64]), seed=tf.constant([0]))["image"].numpy()
+    plots.image_grid(drawn, folder / "samples.png", columns=8)
+    way = tf.reshape(latents.interpolate(mean[:6], mean[6:12], 8), [-1, mean.shape[1]])
+    plots.image_grid(decoded(way), folder / "interpolation.png", columns=8)
+    walk, used = np.linspace(-3, 3, 9), np.argsort(-kl)[:10]
+    traversal = np.tile(mean[:1], (len(used) * len(walk), 1))
+    traversal[np.arange(len(traversal)), np.repeat(used, len(walk))] = np.tile(walk, len(used))
+    plots.image_grid(decoded(traversal), folder / "traversal.png", columns=len(walk))
+    plots.kl_per_latent(kl, folder / "kl_per_latent.png")
+    if mean.shape[1] == 2:
+        plots.latent_map(mean, labels, folder / "latent_map.png")
+
+
+def in_rows(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Pictures for a grid of 8 columns: a row of the first, under it those of the second, and so on."""
+    blank = np.zeros((-len(above) % 8 if len(above) > 8 else 0, *above.shape[1:]), np.float32)
+    pairs = [np.concatenate([part, blank]).astype(np.float32) for part in (above, below)]
+    return np.concatenate([part[cut] for cut in pipeline.slices(len(pairs[0]), 8) for part in pairs])
+
+
+# --- Export ----------------------------------------------------------------------------------------------------------
+
+
+def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
+    """Pictures from a seed or a code; the code of a picture; how likely it is."""
+    assert isinstance(model, vae_training.VariationalAutoencoder)
+    height, width, channels = data.info["shape"]
+    size = model.decoder.inputs[0].shape[-1]
+
+    def values(image: tf.Tensor) -> tf.Tensor:
+        shares = tf.cast(image, tf.float32) / 255
+        return tf.round(shares) if model.likelihood == "bernoulli" else shares
+
+    def decode(latent: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = tf.cast(model.pictures(latent), tf.float32)
+        pixels = tf.saturate_cast(tf.round(255 * image), tf.uint8)
+        return {"image": image, "image_bytes": tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string)}
+
+    def generate(count: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        return decode(latents.draw(count, seed, size))
+
+    def encode_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        mean, log_var = model.encoder(values(image), training=False)
+        return {"mean": tf.cast(mean, tf.float32), "log_var": tf.cast(log_var, tf.float32)}
+
+    def encode(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = export.decode_images(image_bytes, height)
+        return encode_pixels(image if channels == 3 else tf.image.rgb_to_grayscale(image))
+
+    def score(image: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model.score(values(image), seed)
+
+    pixels = tf.TensorSpec([None, height, width, channels], tf.uint8)
+    whole = tf.TensorSpec([None], tf.int32)
+    example = data.train[:1]
+    return {
+        "generate": export.Endpoint(
+            generate,
+            {"count": whole, "seed": whole},
+            {"count": np.array([1]), "seed": np.array([0])},
+            f"`count` new pictures of each seed (1 to {latents.MAX_COUNT:,}), as values 0..1 and as PNG; the same "
+            "seed gives the same pictures",
+        ),
+        "encode": export.Endpoint(
+            encode,
+            {"image_bytes": tf.TensorSpec([None], tf.string)},
+            {"image_bytes": np.array([tf.io.encode_png(example[0]).numpy()], object)},
+            "encoded JPEG, PNG, GIF or BMP pictures of any size; mean and logarithm of the variance of their codes",
+        ),
+        "pixels": export.Endpoint(
+            encode_pixels, {"image": pixels}, {"image": example}, f"the same of pixels 0..255, {height} by {width}"
+        ),
+        "decode": export.Endpoint(
+            decode,
+            {"latent": tf.TensorSpec([None, size], tf.float32)},
+            {"latent": np.zeros([1, size], np.float32)},
+            "the pictures of codes, as values 0..1 and as PNG",
+        ),
+        "score": export.Endpoint(
+            score,
+            {"image": pixels, "seed": whole},
+            {"image": example, "seed": np.array([0])},
+            f"log-likelihood of pixels 0..255 in nats, bounded from below by {vae_training.DRAWS} draws of each seed, "
+            "and its parts",
+        ),
+    }
+
+
+def served(signatures: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The export as `evaluate` takes it."""
+    return signatures
+
+
+# --- Verbs -----------------------------------------------------------------------------------------------------------
+
+
+def generate(model: Path, *, count: int = 64, seed: int = 0, output: Path, files: bool = False) -> None:
+    """Draw new pictures, with an exported model.
+
+    Args:
+        model: exported model, such as saved_models/vae.
+        count: number of pictures, up to 10,000.
+        seed: the same seed gives the same pictures.
+        output: PNG of all of them in rows, or with --files a folder.
+        files: write each picture into a file of its own.
+    """
+    between(1, latents.MAX_COUNT, count=count)
+    between(-(2**31), 2**31 - 1, seed=seed)
+    signature = export.signatures(model, "generate")["generate"]
+    answer = signature(count=tf.constant([count]), seed=tf.constant([seed]))
+    if not files:
+        print(plots.image_grid(answer["image"].numpy(), output))
+        return
+    for index, picture in enumerate(answer["image_bytes"].numpy()):
+        write_bytes(output / f"{seed}-{index:05d}.png", picture)
+    print(f"{count} pictures in {output}")
+
+
+def reconstruct(model: Path, pictures: list[Path], *, output: Path) -> None:
+    """Draw pictures above what is left of them when they have gone through their codes, with an exported model.
+
+    Args:
+        model: exported model, such as saved_models/vae.
+        pictures: picture files and folders of them.
+        output: PNG to write; each row of pictures stands above its reconstructions.
+    """
+    signatures = export.signatures(model, "pixels", "decode")
+    images = _read(signatures, pictures)
+    codes = signatures["pixels"](image=tf.constant(images))["mean"]
+    restored = signatures["decode"](latent=codes)["image"].numpy()
+    print(plots.image_grid(in_rows(images / 255, restored), output, columns=8))
+
+
+def interpolate(model: Path, pictures: list[Path], *, steps: int = 9, output: Path) -> None:
+    """Draw the way from each picture to the next one through the codes between, with an exported model.
+
+    Args:
+        model: exported model, such as saved_models/vae.
+        pictures: two or more picture files, or folders of them.
+        steps: pictures of each way, both ends counted.
+        output: PNG to write, a row for each way.
+    """
+    between(2, 100, steps=steps)
+    signatures = export.signatures(model, "pixels", "decode")
+    images = _read(signatures, pictures)
+    if len(images) < 2:
+        raise UserError("interpolate has one picture that can be read; expected two or more to go from one to another")
+    codes = signatures["pixels"](image=tf.constant(images))["mean"]
+    way = latents.interpolate(codes[:-1], codes[1:], steps)
+    drawn = signatures["decode"](latent=tf.reshape(way, [-1, codes.shape[1]]))["image"].numpy()
+    print(plots.image_grid(drawn, output, columns=steps))
+
+
+def _read(signatures: Mapping[str, Any], pictures: list[Path]) -> np.ndarray:
+    """Pictures uint8[n, size, size, channels] as the export takes them; broken ones are named and left out."""
+    size, channels = signatures["pixels"].inputs["image"].shape[2:]
+    files = picture_folder.find(pictures)
+    images, _, skipped = picture_folder.decode(files, size=size)
+    picture_folder.report_skipped(skipped, len(files), strict=not len(images))
+    return images if channels == 3 else tf.image.rgb_to_grayscale(images).numpy()
+
+
+VERBS: tuple[Callable[..., None], ...] = (generate, reconstruct, interpolate)
+
+
+def tiny() -> tuple[Config, Splits]:
+    """Drawn shapes in black and white, 16 pixels: place, size and angle are all that there is to know."""
+    images, labels = synthetic.shapes(3500, size=16, num_classes=4, seed=0)
+    ground = images[:, :1, :1].astype(np.int32)
+    images = np.uint8(255 * (np.abs(images.astype(np.int32) - ground).sum(-1, keepdims=True) > 140))
+    train, validation, test = np.split(images, [3000, 3250])
+    config = Config(filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3, bound_samples=100,
+                    likelihood="bernoulli", decoder="dense")  # fmt: skip
+    return config, _splits(
+        train, validation, lambda: Examples(test, labels[3250:]), "drawn shapes, test split, 250 pictures", tiny=True
+    )

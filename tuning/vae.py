@@ -1,0 +1,28 @@
+"""Search space of the variational autoencoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from apps.vae import Config
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+
+def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
+    """Optimiser and the networks' sizes.
+
+    Args:
+        hp: where values are drawn from.
+        config: every field that is not searched.
+    """
+    return dataclasses.replace(
+        config,
+        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
+        batch_size=hp.Choice("batch_size", [32, 64, 128, 256], default=config.batch_size),
+        latents=hp.Choice("latents", [10, 20, 40, 80], default=config.latents),
+        units=hp.Choice("units", [100, 200, 300, 500], default=config.units),
+        filters=hp.Choice("filters", [16, 32, 64], default=config.filters),
+    )
