@@ -227,6 +227,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     """Fits the model to take away noise that is drawn anew in each step."""
     saver = callbacks[-1]
     assert isinstance(saver, checkpoint.Checkpoint)
+    assert config.strength is not None
     others: list[keras.callbacks.Callback] = []
     validation = None
     if data.validation is not None:

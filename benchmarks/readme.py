@@ -187,6 +187,19 @@ def captions() -> str:
     return table(["captions by", *(f"BLEU-{n}" for n in range(1, 5)), *named, "CIDEr"], rows) + f"\n\n{said}"
 
 
+def restored(dataset: str) -> str:
+    """The denoiser beside classical filters: PSNR and SSIM at each strength."""
+    found = _results.read(f"denoiser_quality_{dataset}")
+    if found is None:
+        return "Not measured yet."
+    strengths = sorted({row["strength"] for row in found["rows"]})
+    cells = {(row["method"], row["strength"]): f"{row['psnr_db']:.2f} / {row['ssim']:.3f}" for row in found["rows"]}
+    methods = dict.fromkeys(row["method"] for row in found["rows"])
+    rows = [[name.replace("_", " "), *(cells[name, strength] for strength in strengths)] for name in methods]
+    head = ["PSNR in dB / SSIM", *(f"sigma {strength:g}" for strength in strengths)]
+    return f"{table(head, rows)}\n\n{found['protocol']}."
+
+
 def replace(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of a part.
 
@@ -210,6 +223,8 @@ def parts() -> dict[str, str]:
         "chargen accuracy": characters(),
         "chargen speed": speed("chargen_speed", chargen_speed.CONTENDERS),
         "captions": captions(),
+        "restored cifar10": restored("cifar10"),
+        "restored mnist": restored("mnist"),
         "captioner speed": speed("captioner_speed", captioner_speed.WORKS),
     }
 

@@ -1,0 +1,215 @@
+"""The variational autoencoder: it tells pictures better than single pixels do, encodes them and draws new ones."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from scipy.special import xlogy
+
+from apps import vae
+from apps.__main__ import main
+from kerasdl import export, vae_training
+from kerasdl.data import synthetic
+from kerasdl.errors import UserError
+from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = vae.Config(filters=4, units=8, latents=2, epochs=1, batch_size=10, bound_samples=100)
+
+
+def splits(count=60, size=16, channels=1):
+    images, labels = synthetic.shapes(count, size=size, num_classes=4, seed=3)
+    parts = np.split(images[..., :channels], [count // 2, 3 * count // 4])
+    return vae._splits(*parts[:2], lambda: vae.Examples(parts[2], labels[-len(parts[2]) :]), "drawn shapes")
+
+
+def fitted(config, data, folder, *callbacks, resume=False):
+    keras.utils.set_random_seed(config.seed)
+    model = vae.build_model(config, data)
+    saver = Checkpoint(folder, monitor="val_loss", maximize=False, resume=resume)
+    vae.train(config, model, data, [*callbacks, saver])
+    return model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    config, data = vae.tiny()
+    return config, data, fitted(config, data, tmp_path_factory.mktemp("tiny"))
+
+
+def test_tiny_tells_pictures_far_better_than_pixels_on_their_own(tiny):
+    config, data, model = tiny
+    metrics = vae.evaluate(config, model, data)
+    test, shares = data.test().images / 255, np.clip(data.train.mean(0) / 255, 1e-3, 1 - 1e-3)
+    alone = -(xlogy(test, shares) + xlogy(1 - test, 1 - shares)).sum((1, 2, 3)).mean()
+    assert alone > 80
+    assert metrics["nll_nats"] < 50
+    assert metrics["nll_nats"] < metrics["elbo_nats"]
+    assert metrics["elbo_nats"] == pytest.approx(metrics["kl_nats"] + metrics["reconstruction_nats"])
+    assert metrics["active_latents"] + metrics["collapsed_latents"] == config.latents
+
+
+def test_without_its_divergence_the_codes_are_no_prior(tiny, monkeypatch, tmp_path):
+    """KL x 0: reconstructions get better, what is drawn from the prior and the bound get worse."""
+    config, data, model = tiny
+    monkeypatch.setattr(vae_training.variational, "free_bits", lambda kl, minimum: 0.0 * tf.reduce_sum(kl))
+    broken = fitted(dataclasses.replace(config, epochs=10), data, tmp_path)
+    with_kl, without = (vae.evaluate(config, one, data) for one in (model, broken))
+    assert without["reconstruction_nats"] < with_kl["reconstruction_nats"]
+    assert without["kl_nats"] > 3 * with_kl["kl_nats"]
+    assert without["elbo_nats"] > with_kl["elbo_nats"] + 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "iwae", "samples": 3},
+        {"encoder": "dense", "decoder": "convolutional"},
+        {"dataset": "cifar10", "free_bits": 0.1, "kl_warmup_epochs": 0.5},
+        {"precision": "bfloat16", "decoder": "convolutional"},
+    ],
+)
+def test_other_settings_train(changes, tmp_path):
+    config = dataclasses.replace(SMALL, **{"likelihood": None, "decoder": None} | changes)
+    data = splits(channels=3 if config.likelihood == "logistic" else 1)
+    metrics = vae.evaluate(config, fitted(config, data, tmp_path), data, tmp_path / "figures")
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert ("bits_per_dimension" in metrics) == (config.likelihood == "logistic")
+    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
+    expected = {"reconstructions", "samples", "interpolation", "traversal", "kl_per_latent", "latent_map"}
+    assert drawn == expected
+
+
+def test_pixels_are_drawn_by_their_brightness():
+    images = np.full((400, 4, 4, 1), 64, np.uint8)
+    first, second = (vae.pictures_of("bernoulli", images, [0, seed]).numpy() for seed in range(2))
+    assert set(np.unique(first)) == {0.0, 1.0}
+    assert (first != second).any()
+    assert first.mean() == pytest.approx(64 / 255, abs=0.02)
+    np.testing.assert_allclose(vae.pictures_of("logistic", images, [0, 0]), images / 255)
+
+
+def test_resume_is_exact(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 0
+
+    config = dataclasses.replace(SMALL, epochs=2, kl_warmup_epochs=1.5)
+    whole = fitted(config, splits(), tmp_path / "whole")
+    fitted(config, splits(), tmp_path / "parts", Stop())
+    parts = fitted(config, splits(), tmp_path / "parts", resume=True)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(tmp_path):
+    class Break(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.decoder.weights[0].assign(np.nan * self.model.decoder.weights[0])
+
+    with pytest.raises(TrainingDiverged):
+        fitted(dataclasses.replace(SMALL, epochs=3), splits(), tmp_path, Break())
+    kept = vae.build_model(SMALL, splits())
+    kept.load_weights(tmp_path / "model.keras")
+    assert all(np.isfinite(weight).all() for weight in kept.get_weights())
+
+
+# --- A person's own pictures, from training to verbs -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    (root / "pictures/holiday").mkdir(parents=True)
+    images, _ = synthetic.shapes(16, size=40, num_classes=4, seed=5)
+    for index, image in enumerate(images):
+        grey = Image.fromarray(image).convert("L" if index == 3 else "RGB")  # greyscale in a colour folder
+        grey.save(root / f"pictures/holiday/{index}.png")
+    (root / "pictures/broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    Image.fromarray(images[0, :3, :3]).save(root / "pictures/small.png")
+    return root
+
+
+def arguments(own, *more):
+    flags = {"data": own / "pictures", "image-size": 16, "filters": 4, "units": 8, "latents": 2, "epochs": 1,
+             "batch-size": 4, "bound-samples": 100, "runs": own / "runs"}  # fmt: skip
+    return ["vae", "train", *(str(word) for name, value in flags.items() for word in (f"--{name}", value)), *more]
+
+
+def test_own_pictures_from_training_to_drawn_ones(own, capsys):
+    assert main(arguments(own)) == 0
+    assert "broken.jpg" in capsys.readouterr().err
+    (run,) = (own / "runs/vae").iterdir()
+    assert main(["vae", "evaluate", str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text())["bits_per_dimension"] > 0
+    assert main(["vae", "export", str(run), "--saved-models", str(own / "saved_models")]) == 0
+    exported = str(own / "saved_models/vae")
+    for name, more in (("generate", ["--count", "5"]), ("generate", ["--count", "5"]), ("generate", ["--seed", "1"])):
+        output = own / f"drawn{len(list(own.glob('drawn*')))}.png"
+        assert main(["vae", name, exported, *more, "--output", str(output)]) == 0
+    drawn = [(own / f"drawn{index}.png").read_bytes() for index in range(3)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert main(["vae", "generate", exported, "--count", "3", "--files", "--output", str(own / "files")]) == 0
+    assert [Image.open(path).size for path in sorted((own / "files").iterdir())] == [(16, 16)] * 3
+    capsys.readouterr()
+    for verb, width in (("reconstruct", 8), ("interpolate", 9)):
+        output = own / f"{verb}.png"
+        assert main(["vae", verb, exported, str(own / "pictures"), "--output", str(output)]) == 0
+        assert "broken.jpg" in capsys.readouterr().err
+        assert Image.open(output).size[0] == 4 + width * (64 + 4)
+
+
+def test_wrong_requests_to_an_export(own, capsys):
+    exported, output = str(own / "saved_models/vae"), ["--output", str(own / "no.png")]
+    cases = {
+        ("generate", "--count", "0"): "--count is 0; expected 1 to 10000",
+        ("generate", "--count", "10001"): "--count is 10001; expected 1 to 10000",
+        ("interpolate", str(own / "pictures/small.png")): "expected two or more",
+        ("reconstruct", str(own / "pictures/broken.jpg")): "cannot be decoded",
+    }
+    for (verb, *rest), message in cases.items():
+        assert main(["vae", verb, exported, *rest, *output]) == 2
+        assert message in capsys.readouterr().err
+    signature = export.signatures(own / "saved_models/vae")["generate"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="count is out of range"):
+        signature(count=tf.constant([20_000]), seed=tf.constant([0]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 30}, "--image-size is 30; expected a multiple of 4"),
+        ({"bound_samples": 150}, "--bound-samples is 150; expected a multiple of 100"),
+        ({"objective": "iwae", "free_bits": 0.5}, "which iwae has not"),
+        ({"latents": 0}, "--latents is 0"),
+        ({"validation_ratio": 0.0, "patience": 2}, "needs validation data"),
+    ],
+)
+def test_wrong_fields(fields, message):
+    with pytest.raises(UserError, match=message):
+        vae.Config(**fields)
+
+
+def test_the_draws_of_a_score_are_those_that_the_configuration_counts():
+    assert vae_training.DRAWS == 100
+
+
+@pytest.mark.real
+def test_the_trained_export_has_the_figures_on_its_card(data_dir):
+    """The bound of 100 draws lies between the evidence lower bound and that of 5,000 draws."""
+    folder = ROOT / "saved_models/vae/1"
+    recorded = json.loads((folder / "metrics.json").read_text())
+    config = vae.Config(data_dir=data_dir, bound_samples=100)
+    data = vae.load_data(config)
+    measured = vae.evaluate(config, vae.served(export.signatures(folder)), data)
+    for name in ("elbo_nats", "kl_nats", "reconstruction_nats"):
+        assert measured[name] == pytest.approx(recorded[name], rel=2e-3)
+    assert measured["active_latents"] == recorded["active_latents"]
+    assert recorded["nll_nats"] < measured["nll_nats"] < recorded["elbo_nats"]
+    assert export.size_bytes(folder) <= 6 * 2**20
