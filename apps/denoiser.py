@@ -59,15 +59,15 @@ class Config:
     """Show half of the training pictures mirrored."""
     architecture: Literal["unet", "autoencoder"] = "unet"
     """autoencoder: everything goes through the smallest map; unet: a way past it for details, at each size."""
-    width: int = 32
+    width: int = 48
     """Channels at the picture's size; each smaller size has twice as many."""
-    depth: int = 3
+    depth: int = 2
     """Sizes, each half the one before."""
-    epochs: int = 15
+    epochs: int = 12
     """Passes over the training pictures, each time with new noise."""
     batch_size: int = 64
     """Pictures a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-4
     """L2 share of every weight taken away a step, times the learning rate."""
@@ -198,7 +198,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     )
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
-        loss=_squared_error,
+        loss=_absolute_error,
         metrics=[_psnr_db],
         jit_compile=False,
     )
@@ -210,8 +210,9 @@ def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -
     return corruption.add_noise(clean, [seed, 0], kind=config.noise, strength=strength).numpy()
 
 
-def _squared_error(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.square((clean - restored) / 128), [1, 2, 3])
+def _absolute_error(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    # The squared one is mostly that of the strongest noise: at 25 it was 0.1 dB behind after 300 steps on CIFAR-10.
+    return tf.reduce_mean(tf.abs((clean - restored) / 128), [1, 2, 3])
 
 
 def _psnr_db(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
