@@ -222,7 +222,7 @@ def build_model(config: Config, data: Splits) -> vae_training.VariationalAutoenc
         x = latent = keras.Input((config.latents,), name="latent")
         if config.decoder == "convolutional":
             small = (shape[0] // 4, shape[1] // 4, filters[1])
-            x = autoencoding.dense_decoder(x, [config.units], small, name="decoder")
+            x = autoencoding.dense_decoder(x, [config.units], small, name="map")
             x = autoencoding.convolutional_decoder(x, filters[::-1], shape[2], name="decoder")
         else:
             x = autoencoding.dense_decoder(x, [config.units, config.units], shape, name="decoder")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import _results, captioner_speed, chargen_speed, cifar10_speed
+from benchmarks import _results, captioner_speed, chargen_speed, cifar10_speed, denoiser_speed, vae_speed
 from kerasdl.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -92,7 +92,8 @@ def speed(module: str, works: Iterable[str]) -> str:
         for peer in PEERS:
             if peer not in speeds:
                 continue
-            mine = "ours_float32" if peer == "torch_float32" else "ours" if "ours" in speeds else "ours_bfloat16"
+            alike = "ours_float32" if peer == "torch_float32" else "ours_bfloat16"
+            mine = "ours" if "ours" in speeds else alike
             ratios = [ours / theirs for ours, theirs in zip(row["all"][mine], row["all"][peer], strict=True)]
             rows.append(
                 [
@@ -200,6 +201,30 @@ def restored(dataset: str) -> str:
     return f"{table(head, rows)}\n\n{found['protocol']}."
 
 
+NATS = {
+    "VAE, Burda et al. 2015": 86.76,
+    "IWAE of 50 samples, Burda et al. 2015": 84.78,
+    "NVAE, Vahdat and Kautz 2020": 78.01,
+}
+
+
+def bounds() -> str:
+    """The exported VAE, and the objectives that were measured, beside published bounds on MNIST."""
+    path = ROOT / "saved_models/vae/1/metrics.json"
+    if not path.is_file():
+        return "Not measured yet."
+    export = json.loads(path.read_text(encoding="utf-8"))
+    measured = {"this project's export": export}
+    measured |= {f"`{row['recipe']}`": row for row in (_results.read("vae_bounds") or {"rows": []})["rows"]}
+    rows = [
+        [name, f"{found['nll_nats']:.2f}", f"{found['elbo_nats']:.2f}", str(found["active_latents"])]
+        for name, found in measured.items()
+    ]
+    rows += [[f"published: {name}", f"{value:.2f}", "", ""] for name, value in NATS.items()]
+    head = ["", "nats, bound of 5,000 samples", "nats, evidence lower bound", "latents in use"]
+    return f"{table(head, rows)}\n\n{export['split']}; lower is better."
+
+
 def replace(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of a part.
 
@@ -226,6 +251,9 @@ def parts() -> dict[str, str]:
         "restored cifar10": restored("cifar10"),
         "restored mnist": restored("mnist"),
         "captioner speed": speed("captioner_speed", captioner_speed.WORKS),
+        "denoiser speed": speed("denoiser_speed", denoiser_speed.WORKS),
+        "bounds": bounds(),
+        "vae speed": speed("vae_speed", vae_speed.WORKS),
     }
 
 

@@ -1,0 +1,208 @@
+"""Training speed of the VAE, images a second, side by side: this project, plain Keras, PyTorch.
+
+    python -m benchmarks.vae_speed                (needs the extra `benchmark`, about 10 minutes, a quiet machine)
+
+Every contender trains the application's default network for MNIST in float32 with batch 128: convolutions with batch
+normalization to 40 latents, dense layers back to 28x28 pixels. `elbo` draws one code of each picture, `iwae` weighs 5.
+
+Plain Keras goes the way of keras-io's "Variational AutoEncoder": stock layers, a layer that samples, a model with its
+own `train_step` and three logged means, `binary_crossentropy` of probabilities, Adam, `fit` on a numpy array. Made
+equal are the network, the batch and the pixels, zeros and ones drawn once, before the clock starts; the example has 2
+latents, transposed convolutions in the decoder and grey pixels. It has no importance weights: `iwae` puts them into its
+`train_step`. Ours and PyTorch draw the pixels anew in each step and take the cross-entropy of logits.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _contest
+
+BATCH, STEPS, SIZE, FILTERS, UNITS, LATENTS = 128, 100, 28, 32, 300, 40
+SAMPLES = {"elbo": 1, "iwae": 5}
+
+
+def pictures() -> np.ndarray:
+    """Random pictures uint8[n, SIZE, SIZE, 1]: the speed of training does not depend on what they show."""
+    return np.random.default_rng(0).integers(0, 256, (BATCH * STEPS, SIZE, SIZE, 1), dtype=np.uint8)
+
+
+def ours(objective: str) -> float:
+    """The application's own path: its pipeline, its model, its optimizer, `fit`."""
+    from apps import vae
+
+    config = vae.Config(
+        filters=FILTERS, units=UNITS, latents=LATENTS, batch_size=BATCH, epochs=3, objective=objective,
+        samples=SAMPLES[objective], precision="float32",
+    )  # fmt: skip
+    images = pictures()
+    none = vae.Examples(images[:0], np.zeros(0, np.int32))
+    data = vae._splits(images, images[:0], lambda: none, "random")
+    clock = _contest.clock()
+    vae.train(config, vae.build_model(config, data), data, [clock])
+    return len(images) / min(clock.seconds[1:])
+
+
+def plain_keras(objective: str) -> float:
+    """Stock layers, a sampling layer, an own `train_step`, `fit` on a numpy array with its defaults."""
+    import keras
+    import tensorflow as tf
+    from keras import layers, ops
+
+    count = SAMPLES[objective]
+
+    class Sampling(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seed_generator = keras.random.SeedGenerator(0)
+
+        def call(self, mean: Any, log_var: Any) -> Any:
+            noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+            return mean + ops.exp(log_var / 2) * noise
+
+    image = x = keras.Input((SIZE, SIZE, 1))
+    for filters in (FILTERS, 2 * FILTERS):
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.Activation("relu")(layers.BatchNormalization()(x))
+    x = layers.Dense(UNITS, activation="relu")(layers.Flatten()(x))
+    code = [layers.Dense(LATENTS)(x) for _ in ("mean", "log_var")]
+    if count > 1:
+        code = [ops.repeat(part, count, axis=0) for part in code]
+    encoder = keras.Model(image, [*code, Sampling()(*code)])
+
+    latent = x = keras.Input((LATENTS,))
+    for _ in range(2):
+        x = layers.Dense(UNITS, activation="relu")(x)
+    decoder = keras.Model(latent, layers.Reshape((SIZE, SIZE, 1))(layers.Dense(SIZE**2, activation="sigmoid")(x)))
+
+    class VAE(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = encoder, decoder
+            self.means = [keras.metrics.Mean(name) for name in ("total_loss", "reconstruction_loss", "kl_loss")]
+
+        @property
+        def metrics(self) -> list[Any]:
+            return self.means
+
+        def losses_of(self, image: Any) -> tuple[Any, Any, Any]:
+            mean, log_var, latent = self.encoder(image, training=True)
+            pixels = ops.repeat(image, count, axis=0) if count > 1 else image
+            errors = keras.losses.binary_crossentropy(pixels, self.decoder(latent, training=True))
+            errors = ops.sum(errors, axis=(1, 2))
+            reconstruction = ops.mean(errors)
+            if objective == "elbo":
+                kl = ops.mean(ops.sum(ops.exp(log_var) + ops.square(mean) - 1 - log_var, axis=1)) / 2
+                return reconstruction + kl, reconstruction, kl
+            noise = (latent - mean) * ops.exp(-log_var / 2)
+            log_ratio = ops.sum(ops.square(noise) + log_var - ops.square(latent), axis=1) / 2
+            bounds = ops.logsumexp(ops.reshape(log_ratio - errors, (-1, count)), axis=1) - math.log(count)
+            return -ops.mean(bounds), reconstruction, -ops.mean(log_ratio)
+
+        def train_step(self, image: Any) -> dict[str, Any]:
+            with tf.GradientTape() as tape:
+                losses = self.losses_of(image)
+            gradients = tape.gradient(losses[0], self.trainable_weights)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+            for mean, loss in zip(self.means, losses, strict=True):
+                mean.update_state(loss)
+            return {mean.name: mean.result() for mean in self.means}
+
+    model = VAE()
+    model.compile(keras.optimizers.Adam())
+    shares = pictures()
+    pixels = (np.random.default_rng(1).integers(0, 255, shares.shape, np.uint8) < shares).astype(np.float32)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        model.fit(pixels, batch_size=BATCH, verbose=0)
+        seconds.append(time.perf_counter() - start)
+    return len(pixels) / min(seconds[1:])
+
+
+def torch_eager(objective: str) -> float:
+    """PyTorch eager, float32, channels-last."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    torch.set_num_threads(os.cpu_count() or 2)
+    count = SAMPLES[objective]
+    encoder = nn.Sequential(
+        nn.Conv2d(1, FILTERS, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(FILTERS),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(FILTERS, 2 * FILTERS, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(2 * FILTERS),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(2 * FILTERS * (SIZE // 4) ** 2, UNITS),
+        nn.ReLU(inplace=True),
+        nn.Linear(UNITS, 2 * LATENTS),
+    ).to(memory_format=torch.channels_last)
+    decoder = nn.Sequential(
+        nn.Linear(LATENTS, UNITS),
+        nn.ReLU(inplace=True),
+        nn.Linear(UNITS, UNITS),
+        nn.ReLU(inplace=True),
+        nn.Linear(UNITS, SIZE**2),
+    )
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *decoder.parameters()], 1e-3)
+    shares = torch.from_numpy(pictures()).permute(0, 3, 1, 2).float().div(255)
+    shares = shares.contiguous(memory_format=torch.channels_last)
+
+    def repeated(x: Any) -> Any:
+        return x.repeat_interleave(count, 0) if count > 1 else x
+
+    def loss(image: Any) -> Any:
+        mean, log_var = repeated(encoder(image)).chunk(2, 1)
+        noise = torch.randn_like(mean)
+        latent = mean + (log_var / 2).exp() * noise
+        pixels = repeated(image.flatten(1))
+        errors = functional.binary_cross_entropy_with_logits(decoder(latent), pixels, reduction="none").sum(1)
+        if objective == "elbo":
+            return (errors + (log_var.exp() + mean.square() - 1 - log_var).sum(1) / 2).mean()
+        log_weights = (noise.square() + log_var - latent.square()).sum(1) / 2 - errors
+        return math.log(count) - log_weights.view(-1, count).logsumexp(1).mean()
+
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for i in range(0, len(shares), BATCH):
+            optimizer.zero_grad(set_to_none=True)
+            loss(torch.bernoulli(shares[i : i + BATCH])).backward()
+            optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return len(shares) / min(seconds[1:])
+
+
+WORKS: dict[str, dict[str, Callable[[], float]]] = {
+    objective: {
+        name: functools.partial(function, objective)
+        for name, function in {"ours": ours, "keras": plain_keras, "torch_float32": torch_eager}.items()
+    }
+    for objective in SAMPLES
+}
+
+
+def main() -> None:
+    """Measures and writes benchmarks/results/vae_speed_<objective>.json."""
+    _contest.main(
+        "vae_speed",
+        __doc__,
+        WORKS,
+        unit="images",
+        protocol=f"{SIZE}x{SIZE} grey pictures, {LATENTS} latents, batch {BATCH}, float32, {STEPS} steps an epoch, "
+        f"best of two epochs after one warm-up; codes of a picture: {SAMPLES['elbo']} (elbo), {SAMPLES['iwae']} (iwae)",
+    )
+
+
+if __name__ == "__main__":
+    main()
