@@ -342,8 +342,10 @@ def _draw(
     plots.image_grid(in_rows(test[:16] / 255, decoded(mean[:16])), folder / "reconstructions.png", columns=8)
     drawn = signatures["generate"](count=tf.constant([64]), seed=tf.constant([0]))["image"].numpy()
     plots.image_grid(drawn, folder / "samples.png", columns=8)
-    way = tf.reshape(latents.interpolate(mean[:6], mean[6:12], 8), [-1, mean.shape[1]])
-    plots.image_grid(decoded(way), folder / "interpolation.png", columns=8)
+    ends = mean[:7]
+    way = tf.reshape(latents.interpolate(ends[:-1], ends[1:], 8), [-1, mean.shape[1]])
+    if len(ends) > 1:
+        plots.image_grid(decoded(way), folder / "interpolation.png", columns=8)
     walk, used = np.linspace(-3, 3, 9), np.argsort(-kl)[:10]
     traversal = np.tile(mean[:1], (len(used) * len(walk), 1))
     traversal[np.arange(len(traversal)), np.repeat(used, len(walk))] = np.tile(walk, len(used))

@@ -58,7 +58,8 @@ class VariationalAutoencoder(keras.Model):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # The networks cast what they get; in half precision neither a draw nor an 8-bit value would be what it was.
+        super().__init__(autocast=False, **kwargs)
         if objective == "iwae" and (kl_warmup_steps or minimum_kl):
             raise ValueError("kl_warmup_steps and minimum_kl change the elbo's divergence, iwae has none; give 0")
         if num_samples < 1:

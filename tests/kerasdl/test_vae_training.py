@@ -162,3 +162,18 @@ def test_wrong_options(options, message):
 def test_draws_that_are_no_multiple_are_refused():
     with pytest.raises(ValueError, match="num_samples is 150, expected a multiple of 100"):
         bounds(VariationalAutoencoder(*networks()), BINARY, 150)
+
+
+def test_half_precision_leaves_pictures_and_draws_as_they_are():
+    image, latent = keras.Input((4, 4, 1)), keras.Input((3,))
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    code = [keras.layers.Dense(3, dtype="float32")(keras.layers.Flatten()(image)) for _ in range(2)]
+    decoder = keras.Model(latent, autoencoding.dense_decoder(latent, (), (4, 4, 1), name="decoder"))
+    model = VariationalAutoencoder(keras.Model(image, code), decoder, likelihood="logistic", dtype=policy)
+    seen = []
+    model.log_likelihood = lambda image, decoded: (
+        seen.append(image) or variational.bernoulli_log_likelihood(image, 0.0 * decoded)
+    )
+    pictures = np.full((2, 4, 4, 1), 201 / 255, np.float32)
+    model.score(pictures, np.arange(2))
+    np.testing.assert_array_equal(seen[0][:2], pictures)
