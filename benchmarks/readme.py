@@ -215,7 +215,9 @@ def bounds() -> str:
         return "Not measured yet."
     export = json.loads(path.read_text(encoding="utf-8"))
     measured = {"this project's export": export}
-    measured |= {f"`{row['recipe']}`": row for row in (_results.read("vae_bounds") or {"rows": []})["rows"]}
+    for recipe in ("elbo", "iwae"):
+        if found := _results.read(f"vae_accuracy_{recipe}"):
+            measured |= {f"`{recipe}`, seed {row['seed']}": row for row in found["rows"]}
     rows = [
         [name, f"{found['nll_nats']:.2f}", f"{found['elbo_nats']:.2f}", str(found["active_latents"])]
         for name, found in measured.items()
