@@ -5,7 +5,7 @@
 arXiv:1608.03981 (DnCNN).
 
 **Expect**: `train` then `evaluate` reach the figures in README.md's results table; `train --tiny` takes half a minute
-and takes 4 dB more noise out of drawn shapes than the best Gaussian filter.
+and takes 2.5 dB more noise out of drawn shapes than the best Gaussian filter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import augmentation, autoencoding, corruption, export, plots
+from kerasdl import augmentation, autoencoding, corruption, export, plots, tiles
 from kerasdl.data import folder as picture_folder
 from kerasdl.data import pipeline, synthetic, tfds
 from kerasdl.errors import UserError
@@ -309,14 +309,19 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Encoded pictures in, encoded pictures out; or pixels."""
     channels = data.info["channels"]
+    halving = (keras.layers.MaxPooling2D, keras.layers.Conv2D)
+    stride = 2 ** sum(layer.strides == (2, 2) for layer in model.layers if isinstance(layer, halving))
+
+    def network(image: tf.Tensor) -> tf.Tensor:
+        return model(image, training=False)
 
     def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"image": model(image, training=False)}
+        return {"image": network(image)}
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         def one(encoded: tf.Tensor) -> tf.Tensor:
             image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-            restored = model(tf.cast(image, tf.float32)[None], training=False)[0]
+            restored = tiles.in_tiles(network, tf.cast(image, tf.float32), border=8 * stride)  # it looks less far
             return tf.io.encode_png(tf.saturate_cast(tf.round(restored), tf.uint8))
 
         return {"image_bytes": tf.map_fn(one, image_bytes, fn_output_signature=tf.string)}
@@ -389,5 +394,5 @@ def tiny() -> tuple[Config, Splits]:
     """Drawn shapes: straight edges on plain ground, which a filter blurs."""
     images, _ = synthetic.shapes(2500, size=32, num_classes=8, seed=0)
     train, validation, test = np.split(images, [2000, 2200])
-    config = Config(width=16, epochs=4, batch_size=32, learning_rate=3e-3)
+    config = Config(width=16, epochs=8, batch_size=32)
     return config, _splits(train, validation, lambda: test, "drawn shapes, test split, 300 pictures", tiny=True)

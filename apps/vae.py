@@ -47,10 +47,10 @@ class Config:
     likelihood: Literal["bernoulli", "logistic"] | None = None
     """bernoulli: pixels are ones or zeros, drawn anew each time by their brightness, for mnist; logistic: they have
     256 values, for all others."""
-    encoder: Literal["dense", "convolutional"] = "convolutional"
-    """Network from a picture to the mean and variance of its code."""
+    encoder: Literal["dense", "convolutional"] | None = None
+    """Network from a picture to the mean and variance of its code; dense for mnist, convolutional for all others."""
     decoder: Literal["dense", "convolutional"] | None = None
-    """Network from a code to a picture; dense for mnist, convolutional for all others."""
+    """Network from a code to a picture, in the same way."""
     filters: int = 32
     """Channels at half the picture's size, twice as many at a quarter (convolutional)."""
     units: int = 300
@@ -67,11 +67,11 @@ class Config:
     """Nats that each latent may cost for nothing (elbo)."""
     bound_samples: int = 5000
     """Codes drawn for each test picture when its likelihood is measured; a multiple of 100."""
-    epochs: int = 200
+    epochs: int = 500
     """Passes over the training pictures."""
     batch_size: int = 128
     """Pictures a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-4
     """L2 share of every weight taken away a step, times the learning rate."""
@@ -93,8 +93,9 @@ class Config:
         is_mnist = self.dataset == "mnist" and self.data is None
         if self.likelihood is None:
             object.__setattr__(self, "likelihood", "bernoulli" if is_mnist else "logistic")
-        if self.decoder is None:
-            object.__setattr__(self, "decoder", "dense" if is_mnist else "convolutional")
+        for name in ("encoder", "decoder"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, "dense" if is_mnist else "convolutional")
         at_least(1, filters=self.filters, units=self.units, latents=self.latents, samples=self.samples,
                  epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)  # fmt: skip
         at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs, free_bits=self.free_bits,
@@ -514,7 +515,7 @@ def tiny() -> tuple[Config, Splits]:
     images = (255 * (np.abs(images.astype(np.int32) - ground).sum(-1, keepdims=True) > 140)).astype(np.uint8)
     train, validation, test = np.split(images, [3000, 3250])
     config = Config(filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3, bound_samples=100,
-                    likelihood="bernoulli", decoder="dense")  # fmt: skip
+                    likelihood="bernoulli", encoder="convolutional", decoder="dense")  # fmt: skip
     return config, _splits(
         train, validation, lambda: Examples(test, labels[3250:]), "drawn shapes, test split, 250 pictures", tiny=True
     )

@@ -69,13 +69,13 @@ def test_without_its_divergence_the_codes_are_no_prior(tiny, monkeypatch, tmp_pa
     "changes",
     [
         {"objective": "iwae", "samples": 3},
-        {"encoder": "dense", "decoder": "convolutional"},
+        {"encoder": "convolutional"},
         {"dataset": "cifar10", "free_bits": 0.1, "kl_warmup_epochs": 0.5},
         {"precision": "bfloat16", "decoder": "convolutional"},
     ],
 )
 def test_other_settings_train(changes, tmp_path):
-    config = dataclasses.replace(SMALL, **{"likelihood": None, "decoder": None} | changes)
+    config = dataclasses.replace(SMALL, **{"likelihood": None, "encoder": None, "decoder": None} | changes)
     data = splits(channels=3 if config.likelihood == "logistic" else 1)
     metrics = vae.evaluate(config, fitted(config, data, tmp_path), data, tmp_path / "figures")
     assert all(np.isfinite(value) for value in metrics.values())
