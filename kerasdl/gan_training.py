@@ -27,10 +27,10 @@ class GAN(keras.Model):
     the last discriminator step are those of the generator's, made once.
 
     Logged are means over the epoch so far: `discriminator_loss`, `generator_loss`, their sum `loss` (which is not
-    finite as soon as one of them is not), `real_accuracy` and `generated_accuracy` (share judged right: 0.5 each if
-    the discriminator guesses, 1 and 1 if the generator has lost), `discriminator_gradient_norm` and
-    `generator_gradient_norm` (of all weights together), and `diversity`, see `diversity`. Validation makes its
-    pictures by the average and has no gradients.
+    finite as soon as one of them or of the gradients is not), `real_accuracy` and `generated_accuracy` (share
+    judged right: 0.5 each if the discriminator guesses, 1 and 1 if the generator has lost),
+    `discriminator_gradient_norm` and `generator_gradient_norm` (of all weights together), and `diversity`, see
+    `diversity`. Validation makes its pictures by the average and has no gradients.
 
     Calling the model, and `predict`, makes pictures by the average: of a latent, or of [latent, label].
 
@@ -205,7 +205,9 @@ class GAN(keras.Model):
 
     def _results(self, *names: str) -> dict[str, Any]:
         results = {name: self._means[name].result() for name in names}
-        return {"loss": results["discriminator_loss"] + results["generator_loss"], **results}
+        # A weight that is no number can be swallowed by the generator's ReLUs; the norm of its gradient shows it.
+        broken = sum(0 * results[name] for name in names if name in _NORMS)
+        return {"loss": results["discriminator_loss"] + results["generator_loss"] + broken, **results}
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

@@ -7,12 +7,14 @@ import time
 
 import pytest
 
-from kerasdl.files import atomic_path, write_json, write_text
+from kerasdl.files import atomic_path, write_bytes, write_json, write_text
 
 
 def test_writes_text_and_json(tmp_path):
     write_text(tmp_path / "new" / "a.txt", "ä")
     write_json(tmp_path / "b.json", {"path": tmp_path, "n": 1})
+    write_bytes(tmp_path / "c.png", b"\x89")
+    assert (tmp_path / "c.png").read_bytes() == b"\x89"
     assert (tmp_path / "new" / "a.txt").read_text("utf-8") == "ä"
     assert json.loads((tmp_path / "b.json").read_text()) == {"path": str(tmp_path), "n": 1}
 
