@@ -10,7 +10,7 @@ MAX_COUNT = 10_000
 """Most latents of a seed at once."""
 
 
-def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = None) -> tf.Tensor:
+def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Tensor:
     """Standard normal latents, some for each seed.
 
     The latents of a seed follow from it alone; a larger count begins with those of a smaller one.
@@ -19,8 +19,8 @@ def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = None) -> tf.T
         count: int32[batch], 1 to `MAX_COUNT`: latents of each seed.
         seed: int32[batch].
         latent_dim: numbers a latent.
-        truncation: float32[batch] or a number, above 0: numbers farther than so many standard deviations from zero
-            are drawn again, which gives more usual pictures that differ less; None draws from all.
+        truncation: float32[batch] or a number: numbers farther than so many standard deviations from zero are drawn
+            again, which gives more usual pictures that differ less; 0 draws from all.
 
     Returns:
         float32[sum(count), latent_dim], those of a seed one behind the other.
@@ -37,11 +37,12 @@ def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = None) -> tf.T
         tf.debugging.assert_greater_equal(count, 1, limits),
         tf.debugging.assert_less_equal(count, MAX_COUNT, limits),
     ]
-    # Float32 has no uniform numbers so near to 0 or 1 that their normal ones would lie farther out.
-    farthest = tf.constant(6.0) if truncation is None else tf.cast(truncation, tf.float32)
-    checks.append(tf.debugging.assert_greater(farthest, 0.0, "truncation is out of range, expected above 0"))
+    limit = tf.cast(truncation, tf.float32)
+    checks.append(tf.debugging.assert_non_negative(limit, "truncation is below 0, expected 0 for none, or more"))
     with tf.control_dependencies(checks):
         longest = tf.reduce_max(count)
+    # Float32 has no uniform numbers so near to 0 or 1 that their normal ones would lie farther out than 6.
+    farthest = tf.where(limit > 0, limit, 6.0)
 
     def row(one: tf.Tensor) -> tf.Tensor:
         return tf.random.stateless_uniform([longest * latent_dim], [one, 0], alg="philox")

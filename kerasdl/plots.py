@@ -1,4 +1,4 @@
-"""Figures of a run: each function writes one PNG and returns its path.
+"""Figures of a run: each function writes one PNG, `animation` a GIF, and returns its path.
 
 Drawn with matplotlib's object interface, so that nothing is global, no display is needed and figures may be
 drawn from several threads. Colour maps and line colours stay apart for colour-blind readers.
@@ -474,6 +474,36 @@ def latent_map(latent: np.ndarray, labels: np.ndarray, path: str | Path) -> Path
     axes.set_ylabel("second latent", fontsize=9)
     _plain(axes)
     return _save(figure, path)
+
+
+def animation(frames: Sequence[Path], path: str | Path, *, seconds: float = 0.4) -> Path:
+    """Joins pictures to a GIF that begins anew when it has ended.
+
+    Args:
+        frames: picture files of one size, in their order.
+        path: the GIF to write.
+        seconds: how long a picture is shown; the last one five times as long.
+
+    Returns:
+        The path of the GIF.
+
+    Raises:
+        ValueError: if there is no picture, or their sizes differ.
+    """
+    images = []
+    for frame in frames:
+        with Image.open(frame) as image:
+            images.append(image.convert("RGB"))
+    if len({image.size for image in images}) != 1:
+        raise ValueError(
+            f"The {len(images)} frames have the sizes {sorted({image.size for image in images})}; expected at least one"
+            " frame, and one size; pass pictures that were drawn alike."
+        )
+    path = Path(path)
+    durations = [round(1000 * seconds)] * (len(images) - 1) + [round(5000 * seconds)]
+    with atomic_path(path) as temporary:
+        images[0].save(temporary, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    return path
 
 
 def _read_csv(path: Path) -> dict[str, list[float]]:

@@ -16,7 +16,7 @@ def test_a_seed_decides_its_latents_whatever_stands_beside_it():
     assert not np.isin(both[:2], both[2:]).any()
 
 
-@pytest.mark.parametrize("truncation", [None, 1.5, 0.3])
+@pytest.mark.parametrize("truncation", [0, 1.5, 0.3])
 def test_latents_are_normal_up_to_the_truncation(truncation):
     drawn = latents.draw([4000], [1], 5, truncation).numpy().ravel()
     limit = truncation or 6
@@ -31,7 +31,7 @@ def test_latents_are_normal_up_to_the_truncation(truncation):
 
 @pytest.mark.parametrize(
     ("count", "truncation", "message"),
-    [(0, None, "count is out of range"), (10_001, None, "count is out of range"), (1, 0.0, "truncation is out")],
+    [(0, 0.0, "count is out of range"), (10_001, 0.0, "count is out of range"), (1, -1.0, "truncation is below 0")],
 )
 def test_out_of_range_is_said_in_the_graph(count, truncation, message):
     graph = tf.function(lambda n: latents.draw(n, [0], 2, truncation))

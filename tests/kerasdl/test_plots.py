@@ -360,3 +360,32 @@ def test_the_latent_map_has_a_colour_for_each_class(tmp_path, drawn):
     assert lines["7"].get_color() != lines["3"].get_color()
     with pytest.raises(ValueError, match=r"expected \[examples, 2\]"):
         plots.latent_map(latent[:, :1], np.zeros(3), tmp_path / "map.png")
+
+
+# --- animation ---
+
+
+def test_animation_shows_the_frames_in_their_order_and_the_last_one_longer(tmp_path):
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    frames = [tmp_path / f"{index}.png" for index in range(3)]
+    for frame, color in zip(frames, colors, strict=True):
+        Image.fromarray(flat(color, height=9, width=7)).save(frame)
+    path = plots.animation(frames, tmp_path / "new" / "a.gif", seconds=0.2)
+    with Image.open(path) as image:
+        assert (image.format, image.size, image.n_frames, image.info["loop"]) == ("GIF", (7, 9), 3, 0)
+        shown = []
+        for index in range(3):
+            image.seek(index)
+            shown.append((image.info["duration"], image.convert("RGB").getpixel((3, 3))))
+    assert [duration for duration, _ in shown] == [200, 200, 1000]
+    np.testing.assert_allclose([color for _, color in shown], colors, atol=2)
+
+
+def test_an_animation_of_nothing_or_of_two_sizes_is_refused(tmp_path):
+    for size in (8, 9):
+        Image.fromarray(flat(0, width=size)).save(tmp_path / f"{size}.png")
+    with pytest.raises(ValueError, match="The 0 frames have the sizes"):
+        plots.animation([], tmp_path / "a.gif")
+    with pytest.raises(ValueError, match=r"sizes \[\(8, 8\), \(9, 8\)\]; expected at least one frame, and one size"):
+        plots.animation([tmp_path / "8.png", tmp_path / "9.png"], tmp_path / "a.gif")
+    assert not (tmp_path / "a.gif").exists()

@@ -1,0 +1,657 @@
+"""DCGAN: draws pictures like those it was trained on, of a class if asked.
+
+**Source**: Goodfellow et al. 2014, arXiv:1406.2661; the networks: Radford et al. 2015, arXiv:1511.06434 (DCGAN); hinge
+loss and spectral normalization: Miyato et al. 2018, arXiv:1802.05957; classes: Miyato and Koyama 2018,
+arXiv:1802.05637; the averaged generator: Yazıcı et al. 2018, arXiv:1806.04498.
+
+**Expect**: `train` then `evaluate` reach the figures in README.md's results table; `train --tiny` takes half a minute,
+halves the distance of an untrained generator to drawn shapes, and draws every other one like the shape it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps._contract import Card, Objective, Splits, at_least, between
+from kerasdl import adversarial, augmentation, command_line, export, gan_training, latents, plots
+from kerasdl.data import folder as picture_folder
+from kerasdl.data import pipeline, synthetic, tfds
+from kerasdl.errors import UserError
+from kerasdl.files import write_bytes
+from kerasdl.metrics import feature_space
+from kerasdl.metrics import generation as scores
+from kerasdl.training import checkpoint, progress, run
+from kerasdl.training import precision as precisions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the DCGAN."""
+
+    dataset: Literal["cifar10", "mnist"] = "cifar10"
+    """Pictures from TFDS, 32 pixels wide: MNIST's 28 get a border."""
+    data: Path | None = None
+    """Own pictures in place of these: a folder, with one sub-folder a class if there are classes."""
+    data_dir: Path | None = None
+    """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
+    image_size: int | None = None
+    """Side to which the middle squares of --data are scaled, also up, in pixels: 16, 32, 64, 128 ...; by default 64."""
+    validation_ratio: float = 0.04
+    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
+    flip: Literal["none", "random"] | None = None
+    """Show half of the training pictures mirrored; by default random, but none of mnist's digits."""
+    conditional: bool = False
+    """Learn to draw a picture of a given class."""
+    latent_dim: int = 100
+    """Random numbers that a picture is made of."""
+    filters: int = 64
+    """Channels of the largest map of both networks; each smaller map has twice as many, up to eight times."""
+    loss: Literal["minimax", "non-saturating", "hinge"] = "hinge"
+    """The game that the networks play."""
+    normalization: Literal["batch", "spectral"] = "spectral"
+    """Of the discriminator; the generator's is batch normalization."""
+    minibatch_deviation: bool = False
+    """Show the discriminator how much the pictures of a batch differ, against a generator that draws all alike."""
+    label_smoothing: float = 0.0
+    """What the target of real pictures lacks to 1; not with --loss hinge."""
+    discriminator_steps: int = 1
+    """Steps of the discriminator for each of the generator; they share the batch."""
+    ema_momentum: float = 0.999
+    """Of the running average of the generator's weights, which draws all pictures but those of the training."""
+    generator_learning_rate: float = 2e-4
+    """Of Adam."""
+    discriminator_learning_rate: float = 2e-4
+    """Of Adam."""
+    beta_1: float = 0.5
+    """Momentum of both Adams."""
+    epochs: int = 36
+    """Passes over the training pictures."""
+    batch_size: int = 64
+    """Pictures a step of the generator."""
+    patience: int | None = None
+    """Stop after this many epochs without a smaller Fréchet distance on the validation pictures; None never does."""
+    samples_every: int = 1
+    """Epochs between two grids of pictures in the run's figures/samples, which become figures/training.gif."""
+    validation_pictures: int = 2000
+    """Validation pictures with which as many generated ones are compared after each epoch, at most."""
+    feature_epochs: int | None = None
+    """Training of the small network whose features distances are measured in; by default 8, on mnist 2."""
+    feature_network: str | None = None
+    """In its place a network of keras.applications; with InceptionV3 the distance is FID."""
+    feature_weights: str | None = None
+    """Weights of --feature-network without its top: `imagenet` (Keras downloads them) or a .weights.h5 file."""
+    cache: Path | None = Path("runs/features")
+    """Folder in which the small network is kept, once trained; None keeps it nowhere."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute precision of training; weights, evaluation and export are float32."""
+    seed: int = 0
+    """Of weights, order and latents; the validation split does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Fills in what the data decide and checks every value."""
+        digits = self.data is None and self.dataset == "mnist"
+        for name, value in (
+            ("image_size", 64 if self.data else 32),
+            ("flip", "none" if digits else "random"),
+            ("feature_epochs", 2 if digits else 8),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        at_least(1, latent_dim=self.latent_dim, filters=self.filters, discriminator_steps=self.discriminator_steps,
+                 epochs=self.epochs, patience=self.patience, samples_every=self.samples_every,
+                 feature_epochs=self.feature_epochs)  # fmt: skip
+        at_least(2, validation_pictures=self.validation_pictures)
+        at_least(self.discriminator_steps, batch_size=self.batch_size)
+        at_least(1e-12, generator_learning_rate=self.generator_learning_rate,
+                 discriminator_learning_rate=self.discriminator_learning_rate)  # fmt: skip
+        between(0, 0.8, validation_ratio=self.validation_ratio)  # a tenth is for the test
+        between(0, 0.5, label_smoothing=self.label_smoothing)
+        between(0, 0.99999, ema_momentum=self.ema_momentum, beta_1=self.beta_1)
+        assert self.image_size is not None
+        at_least(16, image_size=self.image_size)
+        if self.image_size & (self.image_size - 1):
+            larger = 1 << self.image_size.bit_length()
+            raise UserError(f"--image-size is {self.image_size}; expected a power of two: {larger // 2} or {larger}")
+        if self.data is None and self.image_size != 32:
+            raise UserError(f"--image-size is {self.image_size}; --dataset {self.dataset} has 32: leave it out")
+        if self.label_smoothing and self.loss == "hinge":
+            raise UserError("--loss hinge has no targets to smooth; give --label-smoothing 0, or another loss")
+        if (self.feature_network is None) != (self.feature_weights is None):
+            raise UserError("--feature-network and --feature-weights belong together; give both, or none")
+        if self.validation_ratio == 0 and self.patience:
+            raise UserError("--patience needs validation data; give --validation-ratio above 0")
+
+
+OBJECTIVE = Objective(metric="val_frechet", direction="min")
+
+CARD = Card(
+    summary="Draws pictures like those of its training; trained by `python -m apps dcgan train`.",
+    limits=(
+        "What it draws never was: nothing follows from a picture about the world.",
+        "Distances hold in the feature space that stands beside them, and are no FID unless they are called so.",
+        "It draws what is frequent and leaves out what is rare, see recall.",
+        "CIFAR-10 holds small web photographs of 2009; of their objects it gets colours and outlines, seldom parts.",
+    ),
+    sources=(
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
+        "Radford et al. 2015, Unsupervised Representation Learning with DCGANs, arXiv:1511.06434.",
+        "Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures uint8[examples, size, size, channels] and labels int32[examples], None without classes."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+def load_data(config: Config) -> Splits:
+    """Reads --dataset, or the pictures of --data."""
+    if config.data is not None:
+        return _own_pictures(config)
+
+    def load(split: str) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = tfds.images(config.dataset, split, config.data_dir)
+        border = (32 - images.shape[1]) // 2
+        return np.pad(images, ((0, 0), (border, border), (border, border), (0, 0))), labels
+
+    images, labels = load("train")
+    # A split by position that is the same for every seed, so that runs and searches compare.
+    order = np.random.default_rng(2009).permutation(len(images))
+    held, kept = np.split(order, [round(config.validation_ratio * len(order))])
+    return _splits(
+        Examples(images[kept], labels[kept]),
+        Examples(images[held], labels[held]),
+        lambda: Examples(*load("test")),
+        f"{config.dataset} (TFDS), test split, 10,000 pictures",
+        source=config.dataset,
+        class_names=tfds.class_names(config.dataset, config.data_dir),
+    )
+
+
+def _own_pictures(config: Config) -> Splits:
+    assert config.data is not None
+    try:
+        found = picture_folder.scan(config.data)
+        names, given = list(found.class_names), found.splits
+    except UserError as error:
+        if config.conditional:
+            raise UserError(f"--conditional needs classes. {error}") from None
+        if not config.data.is_dir():
+            raise
+        print(f"The pictures are taken without classes. {error}", file=sys.stderr)
+        names, given = [], {"train": [(path, 0) for path in picture_folder.find([config.data])]}
+    divided = picture_folder.split(
+        given["train"],
+        validation_ratio=0 if "validation" in given else config.validation_ratio,
+        test_ratio=0 if "test" in given else 0.1,
+        seed=2009,
+    )
+    parts = divided | {name: given[name] for name in ("validation", "test") if name in given}
+    size = config.image_size
+    assert size is not None
+
+    def load(split: str) -> Examples:
+        images, labels, _ = picture_folder.load(parts[split], size=size)
+        return Examples(images, labels if names else None)
+
+    name = config.data.name
+    description = f"pictures of {name}, test part, {len(parts['test'])} pictures"
+    train, validation = load("train"), load("validation")
+    return _splits(train, validation, lambda: load("test"), description, source=name, class_names=names or None)
+
+
+def _splits(
+    train: Examples,
+    validation: Examples,
+    test: Callable[[], Examples],
+    description: str,
+    *,
+    source: str,
+    class_names: list[str] | None,
+    **info: Any,
+) -> Splits:
+    if len(validation.images) == 1:
+        raise UserError("one validation picture is no measure; give more pictures, or --validation-ratio 0")
+    checksum = zlib.crc32(np.ascontiguousarray(train.images).data)
+    return Splits(
+        train=train,
+        validation=validation if len(validation.images) else None,
+        test=test,
+        info={
+            **info,
+            "image_size": train.images.shape[1],
+            "channels": train.images.shape[-1],
+            "class_names": class_names,
+            # So that a run is not resumed with other pictures, nor evaluated on what it was trained on.
+            "training_pictures": f"{len(train.images):,} pictures of {source}, CRC-32 {checksum:08x}",
+        },
+        description=description,
+    )
+
+
+# --- Model -----------------------------------------------------------------------------------------------------------
+
+
+def build_model(config: Config, data: Splits) -> gan_training.GAN:
+    """Latents float32[batch, latent_dim], and labels int32[batch] if conditional -> pictures -1..1, compiled."""
+    size, channels = data.info["image_size"], data.info["channels"]
+    with precisions.precision(config.precision):
+        latent = keras.Input((config.latent_dim,), name="latent")
+        image = keras.Input((size, size, channels), name="image")
+        classes = len(data.info["class_names"]) if config.conditional else 0
+        labels = [keras.Input((), dtype="int32", name="label") if classes else None for _ in range(2)]
+        drawn = adversarial.dcgan_generator(
+            latent, size, config.filters, channels=channels, label=labels[0], num_classes=classes, name="generator"
+        )
+        logits = adversarial.dcgan_discriminator(
+            image,
+            config.filters,
+            normalization=config.normalization,
+            minibatch_deviation=config.minibatch_deviation,
+            label=labels[1],
+            num_classes=classes,
+            name="discriminator",
+        )
+    inputs = [[latent, labels[0]], [image, labels[1]]] if classes else [latent, image]
+    model = gan_training.GAN(
+        keras.Model(inputs[0], drawn, name="generator"),
+        keras.Model(inputs[1], logits, name="discriminator"),
+        loss=config.loss,
+        label_smoothing=config.label_smoothing,
+        discriminator_steps=config.discriminator_steps,
+        ema_momentum=config.ema_momentum,
+        seed=config.seed,
+        name="dcgan",
+    )
+    rates = config.generator_learning_rate, config.discriminator_learning_rate
+    model.compile(*(keras.optimizers.Adam(rate, beta_1=config.beta_1) for rate in rates))
+    return model
+
+
+def noise(config: Config, count: int, *, seed: int) -> np.ndarray:
+    """Latents float32[count, latent_dim] for a measurement, the same each time."""
+    return latents.draw([count], [seed], config.latent_dim).numpy()
+
+
+def pictures(model: Any, latent: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """uint8 pictures of latents, and of labels if the model is conditional, by the averaged generator."""
+    made = []
+    for part in pipeline.slices(len(latent), 100):
+        values = model.predict_on_batch(latent[part] if labels is None else [latent[part], labels[part]])
+        made.append(np.rint(127.5 * (values + 1)).astype(np.uint8))
+    return np.concatenate(made)
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
+    """Plays the game, measures each epoch's averaged generator and draws by it."""
+    saver = callbacks[-1]
+    assert isinstance(saver, checkpoint.Checkpoint)
+    others: list[keras.callbacks.Callback] = [gan_training.CollapseWarning()]
+    validation = None
+    if data.validation is not None:
+        validation = pipeline.evaluation_batches(_arrays(config, data.validation), config.batch_size).map(_scaled)
+        others.append(_frechet_of_validation(config, data))
+        if config.patience:
+            others.append(keras.callbacks.EarlyStopping("val_frechet", patience=config.patience, mode="min"))
+    others.append(_progress_grids(config, data, saver.folder / run.FIGURES))
+    saver.watch(others)
+
+    def transform(images: tf.Tensor, *labels: tf.Tensor, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return _scaled(augmentation.random_flip(images, seed) if config.flip == "random" else images, *labels)
+
+    return model.fit(
+        pipeline.training_batches(
+            _arrays(config, data.train),
+            config.batch_size,
+            initial_epoch=saver.initial_epoch,
+            seed=config.seed,
+            transform=transform,
+        ),
+        epochs=config.epochs,
+        initial_epoch=saver.initial_epoch,
+        steps_per_epoch=pipeline.num_steps(len(data.train.images), config.batch_size),
+        shuffle=False,  # the batches are shuffled already
+        validation_data=validation,
+        callbacks=[*others, *callbacks],
+        verbose=progress.verbosity(),
+    )
+
+
+def _arrays(config: Config, examples: Examples) -> list[Any]:
+    return [examples.images, examples.labels] if config.conditional else [examples.images]
+
+
+def _scaled(images: tf.Tensor, *labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    return tf.cast(images, tf.float32) / 127.5 - 1, *labels
+
+
+def measure(config: Config, data: Splits) -> feature_space.FeatureSpace:
+    """The space in which distances are measured."""
+    if config.feature_network is not None:
+        assert config.feature_weights is not None
+        return feature_space.from_applications(config.feature_network, config.feature_weights)
+    assert config.feature_epochs is not None
+    return feature_space.trained(
+        data.train.images,
+        data.train.labels,
+        data=data.info["training_pictures"],
+        epochs=config.feature_epochs,
+        folder=config.cache,
+    )
+
+
+def _frechet_of_validation(config: Config, data: Splits) -> keras.callbacks.Callback:
+    """Adds val_frechet to the log; its latents are the same in each epoch and are not those of the training."""
+    space, held = measure(config, data), data.validation
+    rows = np.random.default_rng(2009).permutation(len(held.images))[: config.validation_pictures]
+    real = space.features(held.images[rows])
+    latent, labels = noise(config, len(rows), seed=0), held.labels[rows] if config.conditional else None
+
+    def score(model: Any) -> float:
+        return scores.frechet_distance(real, space.features(pictures(model, latent, labels)))
+
+    callback = keras.callbacks.Callback()
+    callback.on_epoch_end = lambda epoch, logs=None: logs.update(val_frechet=score(callback.model))
+    return callback
+
+
+def _sheet(config: Config, data: Splits) -> tuple[np.ndarray, np.ndarray | None]:
+    """Latents of a grid eight pictures wide; of a conditional model with labels, a row a class."""
+    if not config.conditional:
+        return noise(config, 64, seed=2), None
+    rows = min(10, len(data.info["class_names"]))
+    return noise(config, 8 * rows, seed=2), np.repeat(np.arange(rows, dtype=np.int32), 8)
+
+
+def _progress_grids(config: Config, data: Splits, figures: Path) -> keras.callbacks.Callback:
+    sheet = _sheet(config, data)
+
+    def draw(epoch: int, logs: dict[str, float] | None = None) -> None:
+        if (epoch + 1) % config.samples_every == 0:
+            plots.image_grid(pictures(callback.model, *sheet), figures / f"samples/{epoch + 1:04}.png", columns=8)
+
+    def join(logs: dict[str, float] | None = None) -> None:
+        grids = sorted((figures / "samples").glob("*.png"))
+        if grids:
+            plots.animation(grids, figures / "training.gif")
+
+    callback = keras.callbacks.Callback()
+    callback.on_epoch_end, callback.on_train_end = draw, join
+    return callback
+
+
+# --- Evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, Any]:
+    """Compares the test pictures, 10,000 at most, with as many generated ones: see `feature_space.compare`."""
+    test = data.test()
+    if len(test.images) < 4:
+        raise UserError(f"there are {len(test.images)} test pictures; expected 4 or more: give more in --data")
+    space = measure(config, data)
+    rows = np.random.default_rng(2009).permutation(len(test.images))[:10_000]
+    labels = test.labels[rows] if test.labels is not None else None
+    asked = labels if config.conditional else None
+    known = space.features(data.train.images)
+    metrics = feature_space.compare(
+        space,
+        pictures(model, noise(config, len(rows), seed=1), asked),
+        test.images[rows],
+        known,
+        asked=asked,
+        test_labels=labels,
+        training_labels=data.train.labels,
+    )
+    if figures is not None:
+        _draw(config, model, data, space, known, figures)
+    return metrics
+
+
+def _draw(
+    config: Config, model: Any, data: Splits, space: feature_space.FeatureSpace, known: np.ndarray, figures: Path
+) -> None:
+    sheet = pictures(model, *_sheet(config, data))
+    plots.image_grid(sheet, figures / "samples.png", columns=8)
+    some = sheet[:: len(sheet) // 8][:8]
+    index, _ = scores.nearest_neighbours(space.features(some), known)
+    nearest = data.train.images[index[:, 0]]
+    plots.image_grid(np.concatenate([some, nearest]), figures / "neighbours.png", columns=8)
+    rows = latents.interpolate(*np.split(noise(config, 16, seed=3), 2), steps=8).numpy()
+    labels = np.arange(64, dtype=np.int32) // 8 % len(data.info["class_names"]) if config.conditional else None
+    drawn = pictures(model, rows.reshape(64, -1), labels)
+    plots.image_grid(drawn, figures / "interpolation.png", columns=8)
+
+
+# --- Export ----------------------------------------------------------------------------------------------------------
+
+
+def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
+    """Seeds in, encoded pictures out; or latents in, pixels out; and the names of the classes."""
+    assert isinstance(model, gan_training.GAN)
+    names = data.info["class_names"] if model.conditional else []
+    size = model.latent_dim
+
+    def from_latent(latent: tf.Tensor, class_index: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        given = latent
+        if names:
+            wrong = f"class_index is out of range, expected 0 to {len(names) - 1}"
+            low = tf.debugging.assert_non_negative(class_index, wrong)
+            high = tf.debugging.assert_less(class_index, len(names), wrong)
+            with tf.control_dependencies([low, high]):
+                given = [latent, tf.identity(class_index)]
+        return {"image": 127.5 * (model(given, training=False) + 1)}
+
+    def generate(
+        count: tf.Tensor, seed: tf.Tensor, truncation: tf.Tensor, class_index: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        given = {"latent": latents.draw(count, seed, size, truncation)}
+        if names:
+            # From a stream of its own, so that a truncation leaves the classes alone.
+            share = tf.math.ndtr(latents.draw(count, tf.bitwise.invert(seed), 1)[:, 0])
+            drawn = tf.minimum(tf.cast(share * len(names), tf.int32), len(names) - 1)
+            asked = tf.repeat(class_index, count)
+            given["class_index"] = tf.where(asked == -1, drawn, asked)
+        pixels = tf.saturate_cast(tf.round(from_latent(**given)["image"]), tf.uint8)
+        return {"image_bytes": tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string), **given}
+
+    def class_name(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"label": tf.gather(tf.constant(names), index), "num_classes": tf.fill(tf.shape(index), len(names))}
+
+    whole, real = (tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.float32))
+    classes = {"class_index": whole} if names else {}
+    found = {
+        "generate": export.Endpoint(
+            generate,
+            {"count": whole, "seed": whole, "truncation": real, **classes},
+            {"count": np.array([1]), "seed": np.array([0]), "truncation": np.zeros(1, np.float32)}
+            | ({"class_index": np.array([-1])} if names else {}),
+            f"`count` PNG pictures of each seed (1 to {latents.MAX_COUNT:,}) and their latents, which have no number "
+            "beyond `truncation` standard deviations (0: any)"
+            + ("; class_index -1 draws classes, too" if names else ""),
+        ),
+        "from_latent": export.Endpoint(
+            from_latent,
+            {"latent": tf.TensorSpec([None, size], tf.float32), **classes},
+            {"latent": np.zeros((1, size), np.float32)} | ({"class_index": np.array([0])} if names else {}),
+            "pixels 0..255, not rounded, of latents, which in training were standard normal numbers",
+        ),
+    }
+    if names:
+        found["class_name"] = export.Endpoint(
+            class_name,
+            {"index": whole},
+            {"index": np.array([0])},
+            "the name of a class, and how many classes there are",
+        )
+    return found
+
+
+def served(signatures: Mapping[str, Any]) -> keras.Model:
+    """The export's latents-to-pixels signature as a model that `evaluate` takes."""
+    from_latent = signatures["from_latent"]
+    names = [name for name in ("latent", "class_index") if name in from_latent.inputs]
+
+    class Pictures(keras.layers.Layer):
+        def call(self, *given: tf.Tensor) -> tf.Tensor:
+            return from_latent(**dict(zip(names, given, strict=True)))["image"] / 127.5 - 1
+
+    given = [
+        keras.Input(from_latent.inputs[name].shape[1:], dtype=from_latent.inputs[name].dtype.name, name=name)
+        for name in names
+    ]
+    return keras.Model(given if len(given) > 1 else given[0], Pictures(name="export")(*given), name="served")
+
+
+# --- Verbs -----------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    model: Path,
+    *,
+    output: Path,
+    count: int = 64,
+    classes: tuple[str, ...] = (),
+    seed: int = 0,
+    truncation: float = 0.0,
+    files: bool = False,
+) -> None:
+    """Draw pictures, with an exported model.
+
+    Args:
+        model: exported model, such as saved_models/dcgan.
+        output: PNG file for a grid of the pictures; with --files a folder for a PNG each.
+        count: pictures, of each class if classes are given; up to 10,000.
+        classes: names or numbers of classes, or all; else any, if the model knows classes.
+        seed: the same seed gives the same pictures.
+        truncation: draw numbers of a latent again that are beyond so many standard deviations, which gives more usual
+            pictures that differ less; 0 draws from all.
+        files: write each picture by itself.
+    """
+    between(1, latents.MAX_COUNT, count=count)
+    between(-(2**31), 2**31 - 1, seed=seed)
+    at_least(0, truncation=truncation)
+    if output.exists() and output.is_dir() != files:
+        raise UserError(f"{output} is {'no' if files else 'a'} folder; expected {'one' if files else 'a file'}")
+    signatures = export.signatures(model, "generate", "from_latent")
+    names = _class_names(signatures)
+    chosen = _chosen(classes, names) or [-1]
+    if not files and count * len(chosen) > 1_000:
+        raise UserError(f"{count * len(chosen)} pictures are too many for a grid; expected 1,000 at most: give --files")
+    answers = [_drawn(signatures, count, seed, truncation, index) for index in chosen]
+    if files:
+        for answer in answers:
+            kinds = [f"{names[index]}_" for index in answer["class_index"]] if names else [""] * count
+            for index, (content, kind) in enumerate(zip(answer["image_bytes"], kinds, strict=True)):
+                write_bytes(output / f"{kind}{seed}-{index:05d}.png", content)
+    else:
+        images = np.stack([tf.io.decode_png(one).numpy() for answer in answers for one in answer["image_bytes"]])
+        plots.image_grid(images, output, columns=count if len(chosen) > 1 else None)
+    print(f"{count * len(chosen)} pictures in {output}")
+
+
+def _drawn(
+    signatures: Mapping[str, Any], count: int, seed: int, truncation: float = 0.0, class_index: int = -1
+) -> dict[str, np.ndarray]:
+    """What the signature `generate` answers; the class is for a conditional model alone."""
+    given = {"count": tf.constant([count]), "seed": tf.constant([seed]), "truncation": tf.constant([truncation])}
+    if "class_index" in signatures["generate"].inputs:
+        given["class_index"] = tf.constant([class_index])
+    return {name: value.numpy() for name, value in signatures["generate"](**given).items()}
+
+
+def interpolate(
+    model: Path, *, output: Path, count: int = 8, steps: int = 8, classes: tuple[str, ...] = (), seed: int = 0
+) -> None:
+    """Draw rows of pictures, each from one picture of `generate` step by step to the next one, with an exported model.
+
+    Args:
+        model: exported model, such as saved_models/dcgan.
+        output: PNG file for the grid.
+        count: rows.
+        steps: pictures of a row.
+        classes: names or numbers of classes, or all, one for each row in turn; else all, if the model knows classes.
+        seed: the same seed gives the same pictures, those of `generate`.
+    """
+    between(1, 50, count=count)
+    between(2, 50, steps=steps)
+    between(-(2**31), 2**31 - 1, seed=seed)
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; expected a file")
+    signatures = export.signatures(model, "generate", "from_latent")
+    names = _class_names(signatures)
+    chosen = _chosen(classes, names) or list(range(len(names)))
+    ends = _drawn(signatures, count + 1, seed)["latent"]
+    rows = latents.interpolate(ends[:-1], ends[1:], steps).numpy()
+    labels = np.repeat(np.resize(np.array(chosen, np.int32), count), steps) if names else None
+    images = pictures(served(signatures), rows.reshape(count * steps, -1), labels)
+    plots.image_grid(images, output, columns=steps)
+    print(f"{count} rows -> {output}")
+
+
+def _class_names(signatures: Mapping[str, Any]) -> list[str]:
+    """The classes of a conditional model, none of another."""
+    if "class_name" not in signatures:
+        return []
+    count = int(signatures["class_name"](index=tf.constant([0]))["num_classes"][0])
+    return [name.decode() for name in signatures["class_name"](index=tf.range(count))["label"].numpy()]
+
+
+def _chosen(classes: tuple[str, ...], names: list[str]) -> list[int]:
+    """The numbers of the classes that a person named."""
+    if classes and not names:
+        raise UserError("this model knows no classes; leave --classes out, or train one with --conditional")
+    if classes == ("all",):
+        return list(range(len(names)))
+
+    def index(word: str) -> int:
+        if word.isdigit() and word not in names:
+            between(0, len(names) - 1, classes=int(word))
+            return int(word)
+        return names.index(command_line.nearest(word, names, "class"))
+
+    return [index(word) for word in classes]
+
+
+VERBS: tuple[Callable[..., None], ...] = (generate, interpolate)
+
+
+def tiny() -> tuple[Config, Splits]:
+    """Drawn shapes in any place, size and angle."""
+    drawn, labels = synthetic.shapes(3000, size=32, num_classes=4, seed=0)
+    # Bright on dark: in half a minute it learns either outlines or colours.
+    light = np.abs(drawn[..., :1].astype(int) - drawn[:, :1, :1, :1])
+    images = np.minimum(light * 3 // 2, 255).astype(np.uint8)
+    train, validation, test = (Examples(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500]))
+    config = Config(
+        conditional=True, latent_dim=32, filters=16, loss="non-saturating", normalization="batch", ema_momentum=0.95,
+        generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=8, batch_size=32, samples_every=2,
+        feature_epochs=3, cache=None,
+    )  # fmt: skip
+    return config, _splits(
+        train,
+        validation,
+        lambda: test,
+        "drawn shapes, test split, 500 pictures",
+        source="drawn shapes",
+        class_names=list(synthetic.SHAPE_NAMES[:4]),
+        tiny=True,
+    )
