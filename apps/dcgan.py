@@ -435,7 +435,8 @@ def _draw(
     index, _ = scores.nearest_neighbours(space.features(some), known)
     nearest = data.train.images[index[:, 0]]
     plots.image_grid(np.concatenate([some, nearest]), figures / "neighbours.png", columns=8)
-    rows = latents.interpolate(*np.split(noise(config, 16, seed=3), 2), steps=8).numpy()
+    begin, end = np.split(noise(config, 16, seed=3), 2)
+    rows = latents.interpolate(begin, end, 8).numpy()
     labels = np.arange(64, dtype=np.int32) // 8 % len(data.info["class_names"]) if config.conditional else None
     drawn = pictures(model, rows.reshape(64, -1), labels)
     plots.image_grid(drawn, figures / "interpolation.png", columns=8)
