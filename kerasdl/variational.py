@@ -147,7 +147,9 @@ def bernoulli_log_likelihood(image: Any, logits: Any) -> Any:
     Source: Kingma and Welling 2013, arXiv:1312.6114, appendix C.1.
     """
     image, logits = ops.cast(image, "float32"), ops.cast(logits, "float32")
-    return _sum_of_example(-ops.binary_crossentropy(image, logits, from_logits=True))
+    _require_shape(image * logits, image, "bernoulli_log_likelihood")
+    # Fewer passes over the pixels than a cross-entropy that guards against large logits, which softplus does, too.
+    return _sum_of_example(image * logits - ops.softplus(logits))
 
 
 def gaussian_log_likelihood(value: Any, mean: Any, log_var: Any) -> Any:
