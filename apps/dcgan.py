@@ -467,7 +467,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         given = {"latent": latents.draw(count, seed, size, truncation)}
         if names:
             # From a stream of its own, so that a truncation leaves the classes alone.
-            share = tf.math.ndtr(latents.draw(count, tf.bitwise.invert(seed), 1)[:, 0])
+            share = tf.math.erfc(-latents.draw(count, tf.bitwise.invert(seed), 1)[:, 0] / 2**0.5) / 2
             drawn = tf.minimum(tf.cast(share * len(names), tf.int32), len(names) - 1)
             asked = tf.repeat(class_index, count)
             given["class_index"] = tf.where(asked == -1, drawn, asked)
