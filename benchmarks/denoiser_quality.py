@@ -4,7 +4,8 @@
     python -m benchmarks.denoiser_quality mnist runs/denoiser/2026-11-22-010527     (a run of --dataset mnist)
 
 Needs the extra `denoising` (non-local means), and for BM3D the package bm3d, whose licence is for non-commercial use;
-what is not installed is left out. About 20 minutes on two CPU cores, nearly all of them BM3D's.
+what is not installed is left out. About 20 minutes on two CPU cores, nearly all of them BM3D's;
+with --pictures 300 ten.
 
 The noise is Gaussian, neither clipped nor rounded; what is scored is clipped. The settings of each filter are the best
 on 50 validation pictures with noise of the same strength; the test pictures choose nothing.
