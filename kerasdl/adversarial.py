@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from kerasdl.activation import activation
+from kerasdl.convolution import Bias, QuickGradientConv2D, QuickGradientConv2DTranspose
 from kerasdl.normalization import FusedBatchNormalization
 from kerasdl.symbolic import require_symbolic
 
@@ -67,9 +68,9 @@ def dcgan_generator(
     x = activation(_batch_norm(x, f"{name}_project_norm"), "relu", name=f"{name}_project_activation")
     for stage, width in enumerate(others):
         prefix = f"{name}_stage{stage}"
-        x = _transposed(width, f"{prefix}_conv", use_bias=False)(x)
+        x = _transposed(width, f"{prefix}_conv")(x)
         x = activation(_batch_norm(x, f"{prefix}_norm"), "relu", name=f"{prefix}_activation")
-    x = _transposed(channels, f"{name}_picture", use_bias=True)(x)
+    x = Bias(name=f"{name}_picture_bias")(_transposed(channels, f"{name}_picture")(x))
     return keras.layers.Activation("tanh", dtype="float32", name=f"{name}_tanh")(x)
 
 
@@ -119,14 +120,11 @@ def dcgan_discriminator(
         prefix = f"{name}_stage{stage}"
         if minibatch_deviation and stage == len(widths) - 1:
             x = minibatch_standard_deviation(x, name=f"{name}_deviation")
-        normalized = stage > 0 and not spectral
-        convolution = keras.layers.Conv2D(
-            width, _KERNEL_SIZE, 2, "same", use_bias=not normalized, kernel_initializer=_normal(),
-            name=f"{prefix}_conv",
-        )  # fmt: skip
+        convolution = QuickGradientConv2D(
+            width, _KERNEL_SIZE, 2, "same", use_bias=False, kernel_initializer=_normal(), name=f"{prefix}_conv"
+        )
         x = layer(convolution)(x)
-        if normalized:
-            x = _batch_norm(x, f"{prefix}_norm")
+        x = Bias(name=f"{prefix}_bias")(x) if spectral or stage == 0 else _batch_norm(x, f"{prefix}_norm")
         x = activation(x, "leaky_relu", name=f"{prefix}_activation")
     x = keras.layers.Flatten(name=f"{name}_flatten")(x)
     final: dict[str, Any] = {"kernel_initializer": _normal(), "dtype": "float32"}
@@ -306,9 +304,9 @@ def _normal() -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(stddev=0.02)
 
 
-def _transposed(filters: int, name: str, *, use_bias: bool) -> keras.layers.Layer:
-    return keras.layers.Conv2DTranspose(
-        filters, _KERNEL_SIZE, 2, "same", use_bias=use_bias, kernel_initializer=_normal(), name=name
+def _transposed(filters: int, name: str) -> keras.layers.Layer:
+    return QuickGradientConv2DTranspose(
+        filters, _KERNEL_SIZE, 2, "same", use_bias=False, kernel_initializer=_normal(), name=name
     )
 
 

@@ -11,6 +11,7 @@ from kerasdl.convolution import (
     Bias,
     DiracUniform,
     QuickGradientConv2D,
+    QuickGradientConv2DTranspose,
     WhiteningConvolution,
     convolution,
     coordinates,
@@ -190,6 +191,24 @@ def test_bias_is_added_and_its_gradient_survives_bfloat16(tmp_path):
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras").get_weights()[0], np.arange(8))
 
 
+def assert_same_gradients(ours, theirs, x, filters):
+    """Of two models with one kernel each; of pictures and kernel, in training."""
+    ours.set_weights(theirs.get_weights())
+
+    def gradients(model):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.function(model)(x, training=True)
+        upstream = image((*y.shape[:3], filters), seed=2)
+        return y, tape.gradient(y, [x, model.trainable_variables[0].value], upstream)
+
+    (y, (dx, dw)), (expected, (expected_dx, expected_dw)) = gradients(ours), gradients(theirs)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dx, expected_dx, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(dw, expected_dw, rtol=1e-3, atol=5e-3)
+    assert np.abs(expected_dw).max() > 1
+
+
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, (3, 5)])
 @pytest.mark.parametrize(
     ("batch", "size", "channels"), [(5, (7, 5), 128), (5, (9, 9), 128), (501, (3, 3), 128), (501, (4, 4), 3)]
@@ -200,26 +219,30 @@ def test_quick_gradient_equals_keras(batch, size, channels, kernel_size):
     inputs = keras.Input((None, None, channels))
     theirs = keras.Model(inputs, keras.layers.Conv2D(130, kernel_size, **options)(inputs))
     ours = keras.Model(inputs, QuickGradientConv2D(130, kernel_size, **options)(inputs))
-    ours.set_weights(theirs.get_weights())
-    x, upstream = tf.constant(image((batch, *size, channels))), image((batch, *size, 130), seed=2)
+    assert_same_gradients(ours, theirs, tf.constant(image((batch, *size, channels))), 130)
 
-    def gradients(model):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = tf.function(model)(x, training=True)
-        return y, tape.gradient(y, [x, model.trainable_variables[0].value], upstream)
 
-    (y, (dx, dw)), (expected, (expected_dx, expected_dw)) = gradients(ours), gradients(theirs)
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(dx, expected_dx, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(dw, expected_dw, rtol=1e-3, atol=5e-3)
-    assert np.abs(expected_dw).max() > 1
+@pytest.mark.parametrize(("kernel_size", "strides"), [(4, 2), (3, 2), (2, 2), ((3, 5), 3), (1, 2)])
+@pytest.mark.parametrize(
+    ("batch", "size", "channels"), [(5, (12, 6), 64), (3, (18, 24), 64), (251, (6, 6), 64), (5, (6, 6), 3)]
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_quick_gradient_of_a_stride_equals_keras(transposed, batch, size, channels, kernel_size, strides):
+    """As above; a kernel smaller than its stride is left to Keras."""
+    options = {"strides": strides, "padding": "same", "use_bias": False}
+    theirs, ours = keras.layers.Conv2D, QuickGradientConv2D
+    if transposed:
+        theirs, ours = keras.layers.Conv2DTranspose, QuickGradientConv2DTranspose
+        size = tuple(side // strides for side in size)
+    inputs = keras.Input((*size, channels))
+    models = [keras.Model(inputs, kind(66, kernel_size, **options)(inputs)) for kind in (ours, theirs)]
+    assert_same_gradients(*models, tf.constant(image((batch, *size, channels))), 66)
 
 
 def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
-    def operations(*, training=True, channels=128, **options):
-        layer = QuickGradientConv2D(128, 3, **{"padding": "same", "use_bias": False} | options)
-        layer.build((None, None, None, channels))
+    def operations(kind=QuickGradientConv2D, *, training=True, channels=128, size=None, **options):
+        layer = kind(128, 3, **{"padding": "same", "use_bias": False} | options)
+        layer.build((None, size, size, channels))
 
         @tf.function
         def step(x):
@@ -227,12 +250,15 @@ def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
                 y = layer(x, training=training)
             return tape.gradient(y, layer.kernel.value)
 
-        graph = step.get_concrete_function(tf.TensorSpec([None, None, None, channels])).graph
+        graph = step.get_concrete_function(tf.TensorSpec([None, size, size, channels])).graph
         return {operation.type.removeprefix("Stateless") for operation in graph.get_operations()}
 
     assert "If" in operations()
     assert "While" in operations(channels=64)
-    for usual in (operations(training=False), operations(use_bias=True), operations(strides=2)):
+    assert "If" in operations(channels=64, size=8, strides=2)
+    assert "If" in operations(QuickGradientConv2DTranspose, channels=64, size=8, strides=2)
+    unknown_size, odd_size = operations(strides=2), operations(strides=2, size=7)
+    for usual in (operations(training=False), operations(use_bias=True), unknown_size, odd_size):
         assert not {"If", "While"} & usual
         assert "Conv2DBackpropFilter" in usual
 
