@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import adversarial, augmentation, command_line, export, gan_training, latents, plots
+from kerasdl import adversarial, augmentation, command_line, export, gan_training, latents, optimization, plots
 from kerasdl.data import folder as picture_folder
 from kerasdl.data import pipeline, synthetic, tfds
 from kerasdl.errors import UserError
@@ -55,9 +55,9 @@ class Config:
     """Random numbers that a picture is made of."""
     filters: int = 64
     """Channels of the largest map of both networks; each smaller map has twice as many, up to eight times."""
-    loss: Literal["minimax", "non-saturating", "hinge"] = "hinge"
+    loss: Literal["minimax", "non-saturating", "hinge"] = "non-saturating"
     """The game that the networks play."""
-    normalization: Literal["batch", "spectral"] = "spectral"
+    normalization: Literal["batch", "spectral"] = "batch"
     """Of the discriminator; the generator's is batch normalization."""
     minibatch_deviation: bool = False
     """Show the discriminator how much the pictures of a batch differ, against a generator that draws all alike."""
@@ -73,7 +73,7 @@ class Config:
     """Of Adam."""
     beta_1: float = 0.5
     """Momentum of both Adams."""
-    epochs: int = 36
+    epochs: int = 24
     """Passes over the training pictures."""
     batch_size: int = 64
     """Pictures a step of the generator."""
@@ -280,7 +280,7 @@ def build_model(config: Config, data: Splits) -> gan_training.GAN:
         name="dcgan",
     )
     rates = config.generator_learning_rate, config.discriminator_learning_rate
-    model.compile(*(keras.optimizers.Adam(rate, beta_1=config.beta_1) for rate in rates))
+    model.compile(*(optimization.FusedAdam(rate, beta_1=config.beta_1) for rate in rates))
     return model
 
 
@@ -643,7 +643,7 @@ def tiny() -> tuple[Config, Splits]:
     images = np.minimum(light * 3 // 2, 255).astype(np.uint8)
     train, validation, test = (Examples(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500]))
     config = Config(
-        conditional=True, latent_dim=32, filters=16, loss="non-saturating", normalization="batch", ema_momentum=0.95,
+        conditional=True, latent_dim=32, filters=16, ema_momentum=0.95,
         generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=8, batch_size=32, samples_every=2,
         feature_epochs=3, cache=None,
     )  # fmt: skip

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import augmentation, autoencoding, corruption, export, plots, tiles
+from kerasdl import augmentation, autoencoding, corruption, export, optimization, plots, tiles
 from kerasdl.data import folder as picture_folder
 from kerasdl.data import pipeline, synthetic, tfds
 from kerasdl.errors import UserError
@@ -68,8 +68,8 @@ class Config:
     batch_size: int = 64
     """Pictures a step."""
     learning_rate: float = 6e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: float = 1e-4
+    """Peak learning rate of Adam."""
+    weight_decay: float = 0.0
     """L2 share of every weight taken away a step, times the learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
@@ -197,7 +197,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         warmup_steps=round(steps * config.warmup_epochs),
     )
     model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
+        optimization.FusedAdam(rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm),
         loss=_absolute_error,
         metrics=[_psnr_db],
         jit_compile=False,

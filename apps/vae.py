@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import autoencoding, export, latents, plots, vae_training
+from kerasdl import autoencoding, export, latents, optimization, plots, vae_training
 from kerasdl.data import folder as picture_folder
 from kerasdl.data import pipeline, synthetic, tfds
 from kerasdl.errors import UserError
@@ -72,8 +72,8 @@ class Config:
     batch_size: int = 128
     """Pictures a step."""
     learning_rate: float = 2e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: float = 1e-4
+    """Peak learning rate of Adam."""
+    weight_decay: float = 0.0
     """L2 share of every weight taken away a step, times the learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
@@ -246,7 +246,8 @@ def build_model(config: Config, data: Splits) -> vae_training.VariationalAutoenc
         warmup_steps=round(steps * config.warmup_epochs),
     )
     model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
+        optimization.FusedAdam(rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm),
+        steps_per_execution=pipeline.steps_per_execution(steps),
         jit_compile=False,
     )
     return model

@@ -111,7 +111,7 @@ class GAN(keras.Model):
         Args:
             generator_optimizer: what `keras.Model.compile` takes.
             discriminator_optimizer: another one.
-            jit_compile: whether XLA compiles the step. It takes longer on a CPU, where Keras would turn it on.
+            jit_compile: whether XLA compiles the step, which makes it slower on a CPU.
             **kwargs: those of `keras.Model.compile`.
 
         Raises:

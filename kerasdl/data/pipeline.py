@@ -16,6 +16,15 @@ def num_steps(num_examples: int, batch_size: int) -> int:
     return max(1, num_examples // batch_size)
 
 
+def steps_per_execution(num_steps: int) -> int:
+    """How many steps `fit` is to take at a time, for short ones: at most ten, and such that an epoch ends with them.
+
+    Between them it takes a millisecond. Keras 3.15 does whole executions alone, so that other numbers make an epoch
+    longer than its `steps_per_epoch`.
+    """
+    return next(steps for steps in range(10, 0, -1) if num_steps % steps == 0)
+
+
 def training_batches(
     arrays: Sequence[np.ndarray],
     batch_size: int,

@@ -85,7 +85,7 @@ class Checkpoint(keras.callbacks.Callback):
             )
             raise TrainingDiverged(
                 f"the loss became {loss} in epoch {epoch}, step {batch + 1}; {kept}; "
-                "lower --learning-rate or clip the gradients"
+                "lower the learning rate or clip the gradients"
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

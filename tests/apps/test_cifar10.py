@@ -306,7 +306,7 @@ def test_a_diverging_run_stops_with_status_1_and_one_line(tmp_path, capsys):
     assert main(["cifar10", "train", *flags, "--runs", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "the loss became" in error
-    assert "lower --learning-rate" in error
+    assert "lower the learning rate" in error
     assert len(error.strip().splitlines()) == 1
 
 

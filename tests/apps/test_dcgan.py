@@ -23,7 +23,7 @@ from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = 4
 SMALL = dcgan.Config(
-    conditional=True, latent_dim=8, filters=8, loss="non-saturating", normalization="batch", ema_momentum=0.9,
+    conditional=True, latent_dim=8, filters=8, ema_momentum=0.9,
     generator_learning_rate=5e-3, discriminator_learning_rate=2e-3, epochs=9, batch_size=16, samples_every=9,
     flip="none", feature_epochs=8,
 )  # fmt: skip
@@ -215,7 +215,7 @@ def test_classes_are_asked_for_and_not_there(own, tmp_path):
         ({"data": Path("x"), "image_size": 48}, "--image-size is 48; expected a power of two: 32 or 64"),
         ({"data": Path("x"), "image_size": 8}, "--image-size is 8; expected 16 or more"),
         ({"image_size": 64}, "--image-size is 64; --dataset cifar10 has 32: leave it out"),
-        ({"label_smoothing": 0.1}, "--loss hinge has no targets to smooth"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "--loss hinge has no targets to smooth"),
         ({"loss": "minimax", "label_smoothing": 0.7}, "--label-smoothing is 0.7; expected 0 to 0.5"),
         ({"discriminator_steps": 65}, "--batch-size is 64; expected 65 or more"),
         ({"ema_momentum": 1.0}, "--ema-momentum is 1.0"),

@@ -1,8 +1,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from kerasdl.optimization import NormalizedMuon, orthogonalize
+from kerasdl.optimization import FusedAdam, NormalizedMuon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(18, 64), (64, 18), (32, 32)])
@@ -56,3 +57,43 @@ def test_serialises_completely():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again.get_config() == optimizer.get_config()
     assert (again.momentum, again.vector_ratio, again.matrix_ratio, again.sgd_momentum) == (0.5, 7.0, 8.0, 0.4)
+
+
+@pytest.mark.parametrize("weight_decay", [None, 0.3])
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_fused_adam_equals_keras(sparse, amsgrad, weight_decay):
+    """Weights and state, by a schedule, inside a graph, of several gradients clipped together."""
+    random = np.random.default_rng(0)
+    starts = [random.normal(size=shape).astype(np.float32) for shape in ((5, 3), (3,))]
+    gradients = [[tf.constant(random.normal(size=start.shape), tf.float32) for start in starts] for _ in range(4)]
+    if sparse:
+        gradients = [
+            [tf.IndexedSlices(matrix[1:3], tf.constant([4, 0]), tf.constant([5, 3])), b] for matrix, b in gradients
+        ]
+    results = []
+    for kind in (FusedAdam, keras.optimizers.Adam):
+        rate = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+        optimizer = kind(rate, beta_1=0.7, beta_2=0.9, amsgrad=amsgrad, weight_decay=weight_decay, global_clipnorm=1.0)
+        variables = [keras.Variable(start) for start in starts]
+        optimizer.build(variables)
+        apply = tf.function(lambda *given: optimizer.apply(given, variables))  # noqa: B023 (it is called here alone)
+        for given in gradients:
+            apply(*given)
+        results.append([value.numpy() for value in (*variables, *optimizer.variables)])
+    assert np.abs(results[1][0] - starts[0]).max() > 0.05
+    for ours, keras_own in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=2e-5, atol=1e-6)
+
+
+def test_fused_adam_is_one_operation_a_weight_and_serialises():
+    optimizer = FusedAdam(0.1, beta_1=0.5, weight_decay=None)
+    weight = keras.Variable(np.ones((4, 4), np.float32))
+    optimizer.build([weight])
+    step = tf.function(lambda gradient: optimizer.apply([gradient], [weight]))
+    kinds = [one.type for one in step.get_concrete_function(tf.TensorSpec([4, 4])).graph.get_operations()]
+    assert kinds.count("ResourceApplyAdam") == 1
+    assert not {"Sqrt", "AssignSubVariableOp"} & set(kinds)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(again, FusedAdam)
+    assert again.get_config() == optimizer.get_config()

@@ -12,6 +12,7 @@ from kerasdl.data.pipeline import (
     num_windows,
     slices,
     sorted_slices,
+    steps_per_execution,
     training_batches,
 )
 from kerasdl.errors import UserError
@@ -218,3 +219,8 @@ def test_the_shortest_text_gives_one_step_at_any_offset_and_a_shorter_one_says_w
 def test_windows_have_a_static_shape():
     spec = continuous_batches(TEXT, 4, 7, seed=0).element_spec
     assert [part.shape.as_list() for part in spec] == [[4, 7], [4, 7]]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(450, 10), (468, 9), (7, 7), (1, 1), (11, 1), (22, 2)])
+def test_an_epoch_ends_with_its_last_execution(steps, expected):
+    assert steps_per_execution(steps) == expected
