@@ -71,7 +71,7 @@ def test_tiny_comes_near_to_the_shapes_and_an_untrained_generator_does_not(cache
     untrained = dcgan.evaluate(config, dcgan.build_model(config, data), data)
     assert learned["frechet"] < 0.55 * untrained["frechet"]
     assert learned["frechet_floor"] == untrained["frechet_floor"] < 0.2 * learned["frechet"]
-    assert learned["recall"] > 0.03 > untrained["recall"] == 0
+    assert learned["recall"] > 0.01 > untrained["recall"] == 0
     assert (learned["modes_hit"], untrained["modes_hit"]) == (4, 1)
     assert learned["class_accuracy"] > 0.45 > 0.35 > untrained["class_accuracy"]  # chance is 1/4
     assert learned["classifier_accuracy"] > 0.9
