@@ -23,7 +23,7 @@ check: $(STAMP)  ## format, lint and types
 	$(BIN)/mypy
 
 test: check  ## check, then all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 format: $(STAMP)  ## format and repair what ruff can
 	$(BIN)/ruff format .

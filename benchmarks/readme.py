@@ -278,6 +278,16 @@ def drawn() -> str:
     return f"{table(head, rows)}\n\n{export['split']}; feature space: {export['feature_space']}."
 
 
+def digits() -> str:
+    """The DCGAN's digits."""
+    found = _results.read("dcgan_accuracy_mnist")
+    if found is None:
+        return "Not measured yet."
+    columns = [name for name in found["rows"][0] if name != "seed"]
+    rows = [[f"{row[name]:.4g}" for name in columns] for row in found["rows"]]
+    return f"{table([name.replace('_', ' ') for name in columns], rows)}\n\n{found['protocol']}."
+
+
 def replace(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of a part.
 
@@ -308,6 +318,7 @@ def parts() -> dict[str, str]:
         "bounds": bounds(),
         "vae speed": speed("vae_speed", vae_speed.WORKS),
         "drawn": drawn(),
+        "digits": digits(),
         "dcgan speed": speed("dcgan_speed", dcgan_speed.WORKS),
     }
 
