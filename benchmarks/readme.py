@@ -253,7 +253,10 @@ def drawn() -> str:
     export = json.loads(path.read_text(encoding="utf-8"))
     measured = {"this project's export": export}
     if found := _results.read("dcgan_baseline_cifar10"):
-        measured |= {f"{row['model']}, {row['training_minutes']:.0f} minutes": row for row in found["rows"]}
+        measured |= {
+            f"{row['model']}, {row['training_minutes']:.0f} minutes, {row['steps']:,} steps": row
+            for row in found["rows"]
+        }
     spaces = {found["feature_space"] for found in measured.values()}
     if len(spaces) > 1:
         raise ValueError(f"distances of {len(spaces)} feature spaces, expected one: measure anew: {spaces}")
