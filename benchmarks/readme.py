@@ -266,7 +266,7 @@ def drawn() -> str:
             f"{found['frechet']:.1f}",
             f"{found['precision']:.3f}",
             f"{found['recall']:.3f}",
-            f"{found['modes_hit']}",
+            f"{found['modes_hit']:.0f}",
             f"{found['class_accuracy']:.3f}" if "class_accuracy" in found else "",
             f"{found['nearest_distance']:.2f}",
         ]
