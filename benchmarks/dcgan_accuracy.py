@@ -19,6 +19,6 @@ if __name__ == "__main__":
         __doc__,
         RECIPES,
         METRICS,
-        "MNIST test split, 10,000 digits, and as many drawn ones of the same classes, in the features of a classifier of "
-        "the training digits",
+        "MNIST test split, 10,000 digits, and as many drawn ones of the same classes, in the features of a classifier "
+        "of the training digits",
     )
