@@ -145,7 +145,7 @@ def trained(
         images: training pictures uint8[n, size, size, channels], of 9 pixels or more.
         labels: their classes int[n], from 0.
         data: what the pictures are, for the name.
-        epochs: passes over the pictures; 8 reach about nine of ten on CIFAR-10, 2 suffice for MNIST.
+        epochs: passes over the pictures; 8 reach about nine of ten on CIFAR-10, 2 are too few for MNIST.
         folder: where the network is kept in a file whose name follows from pictures, labels and settings, so that it
             is trained once; of several processes one trains and the others wait. A damaged file, or another's, is made
             anew, with a line on standard error. None keeps nothing.
@@ -178,9 +178,17 @@ def trained(
         identity = {"described": described, "shape": list(images.shape), "pictures": checksum, "settings": _SETTINGS}
         weights = _kept(folder, json.dumps(identity), [weight.shape for weight in network.weights], train)
     network.set_weights(weights)
-    return FeatureSpace(
-        f"{described}, weights {_checksum(weights):08x}", network, images.shape[1], classifies=labels is not None
-    )
+    name = f"{described}, weights {_checksum(weights):08x}"
+    space = FeatureSpace(name, network, images.shape[1], classifies=labels is not None)
+    if labels is not None:
+        right = float(np.mean(space.classify(images[:1000]) == labels[:1000]))
+        if right < 0.5:
+            print(
+                f"The network that measures knows the classes of {right:.0%} of its own training pictures; expected "
+                "half of them or more, for distances to mean something: train it for more epochs.",
+                file=sys.stderr,
+            )
+    return space
 
 
 def compare(

@@ -155,8 +155,8 @@ def test_digits_get_a_border_and_are_not_mirrored(monkeypatch):
     monkeypatch.setattr(dcgan.tfds, "images", lambda name, split, folder: (drawn[of[split]], labels[of[split]]))
     monkeypatch.setattr(dcgan.tfds, "class_names", lambda name, folder: list("0123456789"))
     config = dcgan.Config(dataset="mnist")
-    assert (config.flip, config.image_size, config.feature_epochs) == ("none", 32, 2)
-    assert (dcgan.Config().flip, dcgan.Config().feature_epochs) == ("random", 8)
+    assert (config.flip, config.image_size) == ("none", 32)
+    assert dcgan.Config().flip == "random"
     data = dcgan.load_data(config)
     assert data.train.images.shape == (96, 32, 32, 1)
     assert data.validation.images.shape == (4, 32, 32, 1)

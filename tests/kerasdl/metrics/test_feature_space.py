@@ -40,6 +40,14 @@ def test_it_knows_the_classes_and_says_what_it_is(kept):
     assert (space.classifies, space.distance) == (True, "frechet")
 
 
+def test_a_network_that_has_not_learned_the_classes_is_pointed_out(kept, capsys):
+    on_shapes(kept[0])
+    assert not capsys.readouterr().err
+    labels = np.random.default_rng(0).permutation(LABELS[:200])
+    on_shapes(None, IMAGES[:200], labels, epochs=1)
+    assert "of its own training pictures; expected half" in capsys.readouterr().err
+
+
 def test_the_more_pictures_are_damaged_the_farther_they_are_from_real_ones(kept):
     _, space = kept
     real, other = IMAGES[1200:1600], IMAGES[1600:]
