@@ -77,9 +77,9 @@ def test_fused_adam_equals_keras(sparse, amsgrad, weight_decay):
         optimizer = kind(rate, beta_1=0.7, beta_2=0.9, amsgrad=amsgrad, weight_decay=weight_decay, global_clipnorm=1.0)
         variables = [keras.Variable(start) for start in starts]
         optimizer.build(variables)
-        apply = tf.function(lambda *given: optimizer.apply(given, variables))  # noqa: B023 (it is called here alone)
+        apply = tf.function(optimizer.apply)
         for given in gradients:
-            apply(*given)
+            apply(given)
         results.append([value.numpy() for value in (*variables, *optimizer.variables)])
     assert np.abs(results[1][0] - starts[0]).max() > 0.05
     for ours, keras_own in zip(*results, strict=True):
