@@ -93,7 +93,8 @@ class FusedAdam(keras.optimizers.Adam):
     """Keras' Adam, also with decoupled weight decay, whose step is one pass over a weight on the TensorFlow backend.
 
     Keras' own is a dozen operations for each weight, and reads and writes memory as often: with this one a step of the
-    VAE's dense networks takes about a tenth less. State, configuration and result, up to rounding, are those of `keras.optimizers.Adam`.
+    VAE's dense networks takes about a tenth less. State, configuration and result, up to rounding, are those of
+    `keras.optimizers.Adam`.
     Gradients of embeddings, which are sparse, and `amsgrad` go Keras' way.
 
     Source: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1, in the form of the end of section 2.
