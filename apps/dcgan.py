@@ -642,7 +642,7 @@ def tiny() -> tuple[Config, Splits]:
     train, validation, test = (Examples(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500]))
     config = Config(
         conditional=True, latent_dim=32, filters=16, ema_momentum=0.95,
-        generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=8, batch_size=32, samples_every=2,
+        generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=11, batch_size=32, samples_every=2,
         feature_epochs=3, cache=None,
     )  # fmt: skip
     return config, _splits(

@@ -2,11 +2,12 @@
 
     python -m benchmarks.vae_speed                (needs the extra `benchmark`, about 10 minutes, a quiet machine)
 
-Every contender trains the application's default network for MNIST in float32 with batch 128: two dense layers to 40
-latents, and two back to 28x28 pixels. `elbo` draws one code of each picture, `iwae` weighs 5.
+Every contender trains the application's default network for MNIST in float32 at its default batch: two dense layers to
+40 latents, and two back to 28x28 pixels, with GELU. `elbo` draws one code of each picture, `iwae` weighs 5, both with
+Adam; `muon` is `elbo` with the application's own optimizer, and the same settings of each peer's.
 
 Plain Keras goes the way of keras-io's "Variational AutoEncoder": stock layers, a layer that samples, a model with its
-own `train_step` and three logged means, `binary_crossentropy` of probabilities, Adam, `fit` on a numpy array. Made
+own `train_step` and three logged means, `binary_crossentropy` of probabilities, `fit` on a numpy array. Made
 equal are the network, the batch and the pixels, zeros and ones drawn once, before the clock starts; the example has 2
 latents, convolutions and grey pixels. It has no importance weights: `iwae` puts them into its
 `train_step`. Ours and PyTorch draw the pixels anew in each step and take the cross-entropy of logits.
@@ -25,8 +26,9 @@ import numpy as np
 
 from benchmarks import _contest
 
-BATCH, STEPS, SIZE, UNITS, LATENTS = 128, 100, 28, 300, 40
-SAMPLES = {"elbo": 1, "iwae": 5}
+BATCH, STEPS, SIZE, UNITS, LATENTS = 512, 40, 28, 300, 40
+SAMPLES = {"elbo": 1, "iwae": 5, "muon": 1}
+MUON = {"learning_rate": 8e-3, "adam_lr_ratio": 0.25, "ns_steps": 2}
 
 
 def pictures() -> np.ndarray:
@@ -34,13 +36,13 @@ def pictures() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (BATCH * STEPS, SIZE, SIZE, 1), dtype=np.uint8)
 
 
-def ours(objective: str) -> float:
+def ours(work: str) -> float:
     """The application's own path: its pipeline, its model, its optimizer, `fit`."""
     from apps import vae
 
     config = vae.Config(
-        units=UNITS, latents=LATENTS, batch_size=BATCH, epochs=3, objective=objective,
-        samples=SAMPLES[objective], precision="float32",
+        units=UNITS, latents=LATENTS, batch_size=BATCH, epochs=3, objective="iwae" if work == "iwae" else "elbo",
+        samples=SAMPLES[work], optimizer="muon" if work == "muon" else "adam", precision="float32",
     )  # fmt: skip
     images = pictures()
     none = vae.Examples(images[:0], np.zeros(0, np.int32))
@@ -50,13 +52,14 @@ def ours(objective: str) -> float:
     return len(images) / min(clock.seconds[1:])
 
 
-def plain_keras(objective: str) -> float:
+def plain_keras(work: str) -> float:
     """Stock layers, a sampling layer, an own `train_step`, `fit` on a numpy array with its defaults."""
     import keras
     import tensorflow as tf
     from keras import layers, ops
 
-    count = SAMPLES[objective]
+    count = SAMPLES[work]
+    gelu = functools.partial(ops.gelu, approximate=True)
 
     class Sampling(layers.Layer):
         def __init__(self) -> None:
@@ -70,7 +73,7 @@ def plain_keras(objective: str) -> float:
     image = x = keras.Input((SIZE, SIZE, 1))
     x = layers.Flatten()(x)
     for _ in range(2):
-        x = layers.Dense(UNITS, activation="relu")(x)
+        x = layers.Dense(UNITS, activation=gelu)(x)
     code = [layers.Dense(LATENTS)(x) for _ in ("mean", "log_var")]
     if count > 1:
         code = [ops.repeat(part, count, axis=0) for part in code]
@@ -78,7 +81,7 @@ def plain_keras(objective: str) -> float:
 
     latent = x = keras.Input((LATENTS,))
     for _ in range(2):
-        x = layers.Dense(UNITS, activation="relu")(x)
+        x = layers.Dense(UNITS, activation=gelu)(x)
     decoder = keras.Model(latent, layers.Reshape((SIZE, SIZE, 1))(layers.Dense(SIZE**2, activation="sigmoid")(x)))
 
     class VAE(keras.Model):
@@ -97,7 +100,7 @@ def plain_keras(objective: str) -> float:
             errors = keras.losses.binary_crossentropy(pixels, self.decoder(latent, training=True))
             errors = ops.sum(errors, axis=(1, 2))
             reconstruction = ops.mean(errors)
-            if objective == "elbo":
+            if work != "iwae":
                 kl = ops.mean(ops.sum(ops.exp(log_var) + ops.square(mean) - 1 - log_var, axis=1)) / 2
                 return reconstruction + kl, reconstruction, kl
             noise = (latent - mean) * ops.exp(-log_var / 2)
@@ -115,7 +118,8 @@ def plain_keras(objective: str) -> float:
             return {mean.name: mean.result() for mean in self.means}
 
     model = VAE()
-    model.compile(keras.optimizers.Adam())
+    optimizer = keras.optimizers.Muon(**MUON, weight_decay=None, adam_weight_decay=None)
+    model.compile(optimizer if work == "muon" else keras.optimizers.Adam())
     shares = pictures()
     pixels = (np.random.default_rng(1).integers(0, 255, shares.shape, np.uint8) < shares).astype(np.float32)
     seconds = []
@@ -126,30 +130,39 @@ def plain_keras(objective: str) -> float:
     return len(pixels) / min(seconds[1:])
 
 
-def torch_eager(objective: str) -> float:
+def torch_eager(work: str) -> float:
     """PyTorch eager, float32."""
     import torch
     from torch import nn
     from torch.nn import functional
 
     torch.set_num_threads(os.cpu_count() or 2)
-    count = SAMPLES[objective]
+    count = SAMPLES[work]
     encoder = nn.Sequential(
         nn.Flatten(),
         nn.Linear(SIZE**2, UNITS),
-        nn.ReLU(inplace=True),
+        nn.GELU(approximate="tanh"),
         nn.Linear(UNITS, UNITS),
-        nn.ReLU(inplace=True),
+        nn.GELU(approximate="tanh"),
         nn.Linear(UNITS, 2 * LATENTS),
     )
     decoder = nn.Sequential(
         nn.Linear(LATENTS, UNITS),
-        nn.ReLU(inplace=True),
+        nn.GELU(approximate="tanh"),
         nn.Linear(UNITS, UNITS),
-        nn.ReLU(inplace=True),
+        nn.GELU(approximate="tanh"),
         nn.Linear(UNITS, SIZE**2),
     )
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *decoder.parameters()], 1e-3)
+    weights = [*encoder.parameters(), *decoder.parameters()]
+    if work == "muon":
+        vectors = torch.optim.Adam([weight for weight in weights if weight.ndim == 1], 2e-3)
+        matrices = torch.optim.Muon(
+            [weight for weight in weights if weight.ndim == 2], MUON["learning_rate"], weight_decay=0.0,
+            ns_steps=int(MUON["ns_steps"]), adjust_lr_fn="match_rms_adamw",
+        )  # fmt: skip
+        optimizers: list[Any] = [matrices, vectors]
+    else:
+        optimizers = [torch.optim.Adam(weights, 1e-3)]
     shares = torch.from_numpy(pictures()).permute(0, 3, 1, 2).float().div(255)
 
     def repeated(x: Any) -> Any:
@@ -161,7 +174,7 @@ def torch_eager(objective: str) -> float:
         latent = mean + (log_var / 2).exp() * noise
         pixels = repeated(image.flatten(1))
         errors = functional.binary_cross_entropy_with_logits(decoder(latent), pixels, reduction="none").sum(1)
-        if objective == "elbo":
+        if work != "iwae":
             return (errors + (log_var.exp() + mean.square() - 1 - log_var).sum(1) / 2).mean()
         log_weights = (noise.square() + log_var - latent.square()).sum(1) / 2 - errors
         return math.log(count) - log_weights.view(-1, count).logsumexp(1).mean()
@@ -170,31 +183,34 @@ def torch_eager(objective: str) -> float:
     for _ in range(3):
         start = time.perf_counter()
         for i in range(0, len(shares), BATCH):
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             loss(torch.bernoulli(shares[i : i + BATCH])).backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         seconds.append(time.perf_counter() - start)
     return len(shares) / min(seconds[1:])
 
 
 WORKS: dict[str, dict[str, Callable[[], float]]] = {
-    objective: {
-        name: functools.partial(function, objective)
+    work: {
+        name: functools.partial(function, work)
         for name, function in {"ours": ours, "keras": plain_keras, "torch_float32": torch_eager}.items()
     }
-    for objective in SAMPLES
+    for work in SAMPLES
 }
 
 
 def main() -> None:
-    """Measures and writes benchmarks/results/vae_speed_<objective>.json."""
+    """Measures and writes benchmarks/results/vae_speed_<work>.json."""
     _contest.main(
         "vae_speed",
         __doc__,
         WORKS,
         unit="images",
-        protocol=f"{SIZE}x{SIZE} grey pictures, {LATENTS} latents, batch {BATCH}, float32, {STEPS} steps an epoch, "
-        f"best of two epochs after one warm-up; codes of a picture: {SAMPLES['elbo']} (elbo), {SAMPLES['iwae']} (iwae)",
+        protocol=f"{SIZE}x{SIZE} grey pictures, layers of {UNITS}, {LATENTS} latents, batch {BATCH}, float32, {STEPS} "
+        f"steps an epoch, best of two epochs after one warm-up; codes of a picture: {SAMPLES['elbo']} (elbo, muon), "
+        f"{SAMPLES['iwae']} (iwae); Adam, or Muon with two iterations (muon)",
     )
 
 

@@ -127,6 +127,62 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
+@keras.saving.register_keras_serializable(package="kerasdl")
+class Muon(FusedAdam):
+    """Orthogonalised momentum for matrices and convolution kernels, Adam for all other weights.
+
+    A step of a matrix has the root mean square that Adam's typically has, so that both take rates of the same size. A
+    kernel float32[height, width, in, out] is the matrix [height * width * in, out]. Keras' own Muon, which this equals
+    on matrices, gives kernels to Adam.
+
+    Args:
+        learning_rate: of matrices and kernels.
+        adam_ratio: learning rate of the other weights, in units of `learning_rate`.
+        momentum: of matrices and kernels, Nesterov's.
+        newton_schulz_steps: iterations of the orthogonalisation.
+        **kwargs: those of `keras.optimizers.Adam`.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; size of a step: Liu et al.
+        2025, arXiv:2502.16982, equation 4.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        *,
+        adam_ratio: float = 0.25,
+        momentum: float = 0.95,
+        newton_schulz_steps: int = 2,
+        name: str = "muon",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.adam_ratio = adam_ratio
+        self.momentum = momentum
+        self.newton_schulz_steps = newton_schulz_steps
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One step of one variable."""
+        if len(variable.shape) not in (2, 4):
+            super().update_step(gradient, variable, learning_rate * self.adam_ratio)
+            return
+        buffer = self._momentums[self._get_variable_index(variable)]
+        gradient = ops.cast(gradient, variable.dtype)
+        self.assign(buffer, self.momentum * buffer + gradient)
+        matrix = ops.reshape(gradient + self.momentum * buffer, (-1, variable.shape[-1]))
+        step = ops.reshape(orthogonalize(matrix, self.newton_schulz_steps), variable.shape)
+        size = 0.2 * max(matrix.shape) ** 0.5
+        self.assign_sub(variable, size * ops.cast(learning_rate, variable.dtype) * step)
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything that __init__ takes."""
+        return super().get_config() | {
+            "adam_ratio": self.adam_ratio,
+            "momentum": self.momentum,
+            "newton_schulz_steps": self.newton_schulz_steps,
+        }
+
+
 def orthogonalize(matrix: Any, steps: int) -> Any:
     """Brings all singular values of a matrix near 1 by a quintic Newton-Schulz iteration.
 

@@ -18,10 +18,11 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         hp: where values are drawn from.
         config: every field that is not searched.
     """
+    assert config.learning_rate is not None
     return dataclasses.replace(
         config,
         learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
-        batch_size=hp.Choice("batch_size", [32, 64, 128, 256], default=config.batch_size),
+        batch_size=hp.Choice("batch_size", [64, 128, 256, 512, 1024], default=config.batch_size),
         latents=hp.Choice("latents", [10, 20, 40, 80], default=config.latents),
         units=hp.Choice("units", [100, 200, 300, 500], default=config.units),
         filters=hp.Choice("filters", [16, 32, 64], default=config.filters),

@@ -71,17 +71,17 @@ def test_tiny_comes_near_to_the_shapes_and_an_untrained_generator_does_not(cache
     untrained = dcgan.evaluate(config, dcgan.build_model(config, data), data)
     assert learned["frechet"] < 0.55 * untrained["frechet"]
     assert learned["frechet_floor"] == untrained["frechet_floor"] < 0.2 * learned["frechet"]
-    assert learned["recall"] > 0.01 > untrained["recall"] == 0
+    assert learned["recall"] > 0.1 > untrained["recall"] == 0
     assert (learned["modes_hit"], untrained["modes_hit"]) == (4, 1)
-    assert learned["class_accuracy"] > 0.45 > 0.35 > untrained["class_accuracy"]  # chance is 1/4
+    assert learned["class_accuracy"] > 0.55 > 0.35 > untrained["class_accuracy"]  # chance is 1/4
     assert learned["classifier_accuracy"] > 0.9
     assert learned["feature_space"].startswith(
         "fast network, 3 epochs on the classes of 2,000 pictures of drawn shapes"
     )
     grids = sorted((folder / "figures/samples").iterdir())
-    assert [grid.name for grid in grids] == ["0002.png", "0004.png", "0006.png", "0008.png"]
+    assert [grid.name for grid in grids] == ["0002.png", "0004.png", "0006.png", "0008.png", "0010.png"]
     with Image.open(folder / "figures/training.gif") as image:
-        assert image.n_frames == 4
+        assert image.n_frames == 5
     log = (folder / "log.csv").read_text().splitlines()[0].split(",")
     assert {"val_frechet", "real_accuracy", "generated_accuracy", "generator_gradient_norm", "diversity"} <= set(log)
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasdl.optimization import FusedAdam, NormalizedMuon, orthogonalize
+from kerasdl.optimization import FusedAdam, Muon, NormalizedMuon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(18, 64), (64, 18), (32, 32)])
@@ -97,3 +97,38 @@ def test_fused_adam_is_one_operation_a_weight_and_serialises():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert isinstance(again, FusedAdam)
     assert again.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("weight_decay", [None, 0.3])
+def test_muon_equals_keras_on_matrices_and_vectors(weight_decay):
+    random = np.random.default_rng(0)
+    starts = [random.normal(size=shape).astype(np.float32) for shape in ((5, 3), (3, 8), (3,))]
+    gradients = [[random.normal(size=start.shape).astype(np.float32) for start in starts] for _ in range(4)]
+    common = {"momentum": 0.9, "weight_decay": weight_decay, "global_clipnorm": 1.0}
+    results = []
+    for optimizer in (
+        Muon(0.1, adam_ratio=0.5, newton_schulz_steps=3, **common),
+        keras.optimizers.Muon(0.1, adam_lr_ratio=0.5, ns_steps=3, adam_weight_decay=weight_decay, **common),
+    ):
+        variables = [keras.Variable(start) for start in starts]
+        for given in gradients:
+            optimizer.apply(given, variables)
+        results.append([variable.numpy() for variable in variables])
+    for ours, keras_own, start in zip(*results, starts, strict=True):
+        assert np.abs(ours - start).max() > 0.05
+        np.testing.assert_allclose(ours, keras_own, rtol=2e-4, atol=1e-5)
+
+
+def test_muon_takes_a_kernel_for_a_matrix_and_serialises():
+    random = np.random.default_rng(0)
+    start, gradient = (random.normal(size=(3, 3, 4, 6)).astype(np.float32) for _ in range(2))
+    kernel, matrix = keras.Variable(start), keras.Variable(start.reshape(36, 6))
+    optimizer = Muon(0.1, adam_ratio=0.5, momentum=0.8, newton_schulz_steps=4)
+    for weight in (kernel, matrix):
+        again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+        assert isinstance(again, Muon)
+        again.apply([gradient.reshape(weight.shape)], [weight])
+    np.testing.assert_allclose(kernel.numpy().reshape(36, 6), matrix.numpy(), rtol=1e-5, atol=1e-6)
+    assert np.abs(kernel.numpy() - start).max() > 0.01
+    assert again.get_config() == optimizer.get_config()
+    assert (again.adam_ratio, again.momentum, again.newton_schulz_steps) == (0.5, 0.8, 4)
