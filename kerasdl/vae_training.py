@@ -80,22 +80,25 @@ class VariationalAutoencoder(keras.Model):
             )
         self.built = True
 
-    def call(self, image: Any, num_samples: int | None = None, noise: Any = None) -> dict[str, Any]:
+    def call(
+        self, image: Any, num_samples: int | None = None, noise: Any = None, training: bool | None = None
+    ) -> dict[str, Any]:
         """What both bounds are made of.
 
         Args:
             image: float32[batch, ...].
             num_samples: draws for each picture; those of the constructor if None.
             noise: standard normal numbers float32[batch * k, latents] in place of new ones.
+            training: of both networks: batch normalization and dropout differ.
 
         Returns:
             log_likelihood and log_weights float32[batch, k], kl float32[batch, latents], all in nats.
         """
         count = num_samples or self.num_samples
-        mean, log_var = self.encoder(image)
+        mean, log_var = self.encoder(image, training=training)
         latent = self.sampling(mean, log_var, num_samples=count, noise=noise)
         repeated = [ops.repeat(ops.cast(part, "float32"), count, axis=0) for part in (image, mean, log_var)]
-        log_likelihood = self.log_likelihood(repeated[0], self.decoder(latent))
+        log_likelihood = self.log_likelihood(repeated[0], self.decoder(latent, training=training))
         log_weights = variational.log_importance_weights(log_likelihood, latent, *repeated[1:])
         return {
             "log_likelihood": ops.reshape(log_likelihood, (-1, count)),

@@ -57,6 +57,23 @@ def test_each_draw_meets_its_own_picture():
     np.testing.assert_allclose(answer, expected, rtol=1e-4)
 
 
+def test_batch_normalization_trains():
+    image = keras.Input((4, 4, 1))
+    x = autoencoding.convolutional_encoder(image, (2,), name="encoder")
+    x = keras.layers.Flatten()(x)
+    encoder = keras.Model(image, [keras.layers.Dense(3, name=name)(x) for name in ("mean", "log_var")])
+    model = VariationalAutoencoder(encoder, networks()[1], seed=1)
+    model.compile("adam")
+    moving = [weight for weight in model.weights if "moving" in weight.path]
+    before = [weight.numpy() for weight in moving]
+    model.evaluate(BINARY, verbose=0)
+    for weight, start in zip(moving, before, strict=True):
+        np.testing.assert_array_equal(weight, start)
+    model.fit(BINARY, verbose=0)
+    assert moving
+    assert all((weight.numpy() != start).any() for weight, start in zip(moving, before, strict=True))
+
+
 def test_warmup_and_free_bits_count_in_training_alone():
     parts = networks()
     model = VariationalAutoencoder(*parts, kl_warmup_steps=10, minimum_kl=5.0, seed=1)
