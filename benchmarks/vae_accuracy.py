@@ -9,7 +9,7 @@ from benchmarks import _accuracy
 
 RECIPES = {
     "elbo": [],
-    "iwae": ["--objective", "iwae", "--samples", "5"],
+    "iwae": ["--objective", "iwae", "--samples", "5", "--epochs", "350"],
 }
 
 
