@@ -133,7 +133,7 @@ class Muon(FusedAdam):
 
     A step of a matrix has the root mean square that Adam's typically has, so that both take rates of the same size. A
     kernel float32[height, width, in, out] is the matrix [height * width * in, out]. Keras' own Muon, which this equals
-    on matrices, gives kernels to Adam.
+    on matrices, gives kernels to Adam. It is not for embeddings, whose gradients are sparse.
 
     Args:
         learning_rate: of matrices and kernels.
