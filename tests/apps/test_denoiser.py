@@ -60,6 +60,7 @@ def test_tiny_beats_the_best_gaussian_filter_and_no_denoiser_does_not(tmp_path):
         {"noise": "masking", "blind": False},
         {"architecture": "autoencoder"},
         {"precision": "float32"},
+        {"optimizer": "adam", "learning_rate": None},
     ],
 )
 def test_other_settings_train(changes, tmp_path):
