@@ -61,9 +61,9 @@ class Config:
     """autoencoder: everything goes through the smallest map; unet: a way past it for details, at each size."""
     width: int = 48
     """Channels at the picture's size; each smaller size has twice as many."""
-    depth: int = 2
+    depth: int = 3
     """Sizes, each half the one before."""
-    epochs: int = 24
+    epochs: int = 16
     """Passes over the training pictures, each time with new noise."""
     batch_size: int = 64
     """Pictures a step."""
