@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import _contest
 
-BATCH, STEPS, SIZE, WIDTH, DEPTH, NOISE = 64, 16, 32, 48, 2, 25.0
+BATCH, STEPS, SIZE, WIDTH, DEPTH, NOISE = 64, 16, 32, 48, 3, 25.0
 
 
 def pictures() -> np.ndarray:
