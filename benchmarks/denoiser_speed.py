@@ -5,10 +5,11 @@
 Every contender trains the application's default U-Net on 32x32 colour pictures with batch 64 to say their noise.
 
 Plain Keras goes the way of keras-io's "Convolutional autoencoder for image denoising": stock layers, pixels 0..1, Adam,
-noise drawn and clipped by numpy once, before the clock starts, `fit` on arrays. Made equal are the network, the batch
-and the absolute error; the example has a smaller autoencoder, 128 pictures a step and the cross-entropy. PyTorch draws
-new noise in each step and clips the gradient, as ours does. Only ours draws the strength of the noise for
-each picture, mirrors pictures, logs the PSNR and learns by Muon; the others by Adam.
+noise drawn and clipped by numpy once, before the clock starts, `fit` on arrays. Made equal are the network and the
+batch; the example has a smaller autoencoder, 128 pictures a step and the cross-entropy. PyTorch draws new noise in each
+step and clips the gradient, as ours does. Both peers have the absolute error, ours the root of each picture's squared
+one. Only ours draws the strength of the noise for each picture, mirrors pictures, logs the PSNR and learns by Muon; the
+others by Adam.
 """
 
 from __future__ import annotations
