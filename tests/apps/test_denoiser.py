@@ -143,16 +143,21 @@ def arguments(own, *more):
     return ["denoiser", "train", *(str(word) for name, value in flags.items() for word in (f"--{name}", value)), *more]
 
 
-def test_own_pictures_from_training_to_restored_files(own, capsys):
+@pytest.fixture(scope="module")
+def exported(own):
     assert main(arguments(own)) == 0
-    run = max((own / "runs/denoiser").iterdir(), key=lambda path: path.stat().st_mtime)
-    assert main(["denoiser", "evaluate", str(run)]) == 0
-    assert "5x" not in (run / "metrics.json").read_text()
-    assert json.loads((run / "metrics.json").read_text())["noisy_psnr_db_25"] > 15
+    (run,) = (own / "runs/denoiser").iterdir()
     assert main(["denoiser", "export", str(run), "--saved-models", str(own / "saved_models")]) == 0
+    return str(own / "saved_models/denoiser")
+
+
+def test_own_pictures_from_training_to_restored_files(own, exported, capsys):
+    (run,) = (own / "runs/denoiser").iterdir()
+    assert main(["denoiser", "evaluate", str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text())["noisy_psnr_db_25"] > 15
     assert "small.png" in capsys.readouterr().err
     (own / "pictures/broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
-    exported, pictures = str(own / "saved_models/denoiser"), str(own / "pictures")
+    pictures = str(own / "pictures")
     assert main(["denoiser", "denoise", exported, pictures, "--output", str(own / "clean")]) == 0
     assert "broken.jpg: left out" in capsys.readouterr().err
     with Image.open(own / "clean/holiday/7.png") as restored:
@@ -183,8 +188,8 @@ def test_pictures_that_are_all_too_small_are_named(own, capsys):
     assert "smaller than a patch of 64" in error
 
 
-def test_any_picture_comes_back_in_its_size(own):
-    signature = export.signatures(own / "saved_models/denoiser", "denoise")["denoise"]
+def test_any_picture_comes_back_in_its_size(exported):
+    signature = export.signatures(Path(exported), "denoise")["denoise"]
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     pictures = [
         tf.io.encode_png(pixels[..., :1]),

@@ -147,14 +147,19 @@ def arguments(own, *more):
     return ["vae", "train", *(str(word) for name, value in flags.items() for word in (f"--{name}", value)), *more]
 
 
-def test_own_pictures_from_training_to_drawn_ones(own, capsys):
+@pytest.fixture(scope="module")
+def exported(own):
     assert main(arguments(own)) == 0
-    assert "broken.jpg" in capsys.readouterr().err
+    (run,) = (own / "runs/vae").iterdir()
+    assert main(["vae", "export", str(run), "--saved-models", str(own / "saved_models")]) == 0
+    return str(own / "saved_models/vae")
+
+
+def test_own_pictures_from_training_to_drawn_ones(own, exported, capsys):
     (run,) = (own / "runs/vae").iterdir()
     assert main(["vae", "evaluate", str(run)]) == 0
+    assert "broken.jpg" in capsys.readouterr().err
     assert json.loads((run / "metrics.json").read_text())["bits_per_dimension"] > 0
-    assert main(["vae", "export", str(run), "--saved-models", str(own / "saved_models")]) == 0
-    exported = str(own / "saved_models/vae")
     for name, more in (("generate", ["--count", "5"]), ("generate", ["--count", "5"]), ("generate", ["--seed", "1"])):
         output = own / f"drawn{len(list(own.glob('drawn*')))}.png"
         assert main(["vae", name, exported, *more, "--output", str(output)]) == 0
@@ -170,8 +175,8 @@ def test_own_pictures_from_training_to_drawn_ones(own, capsys):
         assert size_of(output)[0] == 4 + width * (64 + 4)
 
 
-def test_wrong_requests_to_an_export(own, capsys):
-    exported, output = str(own / "saved_models/vae"), ["--output", str(own / "no.png")]
+def test_wrong_requests_to_an_export(own, exported, capsys):
+    output = ["--output", str(own / "no.png")]
     cases = {
         ("generate", "--count", "0"): "--count is 0; expected 1 to 10000",
         ("generate", "--count", "10001"): "--count is 10001; expected 1 to 10000",
@@ -181,7 +186,7 @@ def test_wrong_requests_to_an_export(own, capsys):
     for (verb, *rest), message in cases.items():
         assert main(["vae", verb, exported, *rest, *output]) == 2
         assert message in capsys.readouterr().err
-    signature = export.signatures(own / "saved_models/vae")["generate"]
+    signature = export.signatures(Path(exported))["generate"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="count is out of range"):
         signature(count=tf.constant([20_000]), seed=tf.constant([0]))
 
