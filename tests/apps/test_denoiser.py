@@ -154,6 +154,7 @@ def exported(own):
 def test_own_pictures_from_training_to_restored_files(own, exported, capsys):
     (run,) = (own / "runs/denoiser").iterdir()
     assert main(["denoiser", "evaluate", str(run)]) == 0
+    assert "5x" not in (run / "metrics.json").read_text()
     assert json.loads((run / "metrics.json").read_text())["noisy_psnr_db_25"] > 15
     assert "small.png" in capsys.readouterr().err
     (own / "pictures/broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
