@@ -27,11 +27,14 @@ from kerasdl import attention, embedding, export, language_model, ngrams, plots,
 from kerasdl import text as texts_as_ids
 from kerasdl.data import pipeline, synthetic, table, text_file, tfds
 from kerasdl.errors import UserError
+from kerasdl.files import atomic_path
 from kerasdl.metrics import classification
 from kerasdl.training import checkpoint, progress, schedule
 from kerasdl.training import precision as precisions
 
 IMDB = "imdb_reviews/plain_text"
+TEACHER = "teacher.npy"
+"""In a run's folder: the teacher's answers to the unlabelled texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class Config:
 
     data: Path | None = None
     """Own texts: a .csv, .tsv or .jsonl file in UTF-8, any number of classes; else the IMDB reviews."""
+    unlabeled: Path | None = None
+    """More own texts, without labels: a file in UTF-8 with one a line, or a table that has --text-column."""
     data_dir: Path | None = None
     """TFDS folder that holds imdb_reviews; else KERASDL_DATA_DIR, else TFDS' own default and download."""
     text_column: str = "text"
@@ -61,7 +66,7 @@ class Config:
     pooling: Literal["last", "mean", "max", "attention"] = "max"
     """How the steps of a text become one vector; cnn takes the largest of each filter."""
     vocabulary_size: int = 30_000
-    """The most frequent words of the training texts are known."""
+    """The most frequent words of the training texts, and of --unlabeled, are known."""
     max_words: int = 600
     """Of a longer text the middle is left out, in training and in use."""
     ngrams: bool = True
@@ -98,6 +103,8 @@ class Config:
     """Stop after this many epochs without a better validation accuracy; None never does."""
     pretrain_epochs: int = 0
     """Passes over unlabelled and training texts in which, first of all, the recurrent layers learn to predict words."""
+    teacher: Path | None = None
+    """Exported text classifier of the same classes: the network learns its answers to the unlabelled texts, too."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute precision of training; weights, evaluation and export are float32."""
     seed: int = 0
@@ -122,6 +129,12 @@ class Config:
                 "--pretrain-epochs trains recurrent layers, each direction by itself; expected --architecture lstm, "
                 "gru or rnn, and with several layers --no-bidirectional"
             )
+        if self.unlabeled is not None and self.data is None:
+            raise UserError("--unlabeled stands beside --data; IMDB has unlabelled reviews of its own; leave it out")
+        if self.unlabeled is not None and not self.pretrain_epochs and self.teacher is None:
+            raise UserError("--unlabeled is read for --pretrain-epochs or --teacher; give one of them, or leave it out")
+        if self.teacher is not None and self.data is not None and self.unlabeled is None:
+            raise UserError("--teacher answers texts without labels; add some by --unlabeled FILE")
 
 
 OBJECTIVE = Objective(metric="val_accuracy", direction="max")
@@ -145,7 +158,7 @@ CARD = Card(
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts and their labels int32[examples]; and texts without labels, for pre-training, read when asked for."""
+    """Texts and their labels int32[examples]; and texts without labels, to learn from as well, read when asked for."""
 
     texts: list[str]
     labels: np.ndarray
@@ -156,29 +169,33 @@ class Examples:
 
 
 def load_data(config: Config) -> Splits:
-    """Reads the IMDB reviews, or the table of --data."""
+    """Reads the IMDB reviews, or the table of --data; no text without a label stands in the test part."""
     if config.data is not None:
         texts, classes = table.read(config.data, text_column=config.text_column, label_column=config.label_column)
         names = sorted(set(classes))
         whole = Examples(texts, np.array([names.index(name) for name in classes], np.int32))
         positions = table.split(classes, validation_ratio=config.validation_ratio, test_ratio=0.1, seed=2009)
-        train, validation, test = (_chosen(whole, positions[part]) for part in ("train", "validation", "test"))
-        description = f"texts of {config.data.name}, test part, {len(test.texts)} texts"
-        return _splits(config, train, validation, lambda: test, names, description)
+        tested, validation = (_chosen(whole, positions[part]) for part in ("test", "validation"))
+        added = [] if config.unlabeled is None else table.read_texts(config.unlabeled, text_column=config.text_column)
+        train = _chosen(whole, positions["train"], lambda: _new(added, tested))
+        description = f"texts of {config.data.name}, test part, {len(tested.texts)} texts"
+        return _splits(config, train, validation, lambda: tested, names, description, more=added)
     whole = Examples(*tfds.texts(IMDB, "train", config.data_dir))
     # A split by position that is the same for every seed, so that runs and searches compare.
     order = np.random.default_rng(2009).permutation(len(whole.labels))
     held, kept = np.split(order, [round(config.validation_ratio * len(order))])
 
+    def test() -> Examples:
+        return Examples(*tfds.texts(IMDB, "test", config.data_dir))
+
     def unlabeled() -> list[str]:
-        tested = set(tfds.texts(IMDB, "test", config.data_dir)[0])  # 266 stand among the unlabelled ones, too
-        return [text for text in tfds.texts(IMDB, "unsupervised", config.data_dir)[0] if text not in tested]
+        return _new(tfds.texts(IMDB, "unsupervised", config.data_dir)[0], test())
 
     return _splits(
         config,
         _chosen(whole, kept, unlabeled),
         _chosen(whole, held),
-        lambda: Examples(*tfds.texts(IMDB, "test", config.data_dir)),
+        test,
         tfds.class_names(IMDB, config.data_dir),
         "IMDB (TFDS), test split, 25,000 reviews",
     )
@@ -188,6 +205,12 @@ def _chosen(examples: Examples, positions: np.ndarray, unlabeled: Callable[[], l
     return Examples([examples.texts[i] for i in positions], examples.labels[positions], unlabeled)
 
 
+def _new(texts: list[str], test: Examples) -> list[str]:
+    """Without those to be tested on: 266 of IMDB's unlabelled reviews are."""
+    tested = set(test.texts)
+    return [text for text in texts if text not in tested]
+
+
 def _splits(
     config: Config,
     train: Examples,
@@ -195,9 +218,11 @@ def _splits(
     test: Callable[[], Examples],
     class_names: list[str],
     description: str,
+    *,
+    more: Sequence[str] = (),
     **info: Any,
 ) -> Splits:
-    words = texts_as_ids.build_vocabulary(train.texts, config.vocabulary_size)
+    words = texts_as_ids.build_vocabulary([*train.texts, *more], config.vocabulary_size)
     if not words:
         raise UserError("no training text holds a word; expected texts to learn from; name them by --text-column")
     return Splits(
@@ -256,13 +281,17 @@ def build_model(config: Config, data: Splits) -> keras.Model:
             wide = ngrams.NgramLogits(num_words, classes, buckets=config.ngram_buckets, name="ngrams")(tokens)
             logits = ngrams.Blend(config.ngram_share, dtype="float32", name="blend")(logits, wide)
         model = keras.Model(tokens, logits, name="sentiment")
+    _compile(config, model, len(data.train.texts))
+    return model
+
+
+def _compile(config: Config, model: keras.Model, num_texts: int) -> None:
     model.compile(
-        optimizer=_optimizer(config, len(data.train.texts), config.epochs),
+        optimizer=_optimizer(config, num_texts, config.epochs),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # the lengths of the texts differ from batch to batch
     )
-    return model
 
 
 def _pooled(config: Config, x: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
@@ -295,12 +324,18 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     assert isinstance(saver, checkpoint.Checkpoint)
     words = vocabulary(data)
     sequences, labels = encoded(words, data.train.texts), data.train.labels
+    one_hot = np.eye(len(data.info["class_names"]), dtype=np.float32)
+    targets = one_hot[labels]
     if saver.initial_epoch == 0:  # later the checkpoint holds what these lead to
         if config.ngrams:
             model.get_layer("ngrams").fit(_labeled_batches(sequences, labels), strength=config.ngram_strength)
         if config.pretrain_epochs:
             pretrain(config, model, sequences + encoded(words, data.train.unlabeled()))
-    one_hot = np.eye(len(data.info["class_names"]), dtype=np.float32)
+    if config.teacher is not None:
+        unlabeled = data.train.unlabeled()
+        targets = np.concatenate([targets, _taught(config.teacher, unlabeled, data, saver.folder / TEACHER)])
+        sequences += encoded(words, unlabeled)
+        _compile(config, model, len(sequences))
     others: list[keras.callbacks.Callback] = []
     validation = None
     if data.validation is not None:
@@ -312,16 +347,42 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     saver.watch(others)
     return model.fit(
         pipeline.bucketed_batches(
-            sequences, [one_hot[labels]], config.batch_size, initial_epoch=saver.initial_epoch, seed=config.seed
+            sequences, [targets], config.batch_size, initial_epoch=saver.initial_epoch, seed=config.seed
         ),
         epochs=config.epochs,
         initial_epoch=saver.initial_epoch,
-        steps_per_epoch=pipeline.num_steps(len(labels), config.batch_size),
+        steps_per_epoch=pipeline.num_steps(len(sequences), config.batch_size),
         shuffle=False,
         validation_data=validation,
         callbacks=[*others, *callbacks],
         verbose=progress.verbosity(),
     )
+
+
+def _taught(teacher: Path, texts: list[str], data: Splits, kept: Path) -> np.ndarray:
+    """The teacher's float32[texts, classes], kept in a file of the run: a resumed one goes on with the same.
+
+    Source: a student that learns soft labels from noised inputs: Xie et al. 2019, arXiv:1911.04252, section 2.
+    """
+    if not kept.is_file():
+        signatures = export.signatures(teacher, "classify", "class_name")
+        count = signatures["classify"](text=tf.constant([""]))["probabilities"].shape[1]
+        names = [name.decode() for name in signatures["class_name"](index=tf.range(count))["label"].numpy()]
+        if names != data.info["class_names"]:
+            raise UserError(
+                f"--teacher {teacher} knows the classes {', '.join(names)}; expected those of the data, "
+                f"{', '.join(data.info['class_names'])}; give one that was trained on this data"
+            )
+        print(f"{teacher} answers {len(texts):,} unlabelled texts", flush=True)
+        with atomic_path(kept) as temporary:
+            np.save(temporary, probabilities(signatures, texts, data))
+    answers: np.ndarray = np.load(kept)
+    if len(answers) != len(texts):
+        raise UserError(
+            f"{kept} has answers to {len(answers):,} texts, expected {len(texts):,}: the unlabelled texts have changed "
+            "since the run began; restore them, or train anew"
+        )
+    return answers
 
 
 def _labeled_batches(sequences: list[np.ndarray], labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -3,7 +3,9 @@
     python -m benchmarks.sentiment_accuracy default --seeds 1
 
 Settings were chosen on the held-out 10 % of the training split; the runs here train on all 25,000 labelled reviews, so
-that nothing can be chosen on the test split.
+that nothing can be chosen on the test split. The recipe `student` needs its teacher, the export of recipe `default`:
+
+    python -m apps sentiment export runs/accuracy/default-seed0/sentiment/RUN --saved-models runs/accuracy/teacher
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ RECIPES = {
     "default": [*WHOLE],
     "network-alone": ["--no-ngrams", *WHOLE],
     "pretrained": ["--pretrain-epochs", "1", *WHOLE],
+    "student": ["--teacher", "runs/accuracy/teacher/sentiment", *WHOLE],
 }
 
 

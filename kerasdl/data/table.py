@@ -47,35 +47,30 @@ def read(path: Path, *, text_column: str, label_column: str) -> tuple[list[str],
         UserError: if the file is missing, empty, not UTF-8 or of another format; lacks a column; has a row that does
             not fit the header, is no JSON object, or lacks its label; has one class only, or a class of one row.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (*_SEPARATORS, *_JSON_LINES):
-        raise UserError(
-            f"{path} is of no known format; expected a name that ends in .csv, .tsv or .jsonl; convert or rename it."
-        )
-    if not path.is_file():
-        raise UserError(f"There is no file {path}; expected a table of texts and labels; check the path.")
-    content = text_file.read(path)
-    if suffix in _SEPARATORS:
-        rows = list(separated_rows(path, content, _SEPARATORS[suffix]))
-    else:
-        rows = list(_json_rows(path, content))
-    if not rows:
-        raise UserError(f"{path} has a header and no rows; expected a row for each text; add them.")
-    columns = list(dict.fromkeys(name for _, row in rows for name in row))
-    for column, content_of in ((text_column, "texts"), (label_column, "labels")):
-        if column not in columns:
-            hint = _hint(column, columns)
-            if suffix in _SEPARATORS and len(columns) == 1:
-                # Spreadsheets of many countries separate by semicolons.
-                hint = f", and separate columns by {'a comma' if suffix == '.csv' else 'a tab'}"
-            raise UserError(
-                f"{path} has no column '{column}'; expected one of {', '.join(columns)}; name the one of the"
-                f" {content_of}{hint}."
-            )
+    rows = _rows(path, {text_column: "texts", label_column: "labels"})
     texts = [_text(path, line, row, text_column) for line, row in rows]
     labels = [_label(path, line, row, label_column) for line, row in rows]
     _check_classes(path, labels, [line for line, _ in rows])
     return texts, labels
+
+
+def read_texts(path: Path, *, text_column: str) -> list[str]:
+    """Reads texts without labels: the column of a table, see `read`, or the lines of any other file that are not blank.
+
+    Args:
+        path: the file.
+        text_column: the column, or key, of the texts in a table.
+
+    Returns:
+        The texts, in the order of the file.
+
+    Raises:
+        UserError: if the file is missing, empty or not UTF-8; or a table that lacks the column, or has a row that does
+            not fit the header or is no JSON object.
+    """
+    if path.suffix.lower() in (*_SEPARATORS, *_JSON_LINES):
+        return [_text(path, line, row, text_column) for line, row in _rows(path, {text_column: "texts"})]
+    return [line for line in text_file.read(path).split("\n") if line.strip()]
 
 
 def split(
@@ -116,6 +111,37 @@ def split(
         test_ratio=test_ratio,
     )
     return {name: np.array(sorted(part), np.int64) for name, part in parts.items()}
+
+
+def _rows(path: Path, columns_of: dict[str, str]) -> list[_Row]:
+    """The rows of a table that has these columns: name -> what it holds."""
+    suffix = path.suffix.lower()
+    if suffix not in (*_SEPARATORS, *_JSON_LINES):
+        raise UserError(
+            f"{path} is of no known format; expected a name that ends in .csv, .tsv or .jsonl; convert or rename it."
+        )
+    if not path.is_file():
+        wanted = " and ".join(columns_of.values())
+        raise UserError(f"There is no file {path}; expected a table of {wanted}; check the path.")
+    content = text_file.read(path)
+    if suffix in _SEPARATORS:
+        rows = list(separated_rows(path, content, _SEPARATORS[suffix]))
+    else:
+        rows = list(_json_rows(path, content))
+    if not rows:
+        raise UserError(f"{path} has a header and no rows; expected a row for each text; add them.")
+    columns = list(dict.fromkeys(name for _, row in rows for name in row))
+    for column, content_of in columns_of.items():
+        if column not in columns:
+            hint = _hint(column, columns)
+            if suffix in _SEPARATORS and len(columns) == 1:
+                # Spreadsheets of many countries separate by semicolons.
+                hint = f", and separate columns by {'a comma' if suffix == '.csv' else 'a tab'}"
+            raise UserError(
+                f"{path} has no column '{column}'; expected one of {', '.join(columns)}; name the one of the"
+                f" {content_of}{hint}."
+            )
+    return rows
 
 
 def separated_rows(path: Path, content: str, separator: str) -> Iterator[_Row]:

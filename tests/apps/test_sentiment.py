@@ -212,6 +212,52 @@ def test_pretraining_leaves_out_what_stands_in_the_test_split(monkeypatch):
     assert again.train.texts == data.train.texts, "the split depends on the seed"
 
 
+# --- A teacher -----------------------------------------------------------------------------------
+
+
+def test_a_student_learns_what_its_teacher_knows(own, tmp_path):
+    """Its own labels are shuffled and tell nothing; texts without labels, and the teacher's answers, do."""
+    config = dataclasses.replace(SMALL, ngrams=False, epochs=4)
+    texts, names = zip(*topics(600, seed=1), strict=True)
+    data = splits(config)
+    labels = np.random.default_rng(0).permutation(data.train.labels)
+    broken = dataclasses.replace(data, train=sentiment.Examples(data.train.texts, labels, lambda: list(texts)))
+    assert accuracy(config, broken, tmp_path / "alone") < 0.7
+    taught = dataclasses.replace(config, teacher=own[1])
+    assert accuracy(taught, broken, tmp_path / "taught") > 0.9
+    answers = np.load(tmp_path / "taught" / sentiment.TEACHER)
+    assert answers.shape == (600, 3)
+    assert np.mean(answers.argmax(1) == [sorted(TOPICS).index(name) for name in names]) > 0.9
+    np.testing.assert_allclose(answers.sum(1), 1, rtol=1e-5)
+    assert 0.1 < answers.max(1).min() < 0.999, "soft answers"
+
+
+def test_own_texts_without_labels(tmp_path):
+    rows = topics(60)
+    with (tmp_path / "few.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("text", "label"), *rows])
+    more = [f"{text} indeed" for text, _ in rows] + [text for text, _ in rows]
+    (tmp_path / "more.txt").write_text("\n".join(more), encoding="utf-8")
+    config = dataclasses.replace(
+        SMALL, data=tmp_path / "few.csv", unlabeled=tmp_path / "more.txt", teacher=Path("saved_models/any")
+    )
+    data = sentiment.load_data(config)
+    tested = set(data.test().texts)
+    assert tested
+    assert data.train.unlabeled() == [text for text in more if text not in tested]
+    assert "indeed" in data.info["words"], "a word that stands without a label can be learned, too"
+    with pytest.raises(UserError, match="There is no file"):
+        sentiment.load_data(dataclasses.replace(config, unlabeled=tmp_path / "missing.txt"))
+
+
+def test_a_teacher_of_other_classes_is_refused(own, tmp_path):
+    config = dataclasses.replace(SMALL, teacher=own[1])
+    data = splits(config)
+    data = dataclasses.replace(data, info={**data.info, "class_names": ["food", "sport", "storm"]})
+    with pytest.raises(UserError, match="knows the classes food, sport, weather; expected those of the data, food, sp"):
+        fitted(config, data, tmp_path)
+
+
 # --- Resume --------------------------------------------------------------------------------------
 
 
@@ -225,15 +271,21 @@ class StopsBefore(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_resume_is_exact(tmp_path):
-    """With everything that draws numbers or comes before the first epoch: dropout, n-grams, pre-training."""
+def test_resume_is_exact(own, tmp_path):
+    """With everything that draws numbers or comes before the first epoch: dropout, n-grams, pre-training, a teacher."""
     config = dataclasses.replace(
-        SMALL, epochs=2, word_dropout=0.2, recurrent_dropout=0.2, pretrain_epochs=1, patience=3
+        SMALL, epochs=2, word_dropout=0.2, recurrent_dropout=0.2, pretrain_epochs=1, patience=3, teacher=own[1]
     )
     data = splits(config)
+    more = [text for text, _ in topics(60, seed=2)]
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, unlabeled=lambda: more))
     whole = fitted(config, data, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fitted(config, data, tmp_path / "parts", StopsBefore(1))
+    config = dataclasses.replace(config, teacher=tmp_path / "gone")
+    fewer = dataclasses.replace(data, train=dataclasses.replace(data.train, unlabeled=lambda: more[1:]))
+    with pytest.raises(UserError, match="has answers to 60 texts, expected 59"):
+        fitted(config, fewer, tmp_path / "parts", resume=True)
     resumed = fitted(config, data, tmp_path / "parts", resume=True)
     for variable, expected in zip(resumed.variables, whole.variables, strict=True):
         np.testing.assert_array_equal(variable, expected, err_msg=variable.path)
@@ -471,6 +523,9 @@ def test_a_wrong_table_is_one_line(name, content, message, tmp_path, capsys):
         ({"patience": 2, "validation_ratio": 0.0}, "--patience needs validation data"),
         ({"pretrain_epochs": 1, "architecture": "cnn"}, "--pretrain-epochs trains recurrent layers"),
         ({"pretrain_epochs": 1, "depth": 2}, "--no-bidirectional"),
+        ({"unlabeled": Path("more.txt")}, "--unlabeled stands beside --data"),
+        ({"unlabeled": Path("more.txt"), "data": Path("few.csv")}, "--unlabeled is read for"),
+        ({"teacher": Path("saved_models/any"), "data": Path("few.csv")}, "add some by --unlabeled FILE"),
     ],
 )
 def test_wrong_fields(fields, message):

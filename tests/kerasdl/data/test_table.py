@@ -58,6 +58,25 @@ def test_the_columns_are_those_named_and_the_suffix_may_be_upper_case(tmp_path):
     assert read(path, text_column="id") == (numbers, LABELS)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_texts_without_labels_of_a_table(tmp_path, suffix):
+    path = write_rows(tmp_path / f"texts{suffix}", TEXTS, [""] * len(TEXTS))
+    assert table.read_texts(path, text_column="text") == TEXTS
+    with pytest.raises(
+        UserError, match="has no column 'body'; expected one of id, text, label; name the one of the text"
+    ):
+        table.read_texts(path, text_column="body")
+    with pytest.raises(UserError, match="expected a table of texts; check the path"):
+        table.read_texts(tmp_path / f"other{suffix}", text_column="text")
+
+
+def test_texts_without_labels_one_a_line(tmp_path):
+    path = write(tmp_path / "texts.txt", "\ufeffone, two\r\n\n  three\u2028 \n \nfour")
+    assert table.read_texts(path, text_column="text") == ["one, two", "  three\u2028 ", "four"]
+    with pytest.raises(UserError, match="line 2 has 0xff"):
+        table.read_texts(write(tmp_path / "broken.txt", b"one\n\xff"), text_column="text")
+
+
 def test_a_byte_order_mark_blank_lines_other_line_endings_and_blanks_around_names_and_labels(tmp_path):
     path = write(tmp_path / "a.csv", "\ufefftext, label\r\na, x \r\n\r\n b,x\r\nc,y\r\nd, y\r\n\r\n")
     assert read(path) == (["a", " b", "c", "d"], ["x", "x", "y", "y"])
