@@ -3,9 +3,11 @@
     python -m benchmarks.sentiment_accuracy default --seeds 1
 
 Settings were chosen on the held-out 10 % of the training split; the runs here train on all 25,000 labelled reviews, so
-that nothing can be chosen on the test split. The recipe `student` needs its teacher, the export of recipe `default`:
+that nothing can be chosen on the test split. The recipe `student` needs its teacher, the export of recipe `default`,
+and `second-student` that of `student`:
 
     python -m apps sentiment export runs/accuracy/default-seed0/sentiment/RUN --saved-models runs/accuracy/teacher
+    python -m apps sentiment export runs/accuracy/student-seed0/sentiment/RUN --saved-models runs/accuracy/student
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ RECIPES = {
     "network-alone": ["--no-ngrams", *WHOLE],
     "pretrained": ["--pretrain-epochs", "1", *WHOLE],
     "student": ["--teacher", "runs/accuracy/teacher/sentiment", *WHOLE],
+    "second-student": ["--teacher", "runs/accuracy/student/sentiment", *WHOLE],
 }
 
 
