@@ -335,7 +335,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             pretrain(config, model, sequences + encoded(words, data.train.unlabeled()))
     if config.teacher is not None:
         unlabeled = data.train.unlabeled()
-        targets = np.concatenate([targets, _taught(config.teacher, unlabeled, data, saver.folder / TEACHER)])
+        targets = np.concatenate([targets, _taught(config, unlabeled, data, saver.folder / TEACHER)])
         sequences += encoded(words, unlabeled)
         _compile(config, model, len(sequences))
     others: list[keras.callbacks.Callback] = []
@@ -361,19 +361,28 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     )
 
 
-def _taught(teacher: Path, texts: list[str], data: Splits, kept: Path) -> np.ndarray:
+def _taught(config: Config, texts: list[str], data: Splits, kept: Path) -> np.ndarray:
     """The teacher's float32[texts, classes], kept in a file of the run: a resumed one goes on with the same.
 
     Source: a student that learns soft labels from noised inputs: Xie et al. 2019, arXiv:1911.04252, section 2.
     """
     if not kept.is_file():
-        signatures = export.signatures(teacher, "classify", "class_name")
+        assert config.teacher is not None
+        teacher = export.version_folder(config.teacher)
+        signatures = export.signatures(teacher, "classify", "class_name", "explain")
         count = signatures["classify"](text=tf.constant([""]))["probabilities"].shape[1]
         names = [name.decode() for name in signatures["class_name"](index=tf.range(count))["label"].numpy()]
         if names != data.info["class_names"]:
             raise UserError(
                 f"--teacher {teacher} knows the classes {', '.join(names)}; expected those of the data, "
                 f"{', '.join(data.info['class_names'])}; give one that was trained on this data"
+            )
+        held_out = json.loads((teacher / "config.json").read_text(encoding="utf-8"))["validation_ratio"]
+        if held_out < config.validation_ratio:
+            print(
+                f"{teacher} learned from texts that this run validates by, so val_accuracy comes out too high; give "
+                f"both the same --validation-ratio (the teacher had {held_out})",
+                file=sys.stderr,
             )
         print(f"{teacher} answers {len(texts):,} unlabelled texts", flush=True)
         with atomic_path(kept) as temporary:

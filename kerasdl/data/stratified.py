@@ -10,6 +10,10 @@ T = TypeVar("T")
 def divide(classes: Iterable[list[T]], *, validation_ratio: float, test_ratio: float) -> dict[str, list[T]]:
     """Cuts each class, shuffled already, in the same ratio.
 
+    The first examples are for test, whatever the share for validation: a model that learns from the validation
+    examples, too, in the end, is tested on what no choice was made by. Only a class too small for all three parts gives
+    its test examples to validation.
+
     Args:
         classes: the shuffled examples of each class.
         validation_ratio: share for validation, 0 for none. Else each class gives at least one example if it can:
@@ -33,8 +37,8 @@ def divide(classes: Iterable[list[T]], *, validation_ratio: float, test_ratio: f
     for examples in classes:
         validation = min(_share(len(examples), validation_ratio), len(examples) - 1)
         test = min(_share(len(examples), test_ratio), len(examples) - 1 - validation)
-        parts["validation"] += examples[:validation]
-        parts["test"] += examples[validation : validation + test]
+        parts["test"] += examples[:test]
+        parts["validation"] += examples[test : test + validation]
         parts["train"] += examples[validation + test :]
     return parts
 

@@ -256,6 +256,17 @@ def test_a_teacher_of_other_classes_is_refused(own, tmp_path):
     data = dataclasses.replace(data, info={**data.info, "class_names": ["food", "sport", "storm"]})
     with pytest.raises(UserError, match="knows the classes food, sport, weather; expected those of the data, food, sp"):
         fitted(config, data, tmp_path)
+    with pytest.raises(UserError, match="has no signature explain but"):
+        fitted(dataclasses.replace(config, teacher=ROOT / "saved_models/cifar10"), data, tmp_path)
+
+
+def test_a_teacher_that_knows_the_validation_texts_is_noticed(own, tmp_path, capsys):
+    assert json.loads((own[1] / "1/config.json").read_text())["validation_ratio"] == 0.1
+    for ratio, warned in ((0.1, False), (0.2, True)):
+        config = dataclasses.replace(SMALL, teacher=own[1], validation_ratio=ratio)
+        sentiment._taught(config, ["the soup"], splits(config), tmp_path / f"{ratio}.npy")
+        said = capsys.readouterr().err
+        assert ("learned from texts that this run validates by" in said) == warned
 
 
 # --- Resume --------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from kerasdl.data import stratified
@@ -6,8 +8,8 @@ from kerasdl.data import stratified
 def test_every_class_is_cut_in_the_same_ratio():
     parts = stratified.divide([list(range(20)), list(range(100, 110))], validation_ratio=0.2, test_ratio=0.1)
     assert parts == {
-        "validation": [*range(4), 100, 101],
-        "test": [4, 5, 102],
+        "validation": [*range(2, 6), 101, 102],
+        "test": [0, 1, 100],
         "train": [*range(6, 20), *range(103, 110)],
     }
 
@@ -16,6 +18,15 @@ def test_every_class_is_cut_in_the_same_ratio():
 def test_a_small_class_serves_train_then_validation_then_test(count, sizes):
     parts = stratified.divide([list(range(count))], validation_ratio=0.01, test_ratio=0.01)
     assert tuple(len(parts[name]) for name in ("train", "validation", "test")) == sizes
+
+
+def test_the_test_part_does_not_depend_on_the_share_for_validation():
+    classes = [list(range(20)), list(range(100, 110))]
+    divided = [stratified.divide(classes, validation_ratio=ratio, test_ratio=0.1) for ratio in (0, 0.1, 0.3, 0.8)]
+    assert all(parts["test"] == divided[0]["test"] for parts in divided)
+    assert len(divided[0]["test"]) == 3
+    for fewer, more in itertools.pairwise(divided):
+        assert {*fewer["validation"]} < {*more["validation"]}
 
 
 def test_a_ratio_of_zero_takes_nothing():
