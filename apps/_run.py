@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import keras
 
 from apps._contract import Application, Splits, jsonable
-from kerasdl import export, plots
+from kerasdl import export, plots, processor
 from kerasdl.errors import UserError
 from kerasdl.files import write_json
 from kerasdl.training import checkpoint, run
@@ -43,6 +44,9 @@ def train(
     Raises:
         UserError: the run to resume had other data.
     """
+    precision, line = processor.resolve(config.precision)
+    config = dataclasses.replace(config, precision=precision)
+    print(line, file=sys.stderr if line.startswith("warning") else sys.stdout, flush=True)
     if resume is None:
         folder = run.create(runs, application, jsonable(config), dict(data.info))
     else:

@@ -110,8 +110,8 @@ class Config:
     """Hypotheses of the beam search in `evaluate` and in the export's first signature."""
     length_penalty: float = 0.7
     """Of the beam search: 0 prefers short captions, 1 weighs them by the mean of their words."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Compute precision of training; weights, evaluation and export are float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
     """Of weights, order and dropout; the validation split does not depend on it."""
 

@@ -71,8 +71,8 @@ class Config:
     """Largest global norm of the gradient; None does not clip."""
     patience: int | None = None
     """Stop after this many epochs without a lower validation loss; None never does."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Compute precision of training; weights, evaluation and export are float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
     """Of weights, order and dropout."""
 

@@ -138,8 +138,8 @@ class Config:
     """Backbone: epochs in which only the new head learns, before everything is tuned at a tenth of the rate."""
     patience: int | None = None
     """Stop after this many epochs without a better validation accuracy; None never does."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Compute precision of training; weights, evaluation and export are float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
     """Of weights, order and augmentation; the validation split does not depend on it."""
 

@@ -91,8 +91,8 @@ class Config:
     """Weights of --feature-network without its top: `imagenet` (Keras downloads them) or a .weights.h5 file."""
     cache: Path | None = Path("runs/features")
     """Folder in which the small network is kept, once trained; None keeps it nowhere."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Compute precision of training; weights, evaluation and export are float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
     """Of weights, order and latents; the validation split does not depend on it."""
 

@@ -106,8 +106,8 @@ class Config:
     """Passes over unlabelled and training texts in which, first of all, the recurrent layers learn to predict words."""
     teacher: Path | None = None
     """Exported text classifier of the same classes: the network learns its answers to the unlabelled texts, too."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Compute precision of training; weights, evaluation and export are float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
     """Of weights, order and dropout; the validation split does not depend on it."""
 

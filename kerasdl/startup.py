@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from kerasdl import processor
+
 
 @contextmanager
 def silenced() -> Iterator[None]:
@@ -34,15 +36,23 @@ def silenced() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Imports TensorFlow and finds its devices, silently; the GPU driver complains only then.
+    """Imports TensorFlow, set up for this processor, and finds its devices, silently; the GPU driver complains only then.
+
+    What the user's environment asks for in vain is said on standard error.
 
     Returns:
         The module `tensorflow`.
+
+    Raises:
+        UserError: an environment variable holds what nobody understands.
     """
+    processor.configure()
     with silenced():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    for line in processor.notes(tf):
+        print(line, file=sys.stderr)
     return tf
 
 
@@ -52,6 +62,7 @@ def import_keras() -> ModuleType:
     Returns:
         The module `keras`.
     """
+    processor.configure()
     with silenced():
         import keras
 

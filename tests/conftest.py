@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kerasdl import processor
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+processor.configure()
 ROOT = Path(__file__).parent.parent
 
 

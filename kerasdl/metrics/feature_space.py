@@ -280,7 +280,7 @@ def _train(
     lines: tuple[str, str],
     progress: bool,
 ) -> list[np.ndarray]:
-    with precision("bfloat16"):
+    with precision("auto"):
         network = _network(images, num_outputs)
     model = keras.Model(network.inputs[0], network.output["logits"])
     # Muon is made for 2,000 pictures a step; a small set gets steps enough to learn from.

@@ -1,0 +1,140 @@
+"""What this machine computes well: the precision of training, and whether TensorFlow uses oneDNN.
+
+Nobody else asks. `KERASDL_PROCESSOR=avx2` makes this module, and with it oneDNN, XLA and PyTorch, take any x86
+processor for one with AVX2 alone (no AVX-512, no bfloat16), so that either choice can be seen and tested anywhere.
+"""
+
+import functools
+import os
+import platform
+import sys
+from types import ModuleType
+from typing import Literal
+
+from archspec.cpu import detect
+
+from kerasdl.errors import UserError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Resolved = Literal["float32", "bfloat16"]
+
+SWITCH, ONEDNN, LIMIT = "KERASDL_PROCESSOR", "TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA"
+NATIVE = {"avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX"}
+# With AVX-512 alone oneDNN converts to float32 and back; with AVX-NE-CONVERT, too; on Arm TensorFlow's oneDNN does not
+# take bfloat16 at all.
+SLOW = "bfloat16 takes ten to fifty times as long as float32"
+
+
+@functools.cache
+def instructions() -> frozenset[str]:
+    """The processor's instruction sets by their names in Linux, such as avx2, avx512_bf16."""
+    # Not `archspec.cpu.host()`: that is the nearest known model, and a virtual machine that hides one instruction
+    # set of its processor loses those of all later models as well.
+    found = frozenset(detect.detected_info().features)
+    return frozenset(name for name in found if not name.startswith(("avx512", "amx", "avx_"))) if _narrowed() else found
+
+
+def kind() -> str:
+    """The kind of processor that speeds are compared within: AVX-512 bf16, AVX-512, AVX2 or the machine's name."""
+    sets = instructions()
+    if native := [name for feature, name in NATIVE.items() if feature in sets]:
+        return native[0]
+    return "AVX-512" if "avx512f" in sets else "AVX2" if "avx2" in sets else platform.machine()
+
+
+def configure() -> None:
+    """Sets the environment that TensorFlow reads when it is imported; call it before.
+
+    TensorFlow switches oneDNN on by itself only where the processor has instructions for short numbers (AVX-512 VNNI
+    or bf16, AVX-VNNI, AMX), although float32 gains as well: on AVX2 a ResNet-20 trains 2.4 times as fast. What the
+    user has set stays.
+
+    Raises:
+        UserError: a variable holds what nobody understands.
+    """
+    if _narrowed():
+        os.environ.setdefault(LIMIT, "AVX2")
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+        if "--xla_cpu_max_isa" not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip()
+    _onednn_is_off()
+    os.environ.setdefault(ONEDNN, "1")
+
+
+def notes(tf: ModuleType) -> list[str]:
+    """What a user has asked of the machine and will not get, or should know; a line each."""
+    lines = []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if visible and visible != "-1" and not tf.config.list_physical_devices("GPU"):
+        lines.append(
+            f"CUDA_VISIBLE_DEVICES={visible} asks for a GPU, but TensorFlow finds none and computes on the processor; "
+            "install the extra gpu and NVIDIA's driver, or unset the variable"
+        )
+    if _onednn_is_off():
+        lines.append(
+            f"{ONEDNN}=0 switches oneDNN off: convolutions take up to 2.4 times as long; unset it to gain that"
+        )
+    return lines
+
+
+def resolve(precision: Precision) -> tuple[Resolved, str]:
+    """Chooses the compute precision of a training.
+
+    Args:
+        precision: `auto` takes bfloat16 where this machine has instructions for it that TensorFlow uses, else float32;
+            the others are taken as they are.
+
+    Returns:
+        The precision, and one line that gives the reason, or warns of bfloat16 that is slow here.
+    """
+    reason = _why_not_bfloat16()
+    if precision == "float32":
+        return "float32", "precision float32, as asked"
+    if precision == "bfloat16":
+        if reason is None:
+            return "bfloat16", "precision bfloat16, as asked"
+        return "bfloat16", f"warning: precision bfloat16, as asked, but {reason}: {SLOW}; give --precision auto"
+    if reason is None:
+        return "bfloat16", f"precision bfloat16: {_native()} computes it"
+    return "float32", f"precision float32: {reason}"
+
+
+def _native() -> str | None:
+    """What computes bfloat16 here."""
+    tf = sys.modules.get("tensorflow")
+    if tf is not None:
+        for device in tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(device)
+            capable = details.get("compute_capability", (0, 0)) >= (8, 0)
+            return details.get("device_name", "the GPU") if capable else None
+    return next((name for feature, name in NATIVE.items() if feature in instructions()), None)
+
+
+def _why_not_bfloat16() -> str | None:
+    """The reason why bfloat16 is slow here, or None."""
+    tf = sys.modules.get("tensorflow")
+    native = _native()
+    if tf is not None and tf.config.list_physical_devices("GPU"):
+        return None if native else "the GPU has no bfloat16 (compute capability below 8.0)"
+    if native is None:
+        return f"the processor ({kind()}) has no instructions for bfloat16"
+    if _onednn_is_off():
+        return f"{ONEDNN}=0 switches off what computes bfloat16"
+    limit = os.environ.get(LIMIT, "ALL").upper()
+    if not any(word in limit for word in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):
+        return f"{LIMIT}={limit} keeps oneDNN from it"
+    return None
+
+
+def _onednn_is_off() -> bool:
+    value = os.environ.get(ONEDNN, "1").strip().lower()
+    if value not in ("0", "1", "false", "true"):
+        raise UserError(f"{ONEDNN} is {value!r}; TensorFlow takes 0 or 1")
+    return value in ("0", "false")
+
+
+def _narrowed() -> bool:
+    value = os.environ.get(SWITCH, "")
+    if value not in ("", "avx2"):
+        raise UserError(f"{SWITCH} is {value!r}; expected avx2, or nothing for the processor as it is")
+    return value == "avx2"
