@@ -36,7 +36,7 @@ def silenced() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Imports TensorFlow, set up for this processor, and finds its devices, silently; the GPU driver complains only then.
+    """Imports TensorFlow, set up for this processor, and finds its devices (the GPU driver complains only then), silently.
 
     What the user's environment asks for in vain is said on standard error.
 
