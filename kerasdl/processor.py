@@ -1,7 +1,8 @@
 """What this machine computes well: the precision of training, and whether TensorFlow uses oneDNN.
 
-Nobody else asks. `KERASDL_PROCESSOR=avx2` makes this module, and with it oneDNN, XLA and PyTorch, take any x86
-processor for one with AVX2 alone (no AVX-512, no bfloat16), so that either choice can be seen and tested anywhere.
+Nobody else asks. `KERASDL_PROCESSOR=avx2` makes this module take any x86 processor for one with AVX2 alone (no AVX-512,
+no bfloat16), so that either choice can be seen and tested anywhere. `AVX2_ALONE` makes oneDNN, XLA and PyTorch compute
+as there.
 """
 
 import functools
@@ -23,6 +24,7 @@ NATIVE = {"avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX"}
 # With AVX-512 alone oneDNN converts to float32 and back; with AVX-NE-CONVERT, too; on Arm TensorFlow's oneDNN does not
 # take bfloat16 at all.
 SLOW = "bfloat16 takes ten to fifty times as long as float32"
+AVX2_ALONE = {LIMIT: "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}
 
 
 @functools.cache
@@ -52,11 +54,7 @@ def configure() -> None:
     Raises:
         UserError: a variable holds what nobody understands.
     """
-    if _narrowed():
-        os.environ.setdefault(LIMIT, "AVX2")
-        os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
-        if "--xla_cpu_max_isa" not in os.environ.get("XLA_FLAGS", ""):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip()
+    _narrowed()
     _onednn_is_off()
     os.environ.setdefault(ONEDNN, "1")
 
@@ -86,6 +84,9 @@ def resolve(precision: Precision) -> tuple[Resolved, str]:
 
     Returns:
         The precision, and one line that gives the reason, or warns of bfloat16 that is slow here.
+
+    Raises:
+        UserError: bfloat16 was asked for, and TensorFlow would end the process.
     """
     reason = _why_not_bfloat16()
     if precision == "float32":
@@ -93,6 +94,8 @@ def resolve(precision: Precision) -> tuple[Resolved, str]:
     if precision == "bfloat16":
         if reason is None:
             return "bfloat16", "precision bfloat16, as asked"
+        if LIMIT in reason:  # TensorFlow asks the processor, not oneDNN, and calls a kernel that is not there
+            raise UserError(f"precision bfloat16 is not to be had: {reason}; unset it, or give --precision auto")
         return "bfloat16", f"warning: precision bfloat16, as asked, but {reason}: {SLOW}; give --precision auto"
     if reason is None:
         return "bfloat16", f"precision bfloat16: {_native()} computes it"
@@ -116,13 +119,15 @@ def _why_not_bfloat16() -> str | None:
     native = _native()
     if tf is not None and tf.config.list_physical_devices("GPU"):
         return None if native else "the GPU has no bfloat16 (compute capability below 8.0)"
+    limit = os.environ.get(LIMIT, "ALL").upper()
+    if "avx512f" in instructions() and not any(
+        word in limit for word in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
+    ):
+        return f"{LIMIT}={limit} keeps oneDNN from it"
     if native is None:
         return f"the processor ({kind()}) has no instructions for bfloat16"
     if _onednn_is_off():
         return f"{ONEDNN}=0 switches off what computes bfloat16"
-    limit = os.environ.get(LIMIT, "ALL").upper()
-    if not any(word in limit for word in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):
-        return f"{LIMIT}={limit} keeps oneDNN from it"
     return None
 
 

@@ -36,9 +36,9 @@ def silenced() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Imports TensorFlow, set up for this processor, and finds its devices (the GPU driver complains only then), silently.
+    """Imports TensorFlow and finds its devices, silently; the GPU driver complains only then.
 
-    What the user's environment asks for in vain is said on standard error.
+    TensorFlow is set up for this processor. What the environment asks for in vain is said on standard error.
 
     Returns:
         The module `tensorflow`.

@@ -66,6 +66,16 @@ def test_limits_that_leave_bfloat16_alone(machine, monkeypatch, limit):
     assert processor.resolve("auto")[0] == "bfloat16"
 
 
+def test_bfloat16_that_would_end_the_process_is_refused(machine, monkeypatch):
+    machine("avx2", "avx512f", "avx512_bf16")
+    monkeypatch.setenv(processor.LIMIT, "AVX2")
+    with pytest.raises(
+        UserError, match="ONEDNN_MAX_CPU_ISA=AVX2 keeps oneDNN from it; unset it, or give --precision auto"
+    ):
+        processor.resolve("bfloat16")
+    assert processor.resolve("auto")[0] == "float32"
+
+
 def test_an_explicit_precision_stays_and_a_slow_one_is_warned_of(machine):
     machine("avx2")
     assert processor.resolve("float32") == ("float32", "precision float32, as asked")
@@ -96,22 +106,26 @@ def test_a_missing_gpu_and_onednn_switched_off_are_said(machine, monkeypatch):
     assert len(processor.notes(tf)) == 1
 
 
-@pytest.mark.parametrize("switch", ["", "avx2"])
-def test_the_environment_is_set_before_tensorflow_is_imported_and_only_where_it_is_free(switch):
-    code = (
-        "import os; from kerasdl import processor; processor.configure();"
-        f"print(processor.kind(), *(os.environ.get(name) for name in {[processor.ONEDNN, processor.LIMIT]}),"
-        "os.environ.get('XLA_FLAGS'), sep='|')"
-    )
-    free = {k: v for k, v in os.environ.items() if k not in (processor.ONEDNN, processor.LIMIT, "XLA_FLAGS")}
-    told = free | {processor.SWITCH: switch, "XLA_FLAGS": "--xla_dump_to="}
+@pytest.mark.parametrize("onednn", [None, "0"])
+def test_onednn_is_switched_on_where_the_user_has_not_decided(onednn):
+    code = "import os; from kerasdl import processor; processor.configure(); print(os.environ[processor.ONEDNN])"
+    free = {name: value for name, value in os.environ.items() if name != processor.ONEDNN}
+    told = free if onednn is None else free | {processor.ONEDNN: onednn}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=told)
-    kind, onednn, limit, flags = run.stdout.strip().split("|")
-    assert onednn == "1"
-    if switch:
-        assert (kind, limit, flags) == ("AVX2", "AVX2", "--xla_dump_to= --xla_cpu_max_isa=AVX2")
-    else:
-        assert (limit, flags) == ("None", "--xla_dump_to=")
-    kept = told | {processor.ONEDNN: "0", processor.LIMIT: "SSE41"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept)
-    assert run.stdout.strip().split("|")[1:3] == ["0", "SSE41"]
+    assert run.stdout.strip() == (onednn or "1")
+
+
+def test_the_switch_makes_any_x86_processor_one_of_avx2_alone(monkeypatch):
+    if "avx2" not in processor.instructions():
+        pytest.skip("no x86 processor with AVX2")
+    processor.instructions.cache_clear()
+    monkeypatch.setenv(processor.SWITCH, "avx2")
+    monkeypatch.delenv(processor.LIMIT, raising=False)
+    try:
+        assert processor.kind() == "AVX2"
+        assert processor.resolve("auto") == (
+            "float32",
+            "precision float32: the processor (AVX2) has no instructions for bfloat16",
+        )
+    finally:
+        processor.instructions.cache_clear()
