@@ -48,7 +48,7 @@ def shape_for_empty_batch(model, *size):
     """Shape of the result for a batch of no images.
 
     Computed by XLA: outside it, TensorFlow 2.21's oneDNN convolution gives an empty result the shape of its input
-    (see test_convolution.py).
+    (see findings/tensorflow_empty_batch.sh).
     """
     return tuple(tf.function(model, jit_compile=True, autograph=False)(tf.zeros((0, *size))).shape)
 

@@ -362,7 +362,8 @@ def test_bias_gradients_survive_bfloat16(kind):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(tf.cast(model(x), tf.float32) - 1))
         gradients.append(tape.gradient(loss, model.get_layer("b_bias").bias.value))
-    np.testing.assert_allclose(*gradients, rtol=0.03)
+    # Sums of 16,384 terms, each rounded by up to 2^-9 of itself: small ones are the rest of large ones.
+    np.testing.assert_allclose(*gradients, rtol=0, atol=2**-6 * np.abs(gradients[0]).max())
 
 
 @pytest.mark.parametrize("block", [convolutional_decoder, unet])

@@ -52,12 +52,6 @@ def test_empty_batch():
     assert block_checks.shape_for_empty_batch(model, 8, 6, 3) == (0, 4, 3, 4)
 
 
-def test_onednn_convolution_still_needs_the_detour_for_empty_batches():
-    """When this fails, TensorFlow is mended: let `block_checks.shape_for_empty_batch` just call the model."""
-    x = tf.zeros((0, 8, 6, 3))
-    assert tf.nn.conv2d(x, tf.zeros((3, 3, 3, 4)), 2, "SAME").shape == x.shape  # and not (0, 4, 3, 4)
-
-
 def test_unstrided_convolution_pads_like_tensorflow():
     x, kernel = image((2, 6, 7, 3)), image((4, 4, 3, 2))
     padded = oracles.conv2d(oracles.pad_even(x, 4), kernel, padding="valid")

@@ -393,14 +393,14 @@ def test_a_broken_picture_is_seen_in_the_loss_and_the_last_good_epoch_kept(tmp_p
     assert all(np.isfinite(weight).all() for weight in kept.get_weights())
 
 
-def test_a_weight_that_is_no_number_is_seen_though_relu_swallows_it():
+def test_a_weight_that_is_no_number_is_seen_though_relu_may_swallow_it():
+    """oneDNN's ReLU makes 0 of it, so that both losses stay finite (findings/tensorflow_relu_nan.sh)."""
     gan = compiled(picture_networks(), eager=False)
     pictures = np.random.default_rng(0).uniform(-1, 1, (8, SIZE, SIZE, 1)).astype(np.float32)
     assert math.isfinite(gan.train_on_batch(pictures, return_dict=True)["loss"])
     kernel = gan.generator.get_layer("g_project").kernel
     kernel.assign(np.nan * kernel)
     logs = gan.train_on_batch(pictures, return_dict=True)
-    assert math.isfinite(logs["generator_loss"])
     assert math.isnan(logs["loss"])
 
 

@@ -129,7 +129,7 @@ def test_occlusion_reaches_the_last_pixels():
 
 def test_occlusion_of_a_model_that_does_not_look_is_zero():
     drop = saliency.occlusion_saliency(corner_model(weight=0.0), white_corner(), 1)
-    np.testing.assert_array_equal(drop, np.zeros((16, 16), np.float32))
+    np.testing.assert_allclose(drop, np.zeros((16, 16)), atol=1e-6)
 
 
 def test_occlusion_in_many_batches_equals_one(monkeypatch):
