@@ -1,14 +1,15 @@
-"""Training and generation speed of the character model, side by side: this project, plain Keras, PyTorch.
+"""Training and generation speed of the character model, side by side: this project, plain Keras, PyTorch eager
+and compiled.
 
-    python -m benchmarks.chargen_speed            (needs the extra `benchmark`, about 10 minutes, a quiet machine)
+    python -m benchmarks.chargen_speed            (needs the extra `benchmark`, about 15 minutes, a quiet machine)
 
-Two LSTM layers of 256 on one-hot characters (65 of them), windows of 100, batch 64.
+Two LSTM layers of 256 on one-hot characters (65 of them), windows of 100, batch 64. In training torch.compile compiles
+what stands before and behind the LSTM: inductor cannot compile nn.LSTM for training, and leaves it to oneDNN's kernel.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -69,54 +70,45 @@ def plain_keras() -> float:
     model = plain_model(shape=(WINDOW,))
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x, y = windows()
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        model.fit(x, y, batch_size=BATCH, verbose=0)
-        seconds.append(time.perf_counter() - start)
-    return x.size / min(seconds[1:])
+    return x.size / _contest.epoch_seconds(lambda: model.fit(x, y, batch_size=BATCH, verbose=0))
 
 
-def torch_model() -> Any:
-    """nn.LSTM on one-hot characters."""
-    import torch
+def torch_layers() -> tuple[Any, Any]:
+    """The LSTM, and the layer that gives the logits."""
     from torch import nn
 
-    torch.set_num_threads(os.cpu_count() or 2)
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm = nn.LSTM(LETTERS, UNITS, DEPTH, batch_first=True)
-            self.head = nn.Linear(UNITS, LETTERS)
-
-        def forward(self, tokens: Any, state: Any = None) -> Any:
-            x, state = self.lstm(nn.functional.one_hot(tokens, LETTERS).float(), state)
-            return self.head(x), state
-
-    return Model()
+    return nn.LSTM(LETTERS, UNITS, DEPTH, batch_first=True), nn.Linear(UNITS, LETTERS)
 
 
-def torch_eager(precision: str) -> float:
+def pytorch(precision: str, compiled: bool) -> float:
     """PyTorch with autocast for bfloat16."""
     import torch
     from torch.nn import functional
 
-    model = torch_model()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    autocast, maybe_compiled = _contest.torch_tools(precision, compiled)
+    lstm, head = torch_layers()
+    weights = [*lstm.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(weights, 1e-3)
     x, y = (torch.from_numpy(part).long() for part in windows())
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+
+    @maybe_compiled
+    def encoded(tokens: Any) -> Any:
+        return functional.one_hot(tokens, LETTERS).float()
+
+    @maybe_compiled
+    def loss(x: Any, y: Any) -> Any:
+        return functional.cross_entropy(head(x).float().flatten(0, 1), y.flatten())
+
+    def epoch() -> None:
         for i in range(0, len(x), BATCH):
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                logits, _ = model(x[i : i + BATCH])
-            functional.cross_entropy(logits.float().flatten(0, 1), y[i : i + BATCH].flatten()).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            with autocast():
+                value = loss(lstm(encoded(x[i : i + BATCH]))[0], y[i : i + BATCH])
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return x.numel() / min(seconds[1:])
+
+    return x.numel() / _contest.epoch_seconds(epoch)
 
 
 def per_second(make: Callable[[int], Any], count: int, batch: int) -> float:
@@ -200,29 +192,25 @@ def generate_one_step(batch: int) -> float:
 def generate_torch(batch: int) -> float:
     """PyTorch: a Python loop that carries the state."""
     import torch
+    from torch.nn import functional
 
-    model = torch_model().eval()
+    _contest.torch_tools("float32", False)
+    lstm, head = torch_layers()
 
     def make(count: int) -> Any:
         with torch.inference_mode():
             token, state, made = torch.zeros(batch, 1, dtype=torch.long), None, []
             for _ in range(count):
-                logits, state = model(token, state)
-                token = torch.multinomial(torch.softmax(logits[:, -1] / 0.8, -1), 1)
+                x, state = lstm(functional.one_hot(token, LETTERS).float(), state)
+                token = torch.multinomial(torch.softmax(head(x)[:, -1] / 0.8, -1), 1)
                 made.append(token)
             return torch.cat(made, 1).numpy()
 
     return per_second(make, 500, batch)
 
 
-CONTENDERS: dict[str, dict[str, Callable[[], float]]] = {
-    "training": {
-        "ours_bfloat16": functools.partial(ours, "bfloat16"),
-        "ours_float32": functools.partial(ours, "float32"),
-        "keras_float32": plain_keras,
-        "torch_bfloat16": functools.partial(torch_eager, "bfloat16"),
-        "torch_float32": functools.partial(torch_eager, "float32"),
-    },
+CONTENDERS: dict[str, _contest.Contenders] = {
+    "training": _contest.training(ours, plain_keras, pytorch),
     **{
         f"generation_batch_{batch}": {
             "ours": functools.partial(generate_ours, batch),
@@ -243,8 +231,8 @@ def main() -> None:
         CONTENDERS,
         unit="characters",
         protocol=f"{DEPTH} LSTM layers of {UNITS}, {LETTERS} one-hot characters; training: batch {BATCH}, window "
-        f"{WINDOW}, {STEPS} steps an epoch, best of two epochs after one warm-up; generation: best of three after one "
-        "warm-up",
+        f"{WINDOW}, {STEPS} steps an epoch, best of two epochs after one warm-up, torch.compile leaves the LSTM to "
+        "oneDNN; generation: best of three after one warm-up",
     )
 
 

@@ -1,6 +1,6 @@
-"""Training speed, images a second, side by side: this project, plain Keras, PyTorch.
+"""Training speed, images a second, side by side: this project, plain Keras, PyTorch eager and compiled.
 
-    python -m benchmarks.cifar10_speed            (needs the extra `benchmark`, about 15 minutes, a quiet machine)
+    python -m benchmarks.cifar10_speed            (needs the extra `benchmark`, about 25 minutes, a quiet machine)
 
 Every contender trains the same network on 32x32 pictures with batch 512.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import time
 from typing import Any
 
@@ -29,12 +28,14 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
     return images, random.integers(0, 10, BATCH * STEPS).astype(np.int32)
 
 
-def ours(network: str) -> float:
+def ours(network: str, precision: str) -> float:
     """The application's own path: its pipeline with augmentation, its model, its optimizer, `fit`."""
     from apps import cifar10
     from apps._contract import Splits
 
-    config = cifar10.Config(architecture=network, batch_size=BATCH, epochs=3, progressive="none")
+    config = cifar10.Config(
+        architecture=network, batch_size=BATCH, epochs=3, progressive="none", precision=precision,
+    )  # fmt: skip
     images, labels = pictures()
     info = {"class_names": list("abcdefghij"), "image_size": 32, "mean": [120.0] * 3, "deviation": [60.0] * 3}
     data = Splits(cifar10.Examples(images, labels), None, lambda: None, info, "random")
@@ -81,21 +82,16 @@ def plain_keras(network: str) -> float:
         metrics=["accuracy"],
     )
     images, labels = pictures()
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        model.fit(images, labels, batch_size=BATCH, verbose=0)
-        seconds.append(time.perf_counter() - start)
-    return len(labels) / min(seconds[1:])
+    return len(labels) / _contest.epoch_seconds(lambda: model.fit(images, labels, batch_size=BATCH, verbose=0))
 
 
-def torch_eager(network: str) -> float:
-    """PyTorch eager with channels-last tensors and bfloat16 autocast, pictures already normalised, no augmentation."""
+def pytorch(network: str, precision: str, compiled: bool) -> float:
+    """PyTorch with channels-last tensors and autocast for bfloat16, pictures already normalised, no augmentation."""
     import torch
     from torch import nn
     from torch.nn import functional
 
-    torch.set_num_threads(os.cpu_count() or 2)
+    autocast, maybe_compiled = _contest.torch_tools(precision, compiled)
 
     class Block(nn.Module):
         """Basic block of He et al. 2015 with option A."""
@@ -137,25 +133,28 @@ def torch_eager(network: str) -> float:
     images, labels = pictures()
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=torch.channels_last)
     y = torch.from_numpy(labels).long()
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+
+    @maybe_compiled
+    def loss(x: Any, y: Any) -> Any:
+        return functional.cross_entropy(model(x).float(), y)
+
+    def epoch() -> None:
         for i in range(0, len(y), BATCH):
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(x[i : i + BATCH])
-            functional.cross_entropy(logits.float(), y[i : i + BATCH]).backward()
+            with autocast():
+                value = loss(x[i : i + BATCH], y[i : i + BATCH])
+            value.backward()
             optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return len(labels) / min(seconds[1:])
+
+    return len(labels) / _contest.epoch_seconds(epoch)
 
 
-def convolution_peak() -> float:
-    """GFLOP/s of a 3x3 convolution, forward and backward, bfloat16: what the fastest layer alone can do."""
+def convolution_peak(precision: str) -> float:
+    """GFLOP/s of a 3x3 convolution, forward and backward: what the fastest layer alone can do."""
     import tensorflow as tf
 
-    x = tf.cast(tf.random.normal([512, 16, 16, 256]), tf.bfloat16)
-    kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), tf.bfloat16)
+    x = tf.cast(tf.random.normal([512, 16, 16, 256]), precision)
+    kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), precision)
 
     @tf.function
     def step(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -174,10 +173,12 @@ def convolution_peak() -> float:
 
 def main() -> None:
     """Measures and writes benchmarks/results/cifar10_speed_<network>.json."""
-    contenders = {"ours": ours, "keras": plain_keras, "torch": torch_eager}
     works = {
-        network: {name: functools.partial(function, network) for name, function in contenders.items()}
-        | {"convolution_peak_gflops": convolution_peak}
+        network: {
+            **_contest.training(*(functools.partial(function, network) for function in (ours, plain_keras, pytorch))),
+            "convolution_peak_bfloat16": functools.partial(convolution_peak, "bfloat16"),
+            "convolution_peak_float32": functools.partial(convolution_peak, "float32"),
+        }
         for network in MACS
     }
     _contest.main(

@@ -1,6 +1,6 @@
-"""Training speed of the DCGAN, images a second, side by side: this project, plain Keras, PyTorch.
+"""Training speed of the DCGAN, images a second, side by side: this project, plain Keras, PyTorch eager and compiled.
 
-    python -m benchmarks.dcgan_speed              (needs the extra `benchmark`, about 15 minutes, a quiet machine)
+    python -m benchmarks.dcgan_speed              (needs the extra `benchmark`, about 25 minutes, a quiet machine)
 
 Every contender trains Radford's networks with 64 filters and batch normalization on colour pictures of 32 or 64 pixels,
 64 of them a step, by the logistic loss and two Adams. Counted are real pictures.
@@ -18,9 +18,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,21 +86,17 @@ def plain_keras(size: int) -> float:
     model = dcgan_baseline.game(generator, discriminator, optimizers, loss)
     images = pictures(size).astype(np.float32) / 127.5 - 1
     batches = tf.data.Dataset.from_tensor_slices(images).shuffle(1024).batch(BATCH).prefetch(32)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        model.fit(batches, shuffle=False, verbose=0)  # it is shuffled already
-        seconds.append(time.perf_counter() - start)
-    return len(images) / min(seconds[1:])
+    # shuffle=False: they are shuffled already.
+    return len(images) / _contest.epoch_seconds(lambda: model.fit(batches, shuffle=False, verbose=0))
 
 
-def torch_eager(size: int, precision: str) -> float:
-    """PyTorch eager with channels-last tensors and autocast for bfloat16, pixels already scaled."""
+def pytorch(size: int, precision: str, compiled: bool) -> float:
+    """PyTorch with channels-last tensors and autocast for bfloat16, pixels already scaled."""
     import torch
     from torch import nn
     from torch.nn import functional
 
-    torch.set_num_threads(os.cpu_count() or 2)
+    autocast, maybe_compiled = _contest.torch_tools(precision, compiled)
     falling, rising = widths(size)[::-1], widths(size)
     parts: list[nn.Module] = [nn.Linear(LATENTS, 16 * falling[0], bias=False), nn.Unflatten(1, (falling[0], 4, 4))]
     for before, after in itertools.pairwise(falling):
@@ -118,45 +111,48 @@ def torch_eager(size: int, precision: str) -> float:
     of_generator, of_discriminator = (
         torch.optim.Adam(network.parameters(), RATE, betas=(BETA, 0.999)) for network in (generator, discriminator)
     )
-    autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bfloat16")
     images = torch.from_numpy(pictures(size)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def cross_entropy(logits: Any, target: float) -> Any:
         return functional.binary_cross_entropy_with_logits(logits.float(), torch.full((len(logits), 1), target))
 
+    @maybe_compiled
+    def drawn() -> Any:
+        return generator(torch.randn(BATCH, LATENTS))
+
+    @maybe_compiled
+    def discriminator_loss(real: Any, generated: Any) -> Any:
+        return cross_entropy(discriminator(real), 1.0) + cross_entropy(discriminator(generated), 0.0)
+
+    @maybe_compiled
+    def generator_loss(generated: Any) -> Any:
+        return cross_entropy(discriminator(generated), 1.0)
+
     def step(real: Any) -> None:
         with autocast():
-            generated = generator(torch.randn(len(real), LATENTS))
-            judged = [discriminator(kind) for kind in (real, generated.detach())]
+            generated = drawn()
+            loss = discriminator_loss(real, generated.detach())
         of_discriminator.zero_grad(set_to_none=True)
-        (cross_entropy(judged[0], 1.0) + cross_entropy(judged[1], 0.0)).backward()
+        loss.backward()
         of_discriminator.step()
         discriminator.requires_grad_(False)
         with autocast():
-            logits = discriminator(generated)
+            loss = generator_loss(generated)
         of_generator.zero_grad(set_to_none=True)
-        cross_entropy(logits, 1.0).backward()
+        loss.backward()
         of_generator.step()
         discriminator.requires_grad_(True)
 
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+    def epoch() -> None:
         for i in range(0, len(images), BATCH):
             step(images[i : i + BATCH])
-        seconds.append(time.perf_counter() - start)
-    return len(images) / min(seconds[1:])
+
+    return len(images) / _contest.epoch_seconds(epoch)
 
 
-WORKS: dict[str, dict[str, Callable[[], float]]] = {
-    str(size): {
-        "ours_bfloat16": functools.partial(ours, size, "bfloat16"),
-        "ours_float32": functools.partial(ours, size, "float32"),
-        "keras": functools.partial(plain_keras, size),
-        "torch_bfloat16": functools.partial(torch_eager, size, "bfloat16"),
-        "torch_float32": functools.partial(torch_eager, size, "float32"),
-    }
+WORKS = {
+    str(size): _contest.training(*(functools.partial(function, size) for function in (ours, plain_keras, pytorch)))
     for size in STEPS
 }
 

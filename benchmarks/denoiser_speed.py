@@ -1,6 +1,7 @@
-"""Training speed of the denoiser, images a second, side by side: this project, plain Keras, PyTorch.
+"""Training speed of the denoiser, images a second, side by side: this project, plain Keras, PyTorch eager and
+compiled.
 
-    python -m benchmarks.denoiser_speed           (needs the extra `benchmark`, about 10 minutes, a quiet machine)
+    python -m benchmarks.denoiser_speed           (needs the extra `benchmark`, about 15 minutes, a quiet machine)
 
 Every contender trains the application's default U-Net on 32x32 colour pictures with batch 64 to say their noise.
 
@@ -14,11 +15,7 @@ others by Adam.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,21 +72,16 @@ def plain_keras() -> float:
     clean = pictures().astype(np.float32) / 255
     drawn = np.random.default_rng(1).standard_normal(clean.shape, np.float32)
     noisy = np.clip(clean + NOISE / 255 * drawn, 0, 1)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        model.fit(noisy, clean, batch_size=BATCH, verbose=0)
-        seconds.append(time.perf_counter() - start)
-    return len(clean) / min(seconds[1:])
+    return len(clean) / _contest.epoch_seconds(lambda: model.fit(noisy, clean, batch_size=BATCH, verbose=0))
 
 
-def torch_eager(precision: str) -> float:
-    """PyTorch eager with channels-last tensors and autocast for bfloat16, pixels already scaled."""
+def pytorch(precision: str, compiled: bool) -> float:
+    """PyTorch with channels-last tensors and autocast for bfloat16, pixels already scaled."""
     import torch
     from torch import nn
     from torch.nn import functional
 
-    torch.set_num_threads(os.cpu_count() or 2)
+    autocast, maybe_compiled = _contest.torch_tools(precision, compiled)
 
     def normalized(convolution: nn.Module, filters: int) -> list[nn.Module]:
         return [convolution, nn.BatchNorm2d(filters), nn.ReLU(inplace=True)]
@@ -126,30 +118,25 @@ def torch_eager(precision: str) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     clean = torch.from_numpy(pictures()).permute(0, 3, 1, 2).float().div(128).sub(1)
     clean = clean.contiguous(memory_format=torch.channels_last)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+
+    @maybe_compiled
+    def loss(batch: Any) -> Any:
+        restored = model(batch + NOISE / 128 * torch.randn_like(batch))
+        return functional.l1_loss(restored.float(), batch)
+
+    def epoch() -> None:
         for i in range(0, len(clean), BATCH):
-            batch = clean[i : i + BATCH]
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                restored = model(batch + NOISE / 128 * torch.randn_like(batch))
-            functional.l1_loss(restored.float(), batch).backward()
+            with autocast():
+                value = loss(clean[i : i + BATCH])
+            value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return len(clean) / min(seconds[1:])
+
+    return len(clean) / _contest.epoch_seconds(epoch)
 
 
-WORKS: dict[str, dict[str, Callable[[], float]]] = {
-    "training": {
-        "ours_bfloat16": functools.partial(ours, "bfloat16"),
-        "ours_float32": functools.partial(ours, "float32"),
-        "keras": plain_keras,
-        "torch_bfloat16": functools.partial(torch_eager, "bfloat16"),
-        "torch_float32": functools.partial(torch_eager, "float32"),
-    }
-}
+WORKS = {"training": _contest.training(ours, plain_keras, pytorch)}
 
 
 def main() -> None:

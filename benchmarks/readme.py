@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import (
     _results,
@@ -13,6 +14,7 @@ from benchmarks import (
     cifar10_speed,
     dcgan_speed,
     denoiser_speed,
+    export_speed,
     vae_speed,
 )
 from kerasdl.files import write_text
@@ -88,47 +90,104 @@ def accuracy() -> str:
 
 
 PEERS = {
-    "keras": "plain Keras `fit`, float32",
     "keras_float32": "plain Keras `fit`, float32",
     "torch_float32": "PyTorch, float32",
     "torch_bfloat16": "PyTorch, bfloat16",
+    "torch_compile_float32": "PyTorch torch.compile, float32",
+    "torch_compile_bfloat16": "PyTorch torch.compile, bfloat16",
     "predict": "`model.predict` in a loop (keras-io)",
     "predict_loop": "`model.predict` in a loop (keras-io)",
     "one_step": "one-step `tf.function` in a loop (TensorFlow tutorial)",
-    "torch": "PyTorch",
+    "torch": "PyTorch, float32",
 }
 
 
+def by_kind(module: str, works: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Of each kind of processor that was measured the results of these works; simulated kinds come last."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for work in works:
+        for kind, block in _results.read_kinds(f"{module}_{work}").items():
+            kinds.setdefault(kind, []).append(block)
+    return dict(sorted(kinds.items(), key=lambda item: item[1][0]["simulated"]))
+
+
+def headed(kind: str, content: str, blocks: list[dict[str, Any]], notes: str = "") -> str:
+    """What stands under one kind of processor, with the machines and protocols below."""
+    conditions: dict[str, list[str]] = {}
+    for block in blocks:
+        asked = [f"; {name}={value} set by the user" for name, value in block.get("set_by_user", {}).items()]
+        text = "".join([block["machine"], "; ", block["protocol"], *asked, "."])
+        conditions.setdefault(text, []).extend(row["work"].replace("_", " ") for row in block["rows"])
+    if len(conditions) == 1:
+        return f"**On {kind}**\n\n{content}\n\n{next(iter(conditions))}{notes}"
+    lines = "\n".join(f"- {', '.join(works)}: {text}" for text, works in conditions.items())
+    return f"**On {kind}**\n\n{content}\n\n{lines}{notes}"
+
+
 def speed(module: str, works: Iterable[str]) -> str:
-    """One row a work and a peer, of those that were measured."""
-    results = [found for work in works if (found := _results.read(f"{module}_{work}"))]
-    if not results:
-        return "Not measured yet."
-    rows, notes = [], []
-    for row in (row for result in results for row in result["rows"]):
-        speeds, memory = row["per_second"], row["peak_memory_gib"]
-        for peer in PEERS:
-            if peer not in speeds:
-                continue
-            alike = "ours_float32" if peer == "torch_float32" else "ours_bfloat16"
-            mine = "ours" if "ours" in speeds else alike
-            ratios = [ours / theirs for ours, theirs in zip(row["all"][mine], row["all"][peer], strict=True)]
-            rows.append(
-                [
-                    row["work"].replace("_", " "),
-                    PEERS[peer],
-                    f"{speeds[peer]:,.0f}",
-                    f"{speeds[mine]:,.0f}",
-                    f"{speeds[mine] / speeds[peer]:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-                    f"{memory[mine]:.1f} / {memory[peer]:.1f}",
-                ]
-            )
-        if peak := speeds.get("convolution_peak_gflops"):
-            share = 6e-9 * cifar10_speed.MACS[row["work"]] * speeds["ours"] / peak
-            notes.append(f" {row['work']}: {share:.0%} of the fastest convolution layer alone ({peak:.0f} GFLOP/s).")
-    unit = results[0]["unit"]
-    head = ["work", "peer", f"peer, {unit}/s", f"ours, {unit}/s", "ours / peer (rounds)", "peak memory, GiB"]
-    return f"{table(head, rows)}\n\n{results[0]['machine']}; {results[0]['protocol']}.{''.join(notes)}"
+    """Of each kind of processor one row a work and a peer, of those that were measured."""
+    parts = []
+    for kind, blocks in by_kind(module, works).items():
+        lines, notes = [], []
+        for row in (row for block in blocks for row in block["rows"]):
+            lines += [_beside(row, peer) for peer in PEERS if peer in row["per_second"]]
+            notes += _shares_of_the_peak(row)
+        unit = blocks[0]["unit"]
+        head = ["work", "peer", f"peer, {unit}/s", f"ours, {unit}/s", "ours / peer (rounds)", "peak memory, GiB"]
+        parts.append(headed(kind, table(head, lines), blocks, "".join(notes)))
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def _beside(row: dict[str, Any], peer: str) -> list[str]:
+    """The line of a peer: beside ours in its precision, or in the one that `--precision auto` takes."""
+    speeds, memory = row["per_second"], row["peak_memory_gib"]
+    alike = "ours_float32" if peer in ("torch_float32", "torch_compile_float32") else "ours_bfloat16"
+    mine = next(name for name in ("ours", alike, "ours_float32") if name in speeds)
+    ratios = [ours / theirs for ours, theirs in zip(row["all"][mine], row["all"][peer], strict=True)]
+    onednn = ", oneDNN off" if row["contenders"][peer].get("onednn") is False else ""
+    return [
+        row["work"].replace("_", " "),
+        PEERS[peer] + onednn,
+        f"{speeds[peer]:,.0f}",
+        f"{speeds[mine]:,.0f}",
+        f"{speeds[mine] / speeds[peer]:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"{memory[mine]:.1f} / {memory[peer]:.1f}",
+    ]
+
+
+def _shares_of_the_peak(row: dict[str, Any]) -> list[str]:
+    """How near ours comes to what a single convolution reaches, a sentence a precision."""
+    speeds, notes = row["per_second"], []
+    for precision in ("bfloat16", "float32"):
+        if peak := speeds.get(f"convolution_peak_{precision}"):
+            share = 6e-9 * cifar10_speed.MACS[row["work"]] * speeds[f"ours_{precision}"] / peak
+            which = f"of the fastest convolution layer alone ({peak:.0f} GFLOP/s)"
+            notes.append(f" {row['work']}, {precision}: {share:.0%} {which}.")
+    return notes
+
+
+def inference() -> str:
+    """Of each kind of processor the milliseconds of one call of the exports, one row a signature and batch."""
+    parts = []
+    for kind, blocks in by_kind("export_speed", export_speed.WORKS).items():
+        lines = []
+        for row in (row for block in blocks for row in block["rows"]):
+            for batch in export_speed.BATCHES:
+                on, off = f"onednn_on_{batch}", f"onednn_off_{batch}"
+                ratios = [one / other for one, other in zip(row["all"][on], row["all"][off], strict=True)]
+                quotient = row["per_second"][on] / row["per_second"][off]
+                calls = [row["per_second"].get(name) for name in (on, off, f"onnxruntime_{batch}")]
+                lines.append(
+                    [
+                        row["work"].replace("_", " ", 1),
+                        str(batch),
+                        *("" if value is None else f"{1000 / value:,.3g}" for value in calls),
+                        f"{quotient:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                    ]
+                )
+        head = ["signature", "examples", "oneDNN on, ms", "oneDNN off, ms", "ONNX Runtime, ms", "off / on (rounds)"]
+        parts.append(headed(kind, table(head, lines), blocks))
+    return "\n\n".join(parts) or "Not measured yet."
 
 
 def reviews() -> str:
@@ -326,6 +385,7 @@ def parts() -> dict[str, str]:
         "drawn": drawn(),
         "digits": digits(),
         "dcgan speed": speed("dcgan_speed", dcgan_speed.WORKS),
+        "export speed": inference(),
     }
 
 

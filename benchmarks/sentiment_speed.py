@@ -1,17 +1,16 @@
-"""Training speed of the sentiment model on the IMDB reviews, side by side: this project, plain Keras, PyTorch.
+"""Training speed of the sentiment model on the IMDB reviews, side by side: this project, plain Keras, PyTorch eager and
+compiled.
 
-    python -m benchmarks.sentiment_speed          (needs the extra `benchmark`, about 15 minutes, a quiet machine)
+    python -m benchmarks.sentiment_speed          (needs the extra `benchmark`, about 20 minutes, a quiet machine)
 
 An embedding of 64, an LSTM of 128 in both directions, the maximum over the words; 1,920 reviews of up to 400 words,
-batch 64. The speed counts words, not padding.
+batch 64. The speed counts words, not padding. torch.compile compiles what stands before and behind the LSTM: inductor
+cannot compile nn.LSTM for training, and leaves it to oneDNN's kernel.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
-import time
 from typing import Any
 
 import numpy as np
@@ -72,15 +71,10 @@ def plain_keras() -> float:
     )
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     x = keras.utils.pad_sequences(rows, WORDS, padding="post")
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        model.fit(x, labels, batch_size=BATCH, verbose=0)
-        seconds.append(time.perf_counter() - start)
-    return sum(map(len, rows)) / min(seconds[1:])
+    return sum(map(len, rows)) / _contest.epoch_seconds(lambda: model.fit(x, labels, batch_size=BATCH, verbose=0))
 
 
-def torch_eager(precision: str) -> float:
+def pytorch(precision: str, compiled: bool) -> float:
     """PyTorch: random batches padded to their longest review; autocast for bfloat16.
 
     Not packed: on a CPU a packed sequence leaves oneDNN's LSTM and takes six times as long.
@@ -90,57 +84,47 @@ def torch_eager(precision: str) -> float:
     from torch.nn import functional
     from torch.nn.utils.rnn import pad_sequence
 
-    torch.set_num_threads(os.cpu_count() or 2)
+    autocast, maybe_compiled = _contest.torch_tools(precision, compiled)
     rows, labels = sequences()
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = nn.Embedding(VOCABULARY + 2, DIMENSION, padding_idx=0)
-            self.lstm = nn.LSTM(DIMENSION, UNITS, batch_first=True, bidirectional=True)
-            self.dropout = nn.Dropout(0.5)
-            self.head = nn.Linear(2 * UNITS, 2)
+    embedding = nn.Embedding(VOCABULARY + 2, DIMENSION, padding_idx=0)
+    lstm = nn.LSTM(DIMENSION, UNITS, batch_first=True, bidirectional=True)
+    dropout, head = nn.Dropout(0.5), nn.Linear(2 * UNITS, 2)
+    weights = list(nn.ModuleList([embedding, lstm, head]).parameters())
+    optimizer = torch.optim.AdamW(weights, 1e-3)
+    labels = torch.from_numpy(labels).long()
+    random = np.random.default_rng(0)
+    embedded = maybe_compiled(embedding.forward)
 
-        def forward(self, tokens: Any) -> Any:
-            x, _ = self.lstm(self.embedding(tokens))
-            x = x.masked_fill((tokens == 0)[..., None], -1e4)
-            return self.head(self.dropout(x.amax(1)))
+    @maybe_compiled
+    def loss(x: Any, tokens: Any, y: Any) -> Any:
+        x = x.masked_fill((tokens == 0)[..., None], -1e4)
+        return functional.cross_entropy(head(dropout(x.amax(1))).float(), y)
 
-    model = Model()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    y = torch.from_numpy(labels).long()
-    seconds = []
-    for epoch in range(3):
-        start = time.perf_counter()
-        order = np.random.default_rng(epoch).permutation(len(rows))
+    def epoch() -> None:
+        order = random.permutation(len(rows))
         for part in np.split(order, range(BATCH, len(order), BATCH)):
             tokens = pad_sequence([torch.from_numpy(rows[i]).long() for i in part], batch_first=True)
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(tokens)
-            functional.cross_entropy(logits.float(), y[part]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            with autocast():
+                value = loss(lstm(embedded(tokens))[0], tokens, labels[part])
+            value.backward()
+            nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return sum(map(len, rows)) / min(seconds[1:])
+
+    return sum(map(len, rows)) / _contest.epoch_seconds(epoch)
 
 
 def main() -> None:
     """Measures and writes benchmarks/results/sentiment_speed_training.json."""
-    contenders = {
-        "ours_bfloat16": functools.partial(ours, "bfloat16"),
-        "ours_float32": functools.partial(ours, "float32"),
-        "keras_float32": plain_keras,
-        "torch_bfloat16": functools.partial(torch_eager, "bfloat16"),
-        "torch_float32": functools.partial(torch_eager, "float32"),
-    }
     _contest.main(
         "sentiment_speed",
         __doc__,
-        {"training": contenders},
+        {"training": _contest.training(ours, plain_keras, pytorch)},
         unit="words",
         protocol=f"{REVIEWS:,} IMDB reviews of up to {WORDS} words, batch {BATCH}; embedding of {DIMENSION}, LSTM of "
-        f"{UNITS} in both directions; best of two epochs after one warm-up; words without padding",
+        f"{UNITS} in both directions; best of two epochs after one warm-up; words without padding; "
+        "torch.compile leaves the LSTM to oneDNN",
     )
 
 

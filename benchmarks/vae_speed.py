@@ -1,8 +1,8 @@
-"""Training speed of the VAE, images a second, side by side: this project, plain Keras, PyTorch.
+"""Training speed of the VAE, images a second, side by side: this project, plain Keras, PyTorch eager and compiled.
 
-    python -m benchmarks.vae_speed                (needs the extra `benchmark`, about 10 minutes, a quiet machine)
+    python -m benchmarks.vae_speed                (needs the extra `benchmark`, about 20 minutes, a quiet machine)
 
-Every contender trains the application's default network for MNIST in float32: two dense layers to 40 latents, and two
+Every contender trains the application's default network for MNIST: two dense layers to 40 latents, and two
 back to 28x28 pixels, with GELU. `elbo` draws one code of each picture, `iwae` weighs 5, both by Adam on the batch of
 keras-io's example; `muon` is `elbo` by the application's own optimizer and batch, which the peers' libraries have, too.
 
@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,13 +34,13 @@ def pictures() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (PICTURES, SIZE, SIZE, 1), dtype=np.uint8)
 
 
-def ours(work: str) -> float:
+def ours(work: str, precision: str) -> float:
     """The application's own path: its pipeline, its model, its optimizer, `fit`."""
     from apps import vae
 
     config = vae.Config(
         units=UNITS, latents=LATENTS, batch_size=BATCH[work], epochs=3, objective="iwae" if work == "iwae" else "elbo",
-        samples=SAMPLES[work], optimizer="muon" if work == "muon" else "adam", precision="float32",
+        samples=SAMPLES[work], optimizer="muon" if work == "muon" else "adam", precision=precision,
     )  # fmt: skip
     images = pictures()
     none = vae.Examples(images[:0], np.zeros(0, np.int32))
@@ -123,21 +120,16 @@ def plain_keras(work: str) -> float:
     model.compile(optimizer if work == "muon" else keras.optimizers.Adam())
     shares = pictures()
     pixels = (np.random.default_rng(1).integers(0, 255, shares.shape, np.uint8) < shares).astype(np.float32)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        model.fit(pixels, batch_size=BATCH[work], verbose=0)
-        seconds.append(time.perf_counter() - start)
-    return len(pixels) / min(seconds[1:])
+    return len(pixels) / _contest.epoch_seconds(lambda: model.fit(pixels, batch_size=BATCH[work], verbose=0))
 
 
-def torch_eager(work: str) -> float:
-    """PyTorch eager, float32."""
+def pytorch(work: str, precision: str, compiled: bool) -> float:
+    """PyTorch with autocast for bfloat16 in the networks, the bound in float32."""
     import torch
     from torch import nn
     from torch.nn import functional
 
-    torch.set_num_threads(os.cpu_count() or 2)
+    autocast, maybe_compiled = _contest.torch_tools(precision, compiled)
     count, batch = SAMPLES[work], BATCH[work]
     encoder = nn.Sequential(
         nn.Flatten(),
@@ -169,35 +161,34 @@ def torch_eager(work: str) -> float:
     def repeated(x: Any) -> Any:
         return x.repeat_interleave(count, 0) if count > 1 else x
 
+    @maybe_compiled
     def loss(image: Any) -> Any:
-        mean, log_var = repeated(encoder(image)).chunk(2, 1)
+        mean, log_var = repeated(encoder(image).float()).chunk(2, 1)
         noise = torch.randn_like(mean)
         latent = mean + (log_var / 2).exp() * noise
         pixels = repeated(image.flatten(1))
-        errors = functional.binary_cross_entropy_with_logits(decoder(latent), pixels, reduction="none").sum(1)
+        logits = decoder(latent).float()
+        errors = functional.binary_cross_entropy_with_logits(logits, pixels, reduction="none").sum(1)
         if work != "iwae":
             return (errors + (log_var.exp() + mean.square() - 1 - log_var).sum(1) / 2).mean()
         log_weights = (noise.square() + log_var - latent.square()).sum(1) / 2 - errors
         return math.log(count) - log_weights.view(-1, count).logsumexp(1).mean()
 
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+    def epoch() -> None:
         for i in range(0, len(shares), batch):
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            loss(torch.bernoulli(shares[i : i + batch])).backward()
+            with autocast():
+                value = loss(torch.bernoulli(shares[i : i + batch]))
+            value.backward()
             for optimizer in optimizers:
                 optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return len(shares) / min(seconds[1:])
+
+    return len(shares) / _contest.epoch_seconds(epoch)
 
 
-WORKS: dict[str, dict[str, Callable[[], float]]] = {
-    work: {
-        name: functools.partial(function, work)
-        for name, function in {"ours": ours, "keras": plain_keras, "torch_float32": torch_eager}.items()
-    }
+WORKS = {
+    work: _contest.training(*(functools.partial(function, work) for function in (ours, plain_keras, pytorch)))
     for work in SAMPLES
 }
 
@@ -209,7 +200,7 @@ def main() -> None:
         __doc__,
         WORKS,
         unit="images",
-        protocol=f"{SIZE}x{SIZE} grey pictures, layers of {UNITS}, {LATENTS} latents, float32, {PICTURES:,} pictures "
+        protocol=f"{SIZE}x{SIZE} grey pictures, layers of {UNITS}, {LATENTS} latents, {PICTURES:,} pictures "
         "an epoch, best of two epochs after one warm-up; elbo: batch 128, Adam; iwae: 5 codes of a picture, batch 128, "
         "Adam; muon: batch 512, Muon of two iterations, PyTorch's in bfloat16",
     )

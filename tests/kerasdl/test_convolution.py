@@ -235,7 +235,7 @@ def test_quick_gradient_of_a_stride_equals_keras(transposed, batch, size, channe
 
 def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
     def operations(kind=QuickGradientConv2D, *, training=True, channels=128, size=None, **options):
-        layer = kind(128, 3, **{"padding": "same", "use_bias": False} | options)
+        layer = kind(128, 3, **{"padding": "same", "use_bias": False, "dtype": "mixed_bfloat16"} | options)
         layer.build((None, size, size, channels))
 
         @tf.function
