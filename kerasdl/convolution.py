@@ -181,7 +181,8 @@ class QuickGradientConv2D(keras.layers.Conv2D):
     GFLOP/s in bfloat16 (two cores), 2,000 pictures, stride 1 (forward 470 to 530): 7x7x256, 256 filters: 165 -> 402;
     15x15x64, 256 filters: 277 -> 316. 64 pictures, 4x4 kernels of stride 2 (forward 310 to 370): 16x16x64, 128
     filters: 162 -> 216; 8x8x128, 256 filters: 110 -> 290; 8x8x256, 512 filters: 115 -> 313.
-    In float32, 3x3 kernels of stride 1 with many channels go by minimal filtering, see `kerasdl.winograd`.
+    In float32, 3x3 kernels of stride 1 and 4x4 of stride 2 with many channels go by minimal filtering, see
+    `kerasdl.winograd`.
 
     Used while training on the TensorFlow backend, for "same" padding and no bias, with a stride only on maps that it
     divides; otherwise the layer is Keras'. Weights and configuration are those of `keras.layers.Conv2D`.
@@ -193,8 +194,8 @@ class QuickGradientConv2D(keras.layers.Conv2D):
         """Maps float[batch, height, width, channels] to float[batch, height / stride, width / stride, filters]."""
         if not (training and self.groups == 1 and _gradient_is_quick(self, x)):
             return super().call(x)
-        if winograd.pays(x, self.kernel) and self.strides == (1, 1):
-            return self.activation(winograd.convolution(x, self.kernel))
+        if winograd.pays(x, self.kernel, self.strides[0]):
+            return self.activation(winograd.convolution(x, self.kernel, self.strides[0]))
         return self.activation(_convolution_with_quick_gradient(x, self.kernel, self.strides[0]))
 
 
@@ -211,6 +212,8 @@ class QuickGradientConv2DTranspose(keras.layers.Conv2DTranspose):
         """Maps float[batch, height, width, channels] to float[batch, stride * height, stride * width, filters]."""
         if not (training and self.output_padding is None and _gradient_is_quick(self, x)):
             return super().call(x)
+        if self.strides[0] > 1 and winograd.pays(x, self.kernel, self.strides[0]):
+            return self.activation(winograd.transposed_convolution(x, self.kernel, self.strides[0]))
         return self.activation(_transposed_with_quick_gradient(x, self.kernel, self.strides[0]))
 
 

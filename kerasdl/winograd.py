@@ -1,18 +1,23 @@
-"""3x3 convolutions by minimal filtering: in float32 on a CPU, forward and backward, in about half the time.
+"""Convolutions by minimal filtering: in float32 on a CPU, forward and backward, in about half the time.
 
-A tile of 4x4 outputs depends on 6x6 inputs. Between fixed linear maps of tile and kernel it takes 36 multiplications in
-place of 144, and these are 36 matrix products over all tiles and channels:
+Along each side, a tile of 4 outputs of a 3x3 kernel depends on 6 inputs. Between fixed linear maps of inputs, kernel
+and outputs it takes 6 * 6 = 36 multiplications in place of 144, and these are 36 matrix products over all tiles and
+channels:
 
     output = A' [(G kernel G') * (B' input B)] A
 
-The gradients are those of this formula. The maps are compiled by XLA, one compilation for each shape; the batch goes
-through in chunks that stay in the cache. Results differ from the direct sum by about 1e-5 of the largest output.
+A 4x4 kernel of stride 2 is four 2x2 kernels, one for the pixels of each parity: 5 * 5 = 25 in place of 64. The
+gradients are those of the formula. The maps are compiled by XLA, one compilation for each shape; the batch goes through
+in chunks that stay in the cache. Results differ from the direct sum by about 1e-5 of the largest output.
 
 Source: Winograd 1980, "Arithmetic Complexity of Computations"; Lavin and Gray 2015, arXiv:1509.09308, section 4.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -20,88 +25,170 @@ import numpy as np
 
 from kerasdl.activation import compiles_on_cpu
 
-INPUT = np.array(  # B', of F(4x4, 3x3)
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    float,
-)
-KERNEL = np.array(  # G
-    [[1 / 4, 0, 0], [-1 / 6] * 3, [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
-)
-OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], float)  # A'
+TILE = 4  # outputs along a side
 MIN_CHANNELS = 64
-CHUNK_BYTES = 2**22  # of an input: its 36 products with it fit in a few MiB of cache
+CHUNK_BYTES = 2**22  # of an input: its products fit in a few times as much cache
 
 
-def pays(x: Any, kernel: Any) -> bool:
-    """Whether `convolution` is quicker than TensorFlow's: with fewer channels the maps outweigh the products."""
+@dataclass(frozen=True)
+class _Filtering:
+    """One kind of kernel: the matrices B', G and A' of one side, and the stride."""
+
+    input: np.ndarray
+    kernel: np.ndarray
+    output: np.ndarray
+    stride: int
+
+
+KINDS = {
+    (3, 1): _Filtering(
+        input=np.array(
+            [
+                [4, 0, -5, 0, 1, 0],
+                [0, -4, -4, 1, 1, 0],
+                [0, 4, -4, -1, 1, 0],
+                [0, -2, -1, 2, 1, 0],
+                [0, 2, -1, -2, 1, 0],
+                [0, 4, 0, -5, 0, 1],
+            ]
+        ),
+        kernel=np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+        output=np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+        stride=1,
+    ),
+    (4, 2): _Filtering(
+        input=np.array([[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]]),
+        kernel=np.array([[3, 0], [-3, -3], [-1, 1], [1, 2], [0, 6]]) / 6,
+        output=np.array([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]]),
+        stride=2,
+    ),
+}
+
+
+def pays(x: Any, kernel: Any, stride: int) -> bool:
+    """Whether this is quicker than TensorFlow: with few channels the maps outweigh the products.
+
+    Args:
+        x: float[batch, height, width, channels].
+        kernel: float[side, side, channels, filters], or of a transposed convolution.
+        stride: of the convolution; one of 2 must divide height and width.
+    """
+    height, width, *channels = kernel.shape
     return (
-        tuple(kernel.shape[:2]) == (3, 3)
-        and min(kernel.shape[2:]) >= MIN_CHANNELS
+        height == width
+        and (height, stride) in KINDS
+        and min(channels) >= MIN_CHANNELS
         and keras.backend.standardize_dtype(x.dtype) == "float32"
         and compiles_on_cpu()
     )
 
 
-def convolution(x: Any, kernel: Any) -> Any:
-    """The convolution with padding "same" and stride 1.
+def convolution(x: Any, kernel: Any, stride: int = 1) -> Any:
+    """The convolution with padding "same".
 
     Args:
         x: float32[batch, height, width, channels].
-        kernel: float32[3, 3, channels, filters].
+        kernel: float32[3, 3, channels, filters], or float32[4, 4, channels, filters] with a stride of 2.
+        stride: 1, or 2, which must divide height and width.
 
     Returns:
-        float32[batch, height, width, filters].
+        float32[batch, height / stride, width / stride, filters].
     """
     import tensorflow as tf
 
-    maps = _maps()
+    maps = _maps(kernel.shape[0], stride)
 
     @tf.custom_gradient
     def convolve(x: Any, kernel: Any) -> Any:
         weights = maps["kernel"](kernel)
 
         def forward(x: Any) -> list[Any]:
-            products = [tf.matmul(part, weight) for part, weight in zip(maps["input"](x), weights, strict=True)]
-            return [_interleaved(maps["output"](products, tf.shape(x)), x)]
+            parts = maps["output"](_products(maps["input"](x), weights), _tiles(x, stride))
+            return [_joined(parts, tf.shape(x)[1:3] // stride)]
 
         def gradient(upstream: Any) -> tuple[Any, Any]:
             def backward(x: Any, upstream: Any, *sums: Any) -> list[Any]:
-                parts, slopes = maps["input"](x), maps["upstream"](upstream)
-                sums = [
-                    total + tf.matmul(part, slope, transpose_a=True)
-                    for total, part, slope in zip(sums, parts, slopes, strict=True)
+                slopes = maps["upstream"](upstream)
+                back = maps["input_back"](_products(slopes, weights, transpose_b=True), _tiles(x, stride))
+                return [
+                    _joined(back, tf.shape(x)[1:3]),
+                    *_added(sums, _products(maps["input"](x), slopes, transpose_a=True)),
                 ]
-                back = [
-                    tf.matmul(slope, weight, transpose_b=True) for slope, weight in zip(slopes, weights, strict=True)
-                ]
-                return [_interleaved(maps["input_back"](back, tf.shape(x)), x), *sums]
 
-            zeros = [tf.zeros_like(weight) for weight in weights]
-            slope, *slopes = _chunked(backward, [x, upstream], zeros)
-            return tf.ensure_shape(slope, x.shape), maps["kernel_back"](slopes)
+            slope, *sums = _chunked(backward, [x, upstream], weights)
+            return tf.ensure_shape(slope, x.shape), maps["kernel_back"](sums)
 
-        return tf.ensure_shape(_chunked(forward, [x], [])[0], [*x.shape[:3], kernel.shape[3]]), gradient
+        sides = [None if side is None else side // stride for side in x.shape[1:3]]
+        return tf.ensure_shape(_chunked(forward, [x])[0], [x.shape[0], *sides, kernel.shape[3]]), gradient
 
     return convolve(tf.convert_to_tensor(x), tf.convert_to_tensor(kernel))
 
 
-def _chunked(step: Callable[..., list[Any]], arrays: Sequence[Any], sums: Sequence[Any]) -> list[Any]:
-    """Runs `step(*chunks of arrays, *sums) -> [chunk of the result, *sums]` over the batch."""
+def transposed_convolution(x: Any, kernel: Any, stride: int) -> Any:
+    """The transposed convolution with padding "same".
+
+    Args:
+        x: float32[batch, height, width, channels].
+        kernel: float32[4, 4, filters, channels].
+        stride: 2.
+
+    Returns:
+        float32[batch, stride * height, stride * width, filters].
+    """
     import tensorflow as tf
 
-    x = arrays[0]
+    maps = _maps(kernel.shape[0], stride)
+
+    @tf.custom_gradient
+    def convolve(x: Any, kernel: Any) -> Any:
+        weights = maps["kernel"](kernel)
+
+        def forward(x: Any) -> list[Any]:
+            back = _products(maps["upstream"](x), weights, transpose_b=True)
+            return [_joined(maps["input_back"](back, _tiles(x, 1)), stride * tf.shape(x)[1:3])]
+
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            def backward(x: Any, upstream: Any, *sums: Any) -> list[Any]:
+                slopes = maps["input"](upstream)
+                slope = _joined(maps["output"](_products(slopes, weights), _tiles(x, 1)), tf.shape(x)[1:3])
+                return [slope, *_added(sums, _products(slopes, maps["upstream"](x), transpose_a=True))]
+
+            slope, *sums = _chunked(backward, [x, upstream], weights)
+            return tf.ensure_shape(slope, x.shape), maps["kernel_back"](sums)
+
+        sides = [None if side is None else side * stride for side in x.shape[1:3]]
+        return tf.ensure_shape(_chunked(forward, [x])[0], [x.shape[0], *sides, kernel.shape[2]]), gradient
+
+    return convolve(tf.convert_to_tensor(x), tf.convert_to_tensor(kernel))
+
+
+def _products(left: Sequence[Any], right: Sequence[Any], **transposed: bool) -> list[Any]:
+    import tensorflow as tf
+
+    return [tf.matmul(one, other, **transposed) for one, other in zip(left, right, strict=True)]
+
+
+def _added(left: Sequence[Any], right: Sequence[Any]) -> list[Any]:
+    return [one + other for one, other in zip(left, right, strict=True)]
+
+
+def _tiles(x: Any, stride: int) -> Any:
+    """int32[3]: pictures, tiles down, tiles to the right, for an input of the convolution."""
+    import tensorflow as tf
+
     shape = tf.shape(x)
-    picture = 4 * tf.reduce_prod(shape[1:])
-    count = tf.maximum(1, shape[0] * picture // CHUNK_BYTES)
-    size = (shape[0] + count - 1) // count
-    count = (shape[0] + size - 1) // tf.maximum(size, 1)
+    return tf.concat([shape[:1], (shape[1:3] + TILE * stride - 1) // (TILE * stride)], 0)
+
+
+def _chunked(step: Callable[..., list[Any]], arrays: Sequence[Any], weights: Sequence[Any] = ()) -> list[Any]:
+    """Runs `step(*chunks of arrays, *sums) -> [chunk of the result, *sums]` over the batch; one sum for each weight."""
+    import tensorflow as tf
+
+    batch = tf.shape(arrays[0])[0]
+    picture = 4 * tf.reduce_max([tf.reduce_prod(tf.shape(array)[1:]) for array in arrays])
+    count = tf.maximum(1, batch * picture // CHUNK_BYTES)
+    size = tf.maximum(1, (batch + count - 1) // count)
+    count = (batch + size - 1) // size
 
     def body(i: Any, results: Any, *sums: Any) -> Any:
         chunks = []
@@ -110,95 +197,125 @@ def _chunked(step: Callable[..., list[Any]], arrays: Sequence[Any], sums: Sequen
             # All chunks of one size: each other one would be compiled for.
             part = tf.pad(part, [[0, size - tf.shape(part)[0]], [0, 0], [0, 0], [0, 0]])
             chunks.append(tf.ensure_shape(part, [None, *array.shape[1:]]))
-        result, *sums = step(*chunks, *sums)
-        return i + 1, results.write(i, result), *sums
+        result, *added = step(*chunks, *sums)
+        return i + 1, results.write(i, result), *added
 
-    results = tf.TensorArray(x.dtype, count, infer_shape=False)
-    _, results, *sums = tf.while_loop(lambda i, *_: i < count, body, (0, results, *sums), parallel_iterations=1)
-    return [results.concat()[: shape[0]], *sums]
+    results = tf.TensorArray(arrays[0].dtype, count, infer_shape=False)
+    begin = (0, results, *(tf.zeros_like(weight) for weight in weights))
+    _, results, *sums = tf.while_loop(lambda i, *_: i < count, body, begin, parallel_iterations=1)
+    return [results.concat()[:batch], *sums]
 
 
-def _interleaved(parts: Sequence[Any], x: Any) -> Any:
-    """16 tensors [tiles, channels], of each place in a tile -> [batch, height, width, channels]."""
+def _joined(parts: Sequence[Any], sides: Any) -> Any:
+    """N * n tensors [pictures, down, right, channels], of each place in a tile -> [pictures, *sides, channels]."""
     import tensorflow as tf
 
-    batch, height, width = tf.unstack(tf.shape(x)[:3])
-    down, right, channels = _tiles(height), _tiles(width), parts[0].shape[-1]
-    rows = [
-        tf.reshape(tf.concat(parts[4 * row : 4 * row + 4], -1), [batch * down, 4 * right * channels])
-        for row in range(4)
-    ]
-    return tf.reshape(tf.concat(rows, -1), [batch, 4 * down, 4 * right, channels])[:, :height, :width]
-
-
-def _tiles(length: Any) -> Any:
-    return (length + 3) // 4
+    n, channels = int(len(parts) ** 0.5), parts[0].shape[-1]
+    pictures, down, right = tf.unstack(tf.shape(parts[0])[:3])
+    rows = [tf.concat(parts[n * row : n * row + n], -1) for row in range(n)]
+    rows = [tf.reshape(row, [pictures * down, n * right * channels]) for row in rows]
+    whole = tf.reshape(tf.concat(rows, -1), [pictures, n * down, n * right, channels])
+    return whole[:, : sides[0], : sides[1]]
 
 
 @functools.cache
-def _maps() -> dict[str, Callable[..., list[Any]]]:
-    """The linear maps, each compiled; tiles go by as 36 or 16 tensors [tiles, channels]."""
+def _maps(side: int, stride: int) -> dict[str, Callable[..., Any]]:
+    """The linear maps, each compiled; a value of a tile, of n * n, is a tensor [tiles, channels]."""
     import tensorflow as tf
 
+    filtering = KINDS[side, stride]
+    n, step = len(filtering.input), TILE * stride
+    parities = [(down, right) for down in range(stride) for right in range(stride)]
+
     def combined(parts: Sequence[Any], matrix: np.ndarray) -> list[Any]:
-        """The sums over parts that the rows of a matrix say."""
+        """The sums of parts that the rows of a matrix say."""
         sums = []
         for row in matrix:
-            terms = [part if factor == 1 else part * factor for factor, part in zip(row, parts, strict=True) if factor]
+            terms = [part * float(factor) for factor, part in zip(row, parts, strict=True) if factor]
             sums.append(functools.reduce(tf.add, terms))
         return sums
 
     def twice(parts: Sequence[Any], matrix: np.ndarray) -> list[Any]:
-        """Along both sides of square tiles: n * n tensors -> m * m, for a matrix of m rows and n columns."""
-        n = matrix.shape[1]
-        rows = [combined(parts[n * i : n * i + n], matrix) for i in range(n)]
+        """Along both sides: k * k tensors -> m * m, for a matrix of m rows and k columns."""
+        k = matrix.shape[1]
+        rows = [combined(parts[k * i : k * i + k], matrix) for i in range(k)]
         columns = [combined(list(column), matrix) for column in zip(*rows, strict=True)]
         return [value for row in zip(*columns, strict=True) for value in row]
-
-    def cut(x: Any, before: int, size: int) -> list[Any]:
-        """Tiles of size x size, 4 apart, the first `before` pixels outside the picture."""
-        height, width = tf.unstack(tf.shape(x)[1:3])
-        down, right = _tiles(height), _tiles(width)
-        x = tf.pad(x, [[0, 0], [before, 4 * down + before - height], [before, 4 * right + before - width], [0, 0]])
-        return [x[:, i : i + 4 * down - 3 : 4, j : j + 4 * right - 3 : 4] for i in range(size) for j in range(size)]
 
     def flat(parts: Sequence[Any]) -> list[Any]:
         return [tf.reshape(part, [-1, part.shape[-1]]) for part in parts]
 
-    def square(parts: Sequence[Any], shape: Any) -> list[Any]:
-        down, right = _tiles(shape[1]), _tiles(shape[2])
-        return [tf.reshape(part, [shape[0], down, right, part.shape[-1]]) for part in parts]
+    def to_tiles(x: Any) -> list[Any]:
+        """The n * n inputs of each tile, those of all parities side by side, the first outside of the picture."""
+        _, down, right = tf.unstack(_tiles(x, stride))
+        height, width = tf.unstack(tf.shape(x)[1:3])
+        x = tf.pad(x, [[0, 0], [1, step * down + 1 - height], [1, step * right + 1 - width], [0, 0]])
+        found = []
+        for p, q in parities:
+            places = [(stride * i + p, stride * j + q) for i in range(n) for j in range(n)]
+            cut = [x[:, a : a + step * (down - 1) + 1 : step, b : b + step * (right - 1) + 1 : step] for a, b in places]
+            found.append(twice(cut, filtering.input))
+        return flat([tf.concat(parts, -1) for parts in zip(*found, strict=True)])
 
-    def input_back(parts: Sequence[Any], shape: Any) -> list[Any]:
-        """Of the 6x6 inputs of a tile, one row or column each belongs to its neighbours."""
+    def output(parts: Sequence[Any], tiles: Any) -> list[Any]:
+        return twice([tf.reshape(part, tf.concat([tiles, part.shape[-1:]], 0)) for part in parts], filtering.output)
 
-        def overlapped(parts: list[Any], axis: int) -> list[Any]:
-            def moved(part: Any, by: int) -> Any:
-                border = [[0, 0]] * 4
-                border[axis] = [1, 0] if by == 1 else [0, 1]
-                index = [slice(None)] * 4
-                index[axis] = slice(None, -1) if by == 1 else slice(1, None)
-                return tf.pad(part[tuple(index)], border)
+    def upstream(y: Any) -> list[Any]:
+        _, down, right = tf.unstack(_tiles(y, 1))
+        height, width = tf.unstack(tf.shape(y)[1:3])
+        y = tf.pad(y, [[0, 0], [0, TILE * down - height], [0, TILE * right - width], [0, 0]])
+        return flat(twice([y[:, i::TILE, j::TILE] for i in range(TILE) for j in range(TILE)], filtering.output.T))
 
-            last, first = moved(parts[5], 1), moved(parts[0], -1)
-            return [parts[1] + last, parts[2], parts[3], parts[4] + first]
+    def overlapped(parts: Sequence[Any], axis: int, parity: int) -> dict[int, Any]:
+        """Values of the inputs of one parity -> sums at their places in a tile; the outermost are the neighbours'."""
+        sums: dict[int, Any] = {}
+        for i, part in enumerate(parts):
+            place = stride * i + parity - 1
+            border, index = [[0, 0]] * 4, [slice(None)] * 4
+            if place < 0:
+                border[axis], index[axis] = [0, 1], slice(1, None)
+            elif place >= step:
+                border[axis], index[axis] = [1, 0], slice(None, -1)
+            if not 0 <= place < step:
+                part = tf.pad(part[tuple(index)], border)
+            place %= step
+            sums[place] = part + sums[place] if place in sums else part
+        return sums
 
-        parts = square(parts, shape)
-        rows = [overlapped(combined(parts[6 * i : 6 * i + 6], INPUT.T), 2) for i in range(6)]
-        columns = [overlapped(combined(list(column), INPUT.T), 1) for column in zip(*rows, strict=True)]
-        return flat([value for row in zip(*columns, strict=True) for value in row])
+    def input_back(parts: Sequence[Any], tiles: Any) -> list[Any]:
+        channels = parts[0].shape[-1] // len(parities)
+        found: dict[tuple[int, int], Any] = {}
+        for number, (p, q) in enumerate(parities):
+            own = [part[:, channels * number : channels * (number + 1)] for part in parts]
+            own = [tf.reshape(part, tf.concat([tiles, [channels]], 0)) for part in own]
+            rows = [overlapped(combined(own[n * i : n * i + n], filtering.input.T), 2, q) for i in range(n)]
+            for column in rows[0]:
+                sums = overlapped(combined([row[column] for row in rows], filtering.input.T), 1, p)
+                found |= {(row, column): value for row, value in sums.items()}
+        return [found[place] for place in sorted(found)]
 
     def kernel(value: Any) -> list[Any]:
-        return twice([value[i, j] for i in range(3) for j in range(3)], KERNEL)
+        k = side // stride
+        found = [
+            twice([value[stride * i + p, stride * j + q] for i in range(k) for j in range(k)], filtering.kernel)
+            for p, q in parities
+        ]
+        return [tf.concat(parts, 0) for parts in zip(*found, strict=True)]
 
     def kernel_back(parts: Sequence[Any]) -> Any:
-        rows = twice(parts, KERNEL.T)
-        return tf.reshape(tf.stack(rows), [3, 3, *parts[0].shape])
+        k = side // stride
+        channels = parts[0].shape[0] // len(parities)
+        found: dict[tuple[int, int], Any] = {}
+        for number, (p, q) in enumerate(parities):
+            own = twice([part[channels * number : channels * (number + 1)] for part in parts], filtering.kernel.T)
+            found |= {(stride * (i // k) + p, stride * (i % k) + q): value for i, value in enumerate(own)}
+        values = tf.stack([found[place] for place in sorted(found)])
+        return tf.reshape(values, [side, side, *values.shape[1:]])
 
     maps = {
-        "input": lambda x: flat(twice(cut(x, 1, 6), INPUT)),
-        "output": lambda parts, shape: twice(parts, OUTPUT),
-        "upstream": lambda x: flat(twice(cut(x, 0, 4), OUTPUT.T)),
+        "input": to_tiles,
+        "output": output,
+        "upstream": upstream,
         "input_back": input_back,
         "kernel": kernel,
         "kernel_back": kernel_back,

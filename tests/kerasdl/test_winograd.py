@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kerasdl import winograd
-from kerasdl.convolution import QuickGradientConv2D
+from kerasdl.convolution import QuickGradientConv2D, QuickGradientConv2DTranspose
 
 
 def numbers(*shape, seed=0):
@@ -16,17 +16,35 @@ def numbers(*shape, seed=0):
 def test_convolution_equals_the_sum_over_the_kernel(size):
     x, kernel = numbers(2, *size, 3), numbers(3, 3, 3, 4, seed=1)
     np.testing.assert_allclose(
-        winograd.convolution(x, kernel), oracles.conv2d(x, kernel, padding="same"), rtol=0, atol=1e-4
+        winograd.convolution(x, kernel, 1), oracles.conv2d(x, kernel, padding="same"), rtol=0, atol=1e-4
     )
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 2**22])
-@pytest.mark.parametrize("batch", [1, 5])
+KINDS = {
+    "3x3": (winograd.convolution, lambda *given: tf.nn.conv2d(*given, "SAME"), (3, 3, 3, 4), 1, (7, 6), (7, 6)),
+    "4x4": (winograd.convolution, lambda *given: tf.nn.conv2d(*given, "SAME"), (4, 4, 3, 4), 2, (14, 8), (7, 4)),
+    "4x4, transposed": (
+        winograd.transposed_convolution,
+        lambda x, kernel, stride: tf.nn.conv2d_transpose(
+            x, kernel, [tf.shape(x)[0], stride * tf.shape(x)[1], stride * tf.shape(x)[2], 4], stride
+        ),
+        (4, 4, 4, 3),
+        2,
+        (7, 5),
+        (14, 10),
+    ),
+}
+
+
+@pytest.mark.parametrize("pictures_a_chunk", [1, 2, 100])
 @pytest.mark.parametrize("known", [True, False])
-def test_values_and_gradients_equal_those_of_tensorflow(monkeypatch, batch, chunk_bytes, known):
-    """In a graph whose batch, height and width are known or not, in one chunk or in several, the last one shorter."""
-    monkeypatch.setattr(winograd, "CHUNK_BYTES", chunk_bytes if chunk_bytes > 1 else 2 * 4 * 7 * 6 * 3)
-    x, kernel, upstream = numbers(batch, 7, 6, 3), numbers(3, 3, 3, 4, seed=1), numbers(batch, 7, 6, 4, seed=2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_gradients_equal_those_of_tensorflow(monkeypatch, kind, known, pictures_a_chunk):
+    """In a graph whose sizes are known or not, in one chunk or in several, of which the last is shorter."""
+    ours, theirs, kernel_shape, stride, size, result = KINDS[kind]
+    x, kernel = numbers(5, *size, 3), numbers(*kernel_shape, seed=1)
+    upstream = numbers(5, *result, 4, seed=2)
+    monkeypatch.setattr(winograd, "CHUNK_BYTES", pictures_a_chunk * 4 * upstream[0].size)
     shape = x.shape if known else (None, None, None, 3)
 
     def of(convolve):
@@ -34,33 +52,39 @@ def test_values_and_gradients_equal_those_of_tensorflow(monkeypatch, batch, chun
         def values(x, kernel):
             with tf.GradientTape() as tape:
                 tape.watch([x, kernel])
-                y = convolve(x, kernel)
+                y = convolve(x, kernel, stride)
             return y, *tape.gradient(y, [x, kernel], upstream)
 
         return values(x, kernel)
 
-    expected = of(lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
-    for one, other in zip(of(winograd.convolution), expected, strict=True):
+    for one, other in zip(of(ours), of(theirs), strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, rtol=0, atol=3e-5 * np.abs(other).max())
 
 
-def test_the_layer_takes_it_in_float32_while_training_and_only_there(monkeypatch):
+def test_the_layers_take_it_in_float32_while_training_and_only_there(monkeypatch):
     """Counted by calls: results alone would not tell."""
     calls = []
-    convolution = winograd.convolution
-    monkeypatch.setattr(winograd, "convolution", lambda x, kernel: calls.append(1) or convolution(x, kernel))
+
+    def counted(name):
+        function = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *given: calls.append(name) or function(*given))
+
+    counted("convolution")
+    counted("transposed_convolution")
     x = numbers(2, 8, 8, 64)
 
-    def called(training=True, dtype="float32", channels=64, **options):
+    def called(kind=QuickGradientConv2D, training=True, channels=64, **options):
         calls.clear()
         options = {"filters": 64, "kernel_size": 3, "padding": "same", "use_bias": False} | options
-        QuickGradientConv2D(**options, dtype=dtype)(x[..., :channels], training=training)
-        return len(calls)
+        kind(**options)(x[..., :channels], training=training)
+        return calls
 
-    assert called() == 1
-    assert called(training=False) == called(dtype="mixed_bfloat16") == called(channels=32) == 0
-    assert called(strides=2) == called(kernel_size=4) == called(padding="valid") == 0
+    assert called() == called(kernel_size=4, strides=2) == ["convolution"]
+    assert called(QuickGradientConv2DTranspose, kernel_size=4, strides=2) == ["transposed_convolution"]
+    assert called(training=False) == called(dtype="mixed_bfloat16") == called(channels=32) == []
+    assert called(strides=2) == called(kernel_size=4) == called(padding="valid") == []
+    assert called(QuickGradientConv2DTranspose, kernel_size=3, strides=1) == []
 
 
 def test_a_model_learns_the_same_with_it(monkeypatch):
