@@ -56,7 +56,7 @@ def convolution(
         border = ((kernel_size - 1) // 2, kernel_size // 2)
         x = keras.layers.ZeroPadding2D((border, border), name=f"{name}_pad")(x)
         padding = "valid"
-    x = keras.layers.Conv2D(
+    x = QuickGradientConv2D(
         filters,
         kernel_size,
         strides,
@@ -185,17 +185,20 @@ class QuickGradientConv2D(keras.layers.Conv2D):
     `kerasdl.winograd`.
 
     Used while training on the TensorFlow backend, for "same" padding and no bias, with a stride only on maps that it
-    divides; otherwise the layer is Keras'. Weights and configuration are those of `keras.layers.Conv2D`.
+    divides, in half precision, or by minimal filtering; otherwise the layer is Keras'. Weights and configuration are
+    those of `keras.layers.Conv2D`.
 
     Source: own.
     """
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Maps float[batch, height, width, channels] to float[batch, height / stride, width / stride, filters]."""
-        if not (training and self.groups == 1 and _gradient_is_quick(self, x)):
+        if not (training and self.groups == 1 and _is_common(self, x)):
             return super().call(x)
         if winograd.pays(x, self.kernel, self.strides[0]):
             return self.activation(winograd.convolution(x, self.kernel, self.strides[0]))
+        if keras.backend.standardize_dtype(x.dtype) == "float32":
+            return super().call(x)
         return self.activation(_convolution_with_quick_gradient(x, self.kernel, self.strides[0]))
 
 
@@ -210,14 +213,16 @@ class QuickGradientConv2DTranspose(keras.layers.Conv2DTranspose):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Maps float[batch, height, width, channels] to float[batch, stride * height, stride * width, filters]."""
-        if not (training and self.output_padding is None and _gradient_is_quick(self, x)):
+        if not (training and self.output_padding is None and _is_common(self, x)):
             return super().call(x)
         if self.strides[0] > 1 and winograd.pays(x, self.kernel, self.strides[0]):
             return self.activation(winograd.transposed_convolution(x, self.kernel, self.strides[0]))
+        if keras.backend.standardize_dtype(x.dtype) == "float32":
+            return super().call(x)
         return self.activation(_transposed_with_quick_gradient(x, self.kernel, self.strides[0]))
 
 
-def _gradient_is_quick(layer: Any, x: Any) -> bool:
+def _is_common(layer: Any, x: Any) -> bool:
     stride = layer.strides[0]
     return (
         keras.backend.backend() == "tensorflow"
@@ -282,12 +287,15 @@ def _kernel_gradient(x: Any, upstream: Any, shape: tuple[int, int, int, int], st
         slope = tf.transpose(tf.nn.conv2d(maps, weights, 1, border, dilations=stride), [1, 2, 0, 3])
         return tf.ensure_shape(slope, [height, width, channels, filters])
 
-    def chunked(one: Callable[..., tf.Tensor], size: int) -> tf.Tensor:
+    def chunked(one: Callable[..., tf.Tensor], most: int) -> tf.Tensor:
+        batch = tf.shape(x)[0]
+        count = tf.maximum(1, (batch + most - 1) // most)
+        size = (batch + count - 1) // count
+
         def add(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             part = slice(start, start + size)
             return start + size, total + tf.cast(one(x[part], upstream[part]), tf.float32)
 
-        batch = tf.shape(x)[0]
         begin = tf.constant(0), tf.zeros([height, width, channels, filters])
         return tf.while_loop(lambda start, _: start < batch, add, begin, parallel_iterations=1)[1]
 

@@ -5,7 +5,7 @@ from typing import Literal
 import keras
 
 from kerasdl.activation import activation
-from kerasdl.convolution import convolution
+from kerasdl.convolution import QuickGradientConv2D, convolution
 from kerasdl.normalization import FusedBatchNormalization
 from kerasdl.symbolic import require_symbolic
 
@@ -130,7 +130,7 @@ def _add(y: keras.KerasTensor, skip: keras.KerasTensor | None, name: str) -> ker
 def _bare_convolution(
     x: keras.KerasTensor, filters: int, kernel_size: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    return keras.layers.Conv2D(
+    return QuickGradientConv2D(
         filters,
         kernel_size,
         strides,

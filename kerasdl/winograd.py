@@ -26,7 +26,7 @@ import numpy as np
 from kerasdl.activation import compiles_on_cpu
 
 TILE = 4  # outputs along a side
-MIN_CHANNELS = 64
+MIN_CHANNELS = 48
 CHUNK_BYTES = 2**22  # of an input: its products fit in a few times as much cache
 
 

@@ -193,7 +193,7 @@ def assert_same_gradients(ours, theirs, x, filters):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = tf.function(model)(x, training=True)
-        upstream = image((*y.shape[:3], filters), seed=2)
+        upstream = tf.cast(image((*y.shape[:3], filters), seed=2), y.dtype)
         return y, tape.gradient(y, [x, model.trainable_variables[0].value], upstream)
 
     (y, (dx, dw)), (expected, (expected_dx, expected_dw)) = gradients(ours), gradients(theirs)
@@ -209,11 +209,12 @@ def assert_same_gradients(ours, theirs, x, filters):
 )
 def test_quick_gradient_equals_keras(batch, size, channels, kernel_size):
     """Small and large maps, one and several chunks with a remainder, many and few channels."""
-    options = {"padding": "same", "use_bias": False, "activation": "relu"}
-    inputs = keras.Input((None, None, channels))
+    # float64, since float32 is computed in another way: tests/kerasdl/test_winograd.py
+    options = {"padding": "same", "use_bias": False, "activation": "relu", "dtype": "float64"}
+    inputs = keras.Input((None, None, channels), dtype="float64")
     theirs = keras.Model(inputs, keras.layers.Conv2D(130, kernel_size, **options)(inputs))
     ours = keras.Model(inputs, QuickGradientConv2D(130, kernel_size, **options)(inputs))
-    assert_same_gradients(ours, theirs, tf.constant(image((batch, *size, channels))), 130)
+    assert_same_gradients(ours, theirs, tf.constant(image((batch, *size, channels)), tf.float64), 130)
 
 
 @pytest.mark.parametrize(("kernel_size", "strides"), [(4, 2), (3, 2), (2, 2), ((3, 5), 3), (1, 2)])
@@ -223,14 +224,14 @@ def test_quick_gradient_equals_keras(batch, size, channels, kernel_size):
 @pytest.mark.parametrize("transposed", [False, True])
 def test_quick_gradient_of_a_stride_equals_keras(transposed, batch, size, channels, kernel_size, strides):
     """As above; a kernel smaller than its stride is left to Keras."""
-    options = {"strides": strides, "padding": "same", "use_bias": False}
+    options = {"strides": strides, "padding": "same", "use_bias": False, "dtype": "float64"}
     theirs, ours = keras.layers.Conv2D, QuickGradientConv2D
     if transposed:
         theirs, ours = keras.layers.Conv2DTranspose, QuickGradientConv2DTranspose
         size = tuple(side // strides for side in size)
-    inputs = keras.Input((*size, channels))
+    inputs = keras.Input((*size, channels), dtype="float64")
     models = [keras.Model(inputs, kind(66, kernel_size, **options)(inputs)) for kind in (ours, theirs)]
-    assert_same_gradients(*models, tf.constant(image((batch, *size, channels))), 66)
+    assert_same_gradients(*models, tf.constant(image((batch, *size, channels)), tf.float64), 66)
 
 
 def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
