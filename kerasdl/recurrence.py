@@ -7,7 +7,8 @@ gates share one mask of recurrent dropout. What makes their loop quick on a CPU:
   product each after the loop, as in cuDNN and oneDNN; the backward loop holds one product a step;
 - the batch is cut in as many parts as there are cores, whose loops run side by side: the products of one step are too
   small to share between cores;
-- in training the elementwise part of a step, forward and backward, is one kernel compiled by XLA.
+- in training the elementwise part of a step, forward and backward, is one kernel compiled by XLA; in float32, and for
+  sequences of one known length, XLA compiles the whole loop instead (`recurrent_loop.compiles_whole`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class _QuickLoop(keras.layers.RNN):
             x = tf.reverse(x, [0])
             valid = None if valid is None else tf.reverse(valid, [0])
         parts = min(recurrent_loop.num_cores(), sequences.shape[0] or recurrent_loop.num_cores())
+        if training and recurrent_loop.compiles_whole(narrow, x.shape[0]):
+            parts = 1  # XLA shares a step's product between cores
         batch = tf.shape(x)[1]
         sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
 
@@ -68,6 +71,7 @@ class _QuickLoop(keras.layers.RNN):
             for shard in zip(cut(x, 1), carried, cut(valid, 1), cut(keep, 0), strict=True)
         ]
         outputs, *states = (tf.concat(part, i == 0) for i, part in enumerate(zip(*results, strict=True)))
+        outputs = tf.ensure_shape(outputs, [x.shape[0], *outputs.shape[1:]])  # the next layer asks for it
         if valid is not None:
             shown = valid if self.zero_output_for_mask else tf.cumsum(tf.cast(valid, tf.int32), 0) > 0
             outputs = tf.where(shown, outputs, tf.zeros([], outputs.dtype))

@@ -166,6 +166,78 @@ def _loop(
     return outputs.stack(), h, state, [array.stack() for array in (*needs, *states)]
 
 
+def _loop_back(
+    back: Callable[..., Any],
+    kernel: Any,
+    needs: Any,
+    before: Any,
+    states: Any,
+    valid: Any,
+    keep: Any,
+    output_slopes: Any,
+    h_slope: Any,
+    state_slopes: Any,
+    *,
+    split: bool,
+) -> Any:
+    """All steps of the derivative, from the last to the first.
+
+    Args:
+        back: of `_kernels`.
+        kernel: float[units, gates], recurrent.
+        needs: float[time, batch, ...], of `_loop`.
+        before: float[time, batch, units], the outputs before each step.
+        states: tuple of float32[time + 1, batch, units], of `_loop`.
+        valid: as for `_loop`.
+        keep: as for `_loop`.
+        output_slopes: float[time, batch, units].
+        h_slope: float32[batch, units].
+        state_slopes: tuple of float32[batch, units].
+        split: whether the gates' slopes of input and recurrent share differ.
+
+    Returns:
+        slopes of the gates, one or two of float[time, batch, gates], slope of the first h, slopes of the first state.
+    """
+    import tensorflow as tf
+
+    times, narrow = tf.shape(needs)[0], needs.dtype
+    product = product_with(tf.transpose(kernel))
+
+    def body(n: Any, through: Any, direct: Any, state_slopes: Any, arrays: Any) -> Any:
+        t = times - 1 - n
+        gates, direct, state_slopes = back(
+            needs[t],
+            before[t],
+            tuple(array[t] for array in states),
+            tuple(array[t + 1] for array in states),
+            [output_slopes[t], through, *direct],
+            state_slopes,
+            None if valid is None else valid[t],
+        )
+        through = product(gates[-1])
+        through = through if keep is None else through * keep
+        arrays = [array.write(t, gate) for array, gate in zip(arrays, gates, strict=True)]
+        return n + 1, through, direct, state_slopes, arrays
+
+    arrays = [tf.TensorArray(narrow, times) for _ in range(1 + split)]
+    carries = split or valid is not None
+    begin = (0, tf.cast(h_slope, narrow), [tf.zeros_like(h_slope)] * carries, tuple(state_slopes), arrays)
+    _, through, direct, state_slopes, arrays = tf.while_loop(
+        lambda n, *_: n < times, body, begin, parallel_iterations=1, maximum_iterations=times
+    )
+    return [array.stack() for array in arrays], tf.add_n([tf.cast(through, tf.float32), *direct]), state_slopes
+
+
+def compiles_whole(dtype: str, num_steps: int | None) -> bool:
+    """Whether XLA compiles the loop with its products, for the whole batch, rather than the steps' elementwise parts.
+
+    In float32 XLA's product of a few rows takes half the time of TensorFlow's, which packs the kernel anew at each
+    step; in half precision it takes twice as long. A compilation for each number of steps costs a second: it is for
+    windows of one length.
+    """
+    return dtype == "float32" and num_steps is not None and compiles_on_cpu()
+
+
 def _trained_loop(
     kind: str, x: Any, kernel: Any, recurrent_kernel: Any, biases: Any, h: Any, state: Any, valid: Any, keep: Any
 ) -> Any:
@@ -176,53 +248,65 @@ def _trained_loop(
     """
     import tensorflow as tf
 
-    step, back = _kernels(kind, compiles_on_cpu())
+    whole = compiles_whole(x.dtype.name, x.shape[0])
+    step, back = _kernels(kind, compiles_on_cpu() and not whole)
+
+    def values(x: Any, kernel: Any, recurrent_kernel: Any, biases: Any, h: Any, state: Any) -> Any:
+        return _loop(step, project(x, kernel), recurrent_kernel, biases, h, state, valid, keep, trained=True)
+
+    def slopes(
+        x: Any,
+        kernel: Any,
+        recurrent_kernel: Any,
+        h: Any,
+        outputs: Any,
+        needs: Any,
+        states: Any,
+        output_slopes: Any,
+        h_slope: Any,
+        state_slopes: Any,
+    ) -> Any:
+        """Of everything that `values` takes."""
+        narrow, split = x.dtype, kind == "gru"
+        before = tf.concat([tf.cast(h, narrow)[None], outputs[:-1]], 0)
+        gates, first, state_slopes = _loop_back(
+            back,
+            recurrent_kernel,
+            needs,
+            before,
+            states,
+            valid,
+            keep,
+            output_slopes,
+            h_slope,
+            state_slopes,
+            split=split,
+        )
+        gates = [tf.reshape(gate, [-1, kernel.shape[1]]) for gate in gates]
+        before = before if keep is None else before * keep
+        ones = tf.ones([1, tf.shape(x)[0] * tf.shape(h)[0]], narrow)
+        return (
+            tf.reshape(tf.matmul(gates[0], kernel, transpose_b=True), tf.shape(x)),
+            tf.matmul(tf.reshape(x, [-1, x.shape[2]]), gates[0], transpose_a=True),
+            tf.matmul(tf.reshape(before, [-1, h.shape[1]]), gates[-1], transpose_a=True),
+            # A product with ones: TensorFlow's sum over so many rows would first widen them all.
+            tf.stack([tf.cast(tf.matmul(ones, gate)[0], tf.float32) for gate in gates[: biases.shape[0]]]),
+            first,
+            *state_slopes,
+        )
+
+    if whole:
+        values, slopes = (tf.function(part, jit_compile=True, autograph=False) for part in (values, slopes))
 
     @tf.custom_gradient
     def run(x: Any, kernel: Any, recurrent_kernel: Any, biases: Any, h: Any, *state: Any) -> Any:
-        projected = project(x, kernel)
-        outputs, last, last_state, (needs, *states) = _loop(
-            step, projected, recurrent_kernel, biases, h, state, valid, keep, trained=True
-        )
+        # A tape outside of a graph would ask XLA's function for a derivative of its own.
+        given = tf.nest.map_structure(tf.stop_gradient, (x, kernel, recurrent_kernel, biases, h, state))
+        outputs, last, last_state, (needs, *states) = values(*given)
 
         def gradient(output_slopes: Any, h_slope: Any, *state_slopes: Any) -> Any:
-            times, narrow = tf.shape(x)[0], x.dtype
-            before = tf.concat([tf.cast(h, narrow)[None], outputs[:-1]], 0)
-            product = product_with(tf.transpose(recurrent_kernel))
-
-            def body(n: Any, through: Any, direct: Any, state_slopes: Any, arrays: Any) -> Any:
-                t = times - 1 - n
-                gates, direct, state_slopes = back(
-                    needs[t],
-                    before[t],
-                    tuple(array[t] for array in states),
-                    tuple(array[t + 1] for array in states),
-                    [output_slopes[t], through, *direct],
-                    state_slopes,
-                    None if valid is None else valid[t],
-                )
-                through = product(gates[-1])
-                through = through if keep is None else through * keep
-                arrays = [array.write(t, gate) for array, gate in zip(arrays, gates, strict=True)]
-                return n + 1, through, direct, state_slopes, arrays
-
-            split, carries = kind == "gru", kind == "gru" or valid is not None
-            arrays = [tf.TensorArray(narrow, times) for _ in range(1 + split)]
-            begin = (0, tf.cast(h_slope, narrow), [tf.zeros_like(h)] * carries, tuple(state_slopes), arrays)
-            _, through, direct, state_slopes, arrays = tf.while_loop(
-                lambda n, *_: n < times, body, begin, parallel_iterations=1, maximum_iterations=times
-            )
-            gates = [tf.reshape(array.stack(), [-1, kernel.shape[1]]) for array in arrays]
-            before = before if keep is None else before * keep
-            ones = tf.ones([1, times * tf.shape(h)[0]], narrow)
-            return (
-                tf.reshape(tf.matmul(gates[0], kernel, transpose_b=True), tf.shape(x)),
-                tf.matmul(tf.reshape(x, [-1, x.shape[2]]), gates[0], transpose_a=True),
-                tf.matmul(tf.reshape(before, [-1, h.shape[1]]), gates[-1], transpose_a=True),
-                # A product with ones: TensorFlow's sum over so many rows would first widen them all.
-                tf.stack([tf.cast(tf.matmul(ones, gate)[0], tf.float32) for gate in gates[: biases.shape[0]]]),
-                tf.add_n([tf.cast(through, tf.float32), *direct]),
-                *state_slopes,
+            return slopes(
+                x, kernel, recurrent_kernel, h, outputs, needs, tuple(states), output_slopes, h_slope, state_slopes
             )
 
         return (outputs, last, *last_state), gradient
