@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from kerasdl import frozen
 from kerasdl.errors import UserError
 from kerasdl.files import atomic_path, write_json, write_text
 
@@ -198,14 +199,20 @@ def signatures(folder: Path, *needed: str) -> dict[str, "Signature"]:
 
 
 class Signature:
-    """A loaded signature: called with keyword tensors, returns a dict of tensors; `inputs` are its specs."""
+    """A loaded signature: called with keyword tensors, returns a dict of tensors; `inputs` are its specs.
+
+    From the second call on its weights are constants, see `kerasdl.frozen`; a single call would not gain that time.
+    """
 
     def __init__(self, function: Any, owner: Any) -> None:
-        self._function, self._owner = function, owner
+        self._function, self._owner, self._calls = function, (owner, function), 0
         self.inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
 
     def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
         """Runs the signature."""
+        self._calls += 1
+        if self._calls == 2:
+            self._function = frozen.frozen(self._function)
         return self._function(**inputs)
 
 

@@ -51,6 +51,7 @@ def import_tensorflow() -> ModuleType:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    processor.tune(tf)
     for line in processor.notes(tf):
         print(line, file=sys.stderr)
     return tf

@@ -13,6 +13,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 
+from kerasdl import frozen
 from kerasdl.serving.errors import Code, ServingError
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
@@ -51,6 +52,7 @@ class Servable:
         self.version = int(folder.name)
         # The signatures hold their variables weakly: without this reference they would be gone.
         self._loaded = tf.saved_model.load(str(folder))
+        self._functions = {name: frozen.frozen(function) for name, function in self._loaded.signatures.items()}
         self._inputs, self.metadata = _read_signatures(folder)
         _warm_up(self, folder / WARMUP)
 
@@ -96,7 +98,7 @@ class Servable:
             tensors = {
                 name: tf.constant(array, tf.string if array.dtype == object else None) for name, array in inputs.items()
             }
-            outputs = self._loaded.signatures[signature](**tensors)
+            outputs = self._functions[signature](**tensors)
             return {
                 name: np.asarray(tensor.numpy(), object if tensor.dtype == tf.string else None)
                 for name, tensor in outputs.items()

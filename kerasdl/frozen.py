@@ -1,0 +1,43 @@
+"""Loaded signatures whose weights are constants: widened once instead of at each call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+
+def frozen(signature: Any) -> Callable[..., dict[str, tf.Tensor]]:
+    """Makes constants of the variables that a signature reads.
+
+    What depends on constants alone is then computed once, such as the float32 form of weights that are stored in half
+    precision; and oneDNN keeps the order of weights that it likes best. It takes 0.05 to 1 s, and memory for the
+    weights.
+
+    Args:
+        signature: one of `tf.saved_model.load(...).signatures`; it and what it was loaded with have to be kept for as
+            long as the result is used, since lookup tables stay theirs.
+
+    Returns:
+        A function of the same keyword tensors that returns the same dict; the signature itself if it changes variables
+        or cannot be converted.
+    """
+    graph = signature.graph.as_graph_def()
+    operations = {node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part}
+    if any(name.startswith(("Assign", "ResourceApply", "ResourceScatter")) for name in operations):
+        return signature
+    try:
+        converted = convert_variables_to_constants_v2(signature)
+    except (ValueError, KeyError, tf.errors.OpError):
+        return signature
+    tables = {inner.name: outer for outer, inner in signature.graph.captures}
+    names = [tensor.name for tensor in converted.inputs]
+    outputs = sorted(signature.structured_outputs)
+
+    def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = [tables[name] if name in tables else inputs[name.partition(":")[0]] for name in names]
+        return dict(zip(outputs, converted(*values), strict=True))
+
+    return call
