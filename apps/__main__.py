@@ -63,7 +63,7 @@ def _dispatch(arguments: list[str]) -> int:
     program = f"python -m apps {name} {verb}"
     if verb in own:
         call = command_line.parse(own[verb], rest, program, deferred=True)
-        start_keras()
+        start_keras(inference=True)
         call()
         return 0
     shared: dict[str, Callable[[Any, str, list[str], str], None]] = {
@@ -75,12 +75,12 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
-def start_keras() -> None:
-    """Imports Keras and TensorFlow without their greetings."""
+def start_keras(*, inference: bool = False) -> None:
+    """Imports Keras and TensorFlow without their greetings, set up for training or for inference."""
     end_deferral()
     from kerasdl.startup import import_keras
 
-    import_keras()
+    import_keras(inference=inference)
 
 
 def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list[str]:
@@ -195,7 +195,7 @@ def _opened(module: Any, application: str, folder: Path) -> tuple[Any, Any]:
 
     _, recorded = run.read(folder, application)
     config = read_config(folder / run.CONFIG, module.Config)
-    start_keras()
+    start_keras(inference=True)
     data = module.tiny()[1] if recorded["data"].get("tiny", False) else module.load_data(config)
     _run.check_data(recorded, data, folder)
     return config, data

@@ -2,7 +2,7 @@
 
 The median of the rounds counts, since absolute times drift on shared machines; every round stands in the result.
 
-Ours run as the applications do: `kerasdl.processor.configure` switches oneDNN on. What stands for other people's code
+Ours run as the applications do: `kerasdl.startup` switches oneDNN on. What stands for other people's code
 (PLAIN) gets oneDNN where TensorFlow switches it on by itself. A value of TF_ENABLE_ONEDNN_OPTS that the user has set
 holds for all. Contenders in bfloat16 take part where the processor computes it natively.
 """
@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks import _results
 from kerasdl import processor
+from kerasdl.startup import import_tensorflow
 
 Contenders = Mapping[str, Callable[[], float]]
 
@@ -165,6 +166,8 @@ def _set_environment(contender: str) -> None:
     if _results.simulated():
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ.update(AVX2_ALONE | {"XLA_FLAGS": f"{flags} {AVX2_ALONE['XLA_FLAGS']}".strip()})
+    if contender.startswith("ours"):
+        import_tensorflow()
 
 
 def _facts(contender: str) -> dict[str, Any]:

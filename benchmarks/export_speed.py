@@ -6,8 +6,8 @@ One call has 1 or 32 examples. TensorFlow calls the loaded signature as a server
 weights, converted by tf2onnx, on as many threads. tf2onnx has no operations on text and encoded pictures: ONNX Runtime
 gives the numbers of a signature alone, where TensorFlow adds the name of the class (cifar10) or a PNG (vae decode), and
 it takes no part where text or an encoded picture goes in, which leaves out the text classifier, nor in vae score, whose
-random numbers it lacks. Its weights are widened to float32 once, those of a signature at each call. Under
-KERASDL_PROCESSOR=avx2 it takes no part at all: nothing keeps it from AVX-512.
+random numbers it lacks. Both compute with float32 constants. Under KERASDL_PROCESSOR=avx2 it takes no part at all:
+nothing keeps it from AVX-512.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def calls_per_second(call: Callable[[], Any]) -> float:
 
 def loaded(application: str, signature: str, batch: int) -> tuple[Any, dict[str, Any]]:
     """The signature, and a request as tensors."""
-    import tensorflow as tf
+    from kerasdl.startup import import_tensorflow
 
+    tf = import_tensorflow(inference=True)
     from kerasdl import export
 
     function = export.signatures(SAVED_MODELS / application, signature)[signature]

@@ -35,10 +35,13 @@ def silenced() -> Iterator[None]:
             os.close(original)
 
 
-def import_tensorflow() -> ModuleType:
+def import_tensorflow(*, inference: bool = False) -> ModuleType:
     """Imports TensorFlow and finds its devices, silently; the GPU driver complains only then.
 
     TensorFlow is set up for this processor. What the environment asks for in vain is said on standard error.
+
+    Args:
+        inference: set it up for models that are used, not trained, see `processor.tune_for_inference`.
 
     Returns:
         The module `tensorflow`.
@@ -51,14 +54,18 @@ def import_tensorflow() -> ModuleType:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
-    processor.tune(tf)
+    if inference:
+        processor.tune_for_inference(tf)
     for line in processor.notes(tf):
         print(line, file=sys.stderr)
     return tf
 
 
-def import_keras() -> ModuleType:
+def import_keras(*, inference: bool = False) -> ModuleType:
     """Imports Keras, and TensorFlow through it, silently.
+
+    Args:
+        inference: as for `import_tensorflow`.
 
     Returns:
         The module `keras`.
@@ -69,5 +76,5 @@ def import_keras() -> ModuleType:
 
         keras.config.backend()
     if keras.config.backend() == "tensorflow":
-        import_tensorflow()
+        import_tensorflow(inference=inference)
     return keras

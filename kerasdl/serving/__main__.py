@@ -103,7 +103,7 @@ def _serve(options: Options, listener: socket.socket) -> None:
 
     from kerasdl.startup import import_tensorflow
 
-    import_tensorflow()
+    import_tensorflow(inference=True)
     for noisy in ("tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     _configure_log()

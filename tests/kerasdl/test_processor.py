@@ -129,3 +129,11 @@ def test_the_switch_makes_any_x86_processor_one_of_avx2_alone(monkeypatch):
         )
     finally:
         processor.instructions.cache_clear()
+
+
+@pytest.mark.parametrize(("sets", "expected"), [(["avx2"], [{"remapping": False}]), (["avx2", "avx512f"], [])])
+def test_joined_operations_are_switched_off_on_avx2_alone(machine, sets, expected):
+    tf, asked = machine(*sets), []
+    tf.config.optimizer = types.SimpleNamespace(set_experimental_options=asked.append)
+    processor.tune_for_inference(tf)
+    assert asked == expected
