@@ -44,9 +44,7 @@ def train(
     Raises:
         UserError: the run to resume had other data.
     """
-    precision, line = processor.resolve(config.precision)
-    config = dataclasses.replace(config, precision=precision)
-    print(line, file=sys.stderr if line.startswith("warning") else sys.stdout, flush=True)
+    config = with_precision(config)
     if resume is None:
         folder = run.create(runs, application, jsonable(config), dict(data.info))
     else:
@@ -71,6 +69,13 @@ def train(
     print(f"trained {saver.initial_epoch} epochs; log, checkpoint and model in {folder}")
     print(f"next: python -m apps {application} evaluate {folder}")
     return folder
+
+
+def with_precision(config: Any) -> Any:
+    """The configuration with the precision that `auto` stands for on this machine; says which and why."""
+    precision, line = processor.resolve(config.precision)
+    print(line, file=sys.stderr if line.startswith("warning") else sys.stdout, flush=True)
+    return dataclasses.replace(config, precision=precision)
 
 
 def check_data(recorded: Mapping[str, Any], data: Splits, folder: Path) -> None:

@@ -17,12 +17,15 @@ import numpy as np
 import tensorflow as tf
 
 
+matrix, kernel, bias = (tf.Variable(tf.ones(shape)) for shape in ([3, 4], [3, 3, 3, 4], [4]))
+
+
 def dense(x):
-    return tf.nn.relu(tf.nn.bias_add(tf.matmul(x, tf.ones([3, 4])), tf.zeros([4])))
+    return tf.nn.relu(tf.nn.bias_add(tf.matmul(x, matrix), bias))
 
 
 def convolution(x):
-    return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, tf.ones([3, 3, 3, 4]), 1, "SAME"), tf.zeros([4])))
+    return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
 
 
 for function, shape in ((dense, [2, 3]), (convolution, [2, 8, 8, 3])):

@@ -66,7 +66,9 @@ def _dispatch(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install 'kerasdl[tuning]'") from None
 
-    config = parsed.settings
+    from apps import _run
+
+    config = _run.with_precision(parsed.settings)
     data = module.tiny()[1] if parsed.tiny else module.load_data(config)
     if data.validation is None:
         raise UserError("a search needs validation data; give --validation-ratio above 0")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from apps import __main__ as command
-from apps import cifar10
-from kerasdl import command_line
+from apps import _run, cifar10
+from kerasdl import command_line, processor
 from kerasdl.training import run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -155,3 +155,18 @@ def test_commands_in_documents_exist():
         used = {word.strip("`.,") for word in line.split() if word.startswith("--")}
         negated = {flag.replace("--no-", "--") for flag in used}
         assert negated <= fields | shared | own, line
+
+
+def test_the_precision_is_chosen_once_and_kept_on_another_machine(tmp_path, monkeypatch, capsys):
+    """The other machine has no instructions for bfloat16: `auto` would be float32 there."""
+    monkeypatch.setattr(processor, "instructions", lambda: frozenset({"avx512_bf16"}))
+    flags = ["--tiny", "--architecture", "lenet", "--epochs", "1", "--runs", str(tmp_path)]
+    assert command.main(["cifar10", "train", *flags]) == 0
+    assert "precision bfloat16: AVX-512 bf16 computes it" in capsys.readouterr().out
+    (folder,) = (tmp_path / "cifar10").iterdir()
+    kept = command.read_config(folder / run.CONFIG, cifar10.Config)
+    monkeypatch.setattr(processor, "instructions", lambda: frozenset({"avx2"}))
+    assert _run.with_precision(kept).precision == kept.precision == "bfloat16"
+    assert "warning: precision bfloat16, as asked, but the processor (AVX2)" in capsys.readouterr().err
+    assert _run.with_precision(cifar10.Config()).precision == "float32"
+    assert "precision float32: the processor (AVX2) has no instructions" in capsys.readouterr().out

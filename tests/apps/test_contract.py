@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from apps import _run
-from kerasdl import export
+from kerasdl import export, processor
 from kerasdl.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -103,7 +103,8 @@ def test_golden_outputs_of_the_trained_export(name, golden):
 
 
 def test_a_run_folder_is_complete(trained):
-    *_, folder = trained
+    _, _, config, _, folder = trained
+    assert json.loads((folder / "config.json").read_text())["precision"] == processor.resolve(config.precision)[0]
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "run.json", "log.csv", "checkpoint.npz", "model.keras", "figures"} <= names
     run = json.loads((folder / "run.json").read_text())
