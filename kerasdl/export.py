@@ -201,7 +201,8 @@ def signatures(folder: Path, *needed: str) -> dict[str, "Signature"]:
 class Signature:
     """A loaded signature: called with keyword tensors, returns a dict of tensors; `inputs` are its specs.
 
-    From the second call on its weights are constants, see `kerasdl.frozen`; a single call would not gain that time.
+    From the second call on, outside of graphs, its weights are constants (`kerasdl.frozen`); a single call would not gain
+    the time that this takes.
     """
 
     def __init__(self, function: Any, owner: Any) -> None:
@@ -210,8 +211,8 @@ class Signature:
 
     def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
         """Runs the signature."""
-        self._calls += 1
-        if self._calls == 2:
+        self._calls += tf.executing_eagerly()
+        if self._calls == 2 and tf.executing_eagerly():
             self._function = frozen.frozen(self._function)
         return self._function(**inputs)
 

@@ -41,6 +41,16 @@ def test_an_export_answers_as_the_model_and_has_a_default_signature(tmp_path):
     np.testing.assert_allclose(signatures["serving_default"](x=tf.constant(x))["y"], model(x), atol=1e-3)
 
 
+def test_every_call_of_a_signature_answers_the_same_within_a_graph_and_outside(tmp_path):
+    """Outside of graphs the second call makes constants of the weights."""
+    make(tmp_path / "toy" / "1")
+    double, x = export.signatures(tmp_path / "toy")["double"], tf.ones([2, 3])
+    in_graph = tf.function(lambda x: double(x=x)["y"])
+    answers = [in_graph(x), *(double(x=x)["y"] for _ in range(3)), in_graph(x), tf.function(lambda: double(x=x)["y"])()]
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], rtol=1e-6)
+
+
 def test_a_signature_that_is_needed_and_missing_is_named(tmp_path):
     make(tmp_path / "toy" / "1")
     assert export.signatures(tmp_path / "toy", "double")
