@@ -201,8 +201,8 @@ def signatures(folder: Path, *needed: str) -> dict[str, "Signature"]:
 class Signature:
     """A loaded signature: called with keyword tensors, returns a dict of tensors; `inputs` are its specs.
 
-    From the second call on, outside of graphs, its weights are constants (`kerasdl.frozen`); a single call would not gain
-    the time that this takes.
+    From the second call on, outside of graphs, its weights are constants (`kerasdl.frozen`). A single call would not
+    gain the time that this takes.
     """
 
     def __init__(self, function: Any, owner: Any) -> None:
