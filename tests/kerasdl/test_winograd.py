@@ -36,8 +36,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("pictures_a_chunk", [1, 2, 100])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("known", "pictures_a_chunk"), [(True, 100), (True, 1), (False, 2)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_and_gradients_equal_those_of_tensorflow(monkeypatch, kind, known, pictures_a_chunk):
     """In a graph whose sizes are known or not, in one chunk or in several, of which the last is shorter."""
