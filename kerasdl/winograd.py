@@ -67,11 +67,11 @@ KINDS = {
 }
 
 
-def pays(x: Any, kernel: Any, stride: int) -> bool:
+def pays(image: Any, kernel: Any, stride: int) -> bool:
     """Whether this is quicker than TensorFlow: with few channels the maps outweigh the products.
 
     Args:
-        x: float[batch, height, width, channels].
+        image: float[batch, height, width, channels].
         kernel: float[side, side, channels, filters], or of a transposed convolution.
         stride: of the convolution; one of 2 must divide height and width.
     """
@@ -80,16 +80,16 @@ def pays(x: Any, kernel: Any, stride: int) -> bool:
         height == width
         and (height, stride) in KINDS
         and min(channels) >= MIN_CHANNELS
-        and keras.backend.standardize_dtype(x.dtype) == "float32"
+        and keras.backend.standardize_dtype(image.dtype) == "float32"
         and compiles_on_cpu()
     )
 
 
-def convolution(x: Any, kernel: Any, stride: int = 1) -> Any:
+def convolution(image: Any, kernel: Any, stride: int = 1) -> Any:
     """The convolution with padding "same".
 
     Args:
-        x: float32[batch, height, width, channels].
+        image: float32[batch, height, width, channels].
         kernel: float32[3, 3, channels, filters], or float32[4, 4, channels, filters] with a stride of 2.
         stride: 1, or 2, which must divide height and width.
 
@@ -132,14 +132,14 @@ def convolution(x: Any, kernel: Any, stride: int = 1) -> Any:
         sides = [None if side is None else side // stride for side in x.shape[1:3]]
         return tf.ensure_shape(y, [x.shape[0], *sides, kernel.shape[3]]), gradient
 
-    return convolve(tf.convert_to_tensor(x), tf.convert_to_tensor(kernel))
+    return convolve(tf.convert_to_tensor(image), tf.convert_to_tensor(kernel))
 
 
-def transposed_convolution(x: Any, kernel: Any, stride: int) -> Any:
+def transposed_convolution(image: Any, kernel: Any, stride: int) -> Any:
     """The transposed convolution with padding "same".
 
     Args:
-        x: float32[batch, height, width, channels].
+        image: float32[batch, height, width, channels].
         kernel: float32[4, 4, filters, channels].
         stride: 2.
 
@@ -186,7 +186,7 @@ def transposed_convolution(x: Any, kernel: Any, stride: int) -> Any:
         sides = [None if side is None else side * stride for side in x.shape[1:3]]
         return tf.ensure_shape(y, [x.shape[0], *sides, kernel.shape[2]]), gradient
 
-    return convolve(tf.convert_to_tensor(x), tf.convert_to_tensor(kernel))
+    return convolve(tf.convert_to_tensor(image), tf.convert_to_tensor(kernel))
 
 
 def _is_much(places: Any, kernel: Any) -> Any:
