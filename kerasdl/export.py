@@ -195,7 +195,7 @@ def signatures(folder: Path, *needed: str) -> dict[str, "Signature"]:
             "expected an export of this application"
         )
     # The functions hold their variables weakly: each keeps a reference to what was loaded.
-    return {name: Signature(function, loaded) for name, function in loaded.signatures.items()}
+    return {name: Signature(loaded, name) for name in loaded.signatures}
 
 
 class Signature:
@@ -205,15 +205,15 @@ class Signature:
     gain the time that this takes.
     """
 
-    def __init__(self, function: Any, owner: Any) -> None:
-        self._function, self._owner, self._calls = function, (owner, function), 0
-        self.inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
+    def __init__(self, model: Any, name: str) -> None:
+        self._model, self._name, self._function, self._calls = model, name, model.signatures[name], 0
+        self.inputs: dict[str, tf.TensorSpec] = self._function.structured_input_signature[1]
 
     def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
         """Runs the signature."""
         self._calls += tf.executing_eagerly()
         if self._calls == 2 and tf.executing_eagerly():
-            self._function = frozen.frozen(self._function)
+            self._function = frozen.frozen(self._model, self._name)
         return self._function(**inputs)
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 
-def frozen(signature: Any) -> Callable[..., dict[str, tf.Tensor]]:
+def frozen(model: Any, name: str) -> Callable[..., dict[str, tf.Tensor]]:
     """Makes constants of the variables that a signature reads.
 
     What depends on constants alone is then computed once, such as the float32 form of weights that are stored in half
@@ -17,16 +17,16 @@ def frozen(signature: Any) -> Callable[..., dict[str, tf.Tensor]]:
     weights.
 
     Args:
-        signature: one of `tf.saved_model.load(...).signatures`; it and what it was loaded with have to be kept for as
-            long as the result is used, since lookup tables stay theirs.
+        model: what `tf.saved_model.load` returned; to be kept for as long as the result is used, since lookup tables
+            stay its own.
+        name: of the signature.
 
     Returns:
-        A function of the same keyword tensors that returns the same dict; the signature itself if it changes variables
-        or cannot be converted.
+        A function of the same keyword tensors that returns the same dict; the signature itself if it cannot be
+        converted, or if any signature of the model changes variables.
     """
-    graph = signature.graph.as_graph_def()
-    operations = {node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part}
-    if any(name.startswith(("Assign", "ResourceApply", "ResourceScatter")) for name in operations):
+    signature = model.signatures[name]
+    if any(_changes_variables(other) for other in model.signatures.values()):
         return signature
     try:
         converted = convert_variables_to_constants_v2(signature)
@@ -41,3 +41,9 @@ def frozen(signature: Any) -> Callable[..., dict[str, tf.Tensor]]:
         return dict(zip(outputs, converted(*values), strict=True))
 
     return call
+
+
+def _changes_variables(signature: Any) -> bool:
+    graph = signature.graph.as_graph_def()
+    operations = {node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part}
+    return any(operation.startswith(("Assign", "ResourceApply", "ResourceScatter")) for operation in operations)

@@ -21,9 +21,8 @@ Resolved = Literal["float32", "bfloat16"]
 
 SWITCH, ONEDNN, LIMIT = "KERASDL_PROCESSOR", "TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA"
 NATIVE = {"avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX"}
-# With AVX-512 alone oneDNN converts to float32 and back; with AVX-NE-CONVERT, too; on Arm TensorFlow's oneDNN does not
-# take bfloat16 at all.
-SLOW = "bfloat16 takes ten to fifty times as long as float32"
+# AVX-NE-CONVERT and Arm's bf16 are left out until someone has measured them.
+SLOW = "bfloat16 can take ten to fifty times as long as float32"
 AVX2_ALONE = {LIMIT: "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}
 
 
@@ -66,7 +65,7 @@ def tune_for_inference(tf: ModuleType) -> None:
     the denoiser 20.1 ms with, 4.7 ms without; the image classifier 4.4 and 2.6 ms. Training joins other operations,
     and gains: without, the VAE takes a sixth longer.
     """
-    if kind() == "AVX2":
+    if kind() == "AVX2" and not tf.config.list_physical_devices("GPU"):
         tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
