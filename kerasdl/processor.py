@@ -61,9 +61,9 @@ def configure() -> None:
 def tune_for_inference(tf: ModuleType) -> None:
     """Keeps TensorFlow from joining operations where the joined one is slow.
 
-    On AVX2 oneDNN computes a convolution that is joined with batch normalization by its slowest way: one picture takes
-    the denoiser 20.1 ms with, 4.7 ms without; the image classifier 4.4 and 2.6 ms. Training joins other operations,
-    and gains: without, the VAE takes a sixth longer.
+    On AVX2 oneDNN's convolution is slow when batch normalization is joined to it: one picture takes the denoiser 20.1
+    ms with, 4.7 ms without; the image classifier 4.4 and 2.6 ms (AMD EPYC family 26 model 2 held to AVX2, two cores).
+    Training joins other operations, and gains: without, the VAE takes a sixth longer.
     """
     if kind() == "AVX2" and not tf.config.list_physical_devices("GPU"):
         tf.config.optimizer.set_experimental_options({"remapping": False})

@@ -1,5 +1,6 @@
 """Starts TensorFlow without the lines that it writes to stderr on every start."""
 
+import functools
 import os
 import sys
 import tempfile
@@ -57,8 +58,13 @@ def import_tensorflow(*, inference: bool = False) -> ModuleType:
     if inference:
         processor.tune_for_inference(tf)
     for line in processor.notes(tf):
-        print(line, file=sys.stderr)
+        _say_once(line)
     return tf
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def import_keras(*, inference: bool = False) -> ModuleType:

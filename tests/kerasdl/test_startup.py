@@ -14,6 +14,14 @@ def test_import_is_silent():
     assert done.stdout[0].isdigit()
 
 
+def test_what_is_asked_for_in_vain_is_said_once():
+    code = "from kerasdl.startup import import_keras; import_keras(); import_keras(inference=True)"
+    told = os.environ | {"CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=told)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("CUDA_VISIBLE_DEVICES=0 asks for a GPU")
+
+
 def test_what_was_caught_appears_when_the_block_raises(capfd):
     with silenced():
         os.write(2, b"greeting")
