@@ -231,9 +231,9 @@ def _loop_back(
 def compiles_whole(dtype: str, num_steps: int | None) -> bool:
     """Whether XLA compiles the loop with its products, for the whole batch, rather than the steps' elementwise parts.
 
-    In float32 XLA's product of a few rows takes half the time of TensorFlow's (AMD EPYC family 26 model 2, oneDNN held to
-    AVX2); in half precision it takes twice as long. A compilation for each number of steps costs a second: it is for
-    windows of one length.
+    In float32 XLA's product of a few rows takes half the time of TensorFlow's (AMD EPYC family 26 model 2, oneDNN held
+    to AVX2); in half precision it takes twice as long. A compilation for each number of steps costs a second: it is
+    for windows of one length.
     """
     return dtype == "float32" and num_steps is not None and compiles_on_cpu()
 
