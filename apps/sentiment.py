@@ -299,11 +299,7 @@ def _compile(config: Config, model: keras.Model, num_texts: int) -> None:
 def _pooled(config: Config, x: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
     if config.pooling == "attention":
         return attention.attention_pooling(x, units=config.units, mask=mask, name="pool")[0]
-    if config.pooling == "last" and config.bidirectional:
-        ahead = attention.pooling(x[..., : config.units], "last", mask=mask, name="pool_forward")
-        # The last step of the direction that begins at the end is the first.
-        return keras.layers.Concatenate(name="pool")([ahead, x[:, 0, config.units :]])
-    return attention.pooling(x, config.pooling, mask=mask, name="pool")
+    return attention.pooling(x, config.pooling, mask=mask, bidirectional=config.bidirectional, name="pool")
 
 
 def _optimizer(config: Config, num_texts: int, epochs: int) -> keras.optimizers.Optimizer:

@@ -14,7 +14,7 @@ from keras import ops
 
 from kerasdl.symbolic import require_symbolic
 
-PoolingKind = Literal["last", "mean", "max"]
+PoolingKind = Literal["first", "last", "mean", "max"]
 MultiplicativeKind = Literal["dot", "general"]
 Shape = Sequence[int | None]
 
@@ -32,7 +32,7 @@ class _MaskedLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kerasdl")
 class Pooling(_MaskedLayer):
-    """Last, mean or largest of the steps that count: a layer without weights, so that the result has a name.
+    """First, last, mean or largest of the steps that count: a layer without weights, so that the result has a name.
 
     Args:
         kind: see `pooling`.
@@ -58,9 +58,11 @@ class Pooling(_MaskedLayer):
             # Without `initial` Keras refuses an empty batch.
             largest = ops.max(ops.where(mask[..., None], x, -np.inf), axis=1, initial=-np.inf)
             return ops.where(ops.any(mask, axis=1, keepdims=True), largest, 0)
-        if self.kind == "last":
-            remaining = ops.flip(ops.cumsum(ops.flip(ops.cast(mask, "int32"), 1), 1), 1)
-            mask = ops.logical_and(mask, remaining == 1)
+        if self.kind in ("first", "last"):
+            backward = self.kind == "last"
+            count = ops.cast(ops.flip(mask, 1) if backward else mask, "int32")
+            count = ops.cumsum(count, 1)
+            mask = ops.logical_and(mask, (ops.flip(count, 1) if backward else count) == 1)
         # In half precision the sum of a few hundred steps would lose its last ones.
         total = ops.sum(ops.cast(ops.where(mask[..., None], x, 0), "float32"), axis=1)
         count = ops.sum(ops.cast(mask, "float32"), axis=1, keepdims=True)
@@ -72,26 +74,45 @@ class Pooling(_MaskedLayer):
 
 
 def pooling(
-    x: keras.KerasTensor, kind: PoolingKind, *, mask: keras.KerasTensor | None = None, name: str
+    x: keras.KerasTensor,
+    kind: PoolingKind,
+    *,
+    mask: keras.KerasTensor | None = None,
+    bidirectional: bool = False,
+    name: str,
 ) -> keras.KerasTensor:
-    """One vector for a sequence: its last step, the mean of its steps, or the largest value of each channel.
+    """One vector for a sequence: its first or last step, the mean of its steps, or the largest value of each channel.
 
     Args:
         x: float32[batch, time, channels].
-        kind: "last", "mean" or "max".
+        kind: "first", "last", "mean" or "max".
         mask: bool[batch, time], true at the steps that count; None: all do.
-        name: name of the layer.
+        bidirectional: the first half of the channels reads forward, the second backward; "last" then takes of each
+            the step that it reads last: of the second half that is the first step in time.
+        name: name of the layer; with "last" and two directions also prefix of `<name>_forward` and `<name>_backward`.
 
     Returns:
         float32[batch, channels]; zeros where no step counts.
 
     Raises:
-        ValueError: x is not symbolic, or the kind is unknown.
+        ValueError: x is not symbolic, the kind is unknown, or the last step is asked for of a `Bidirectional` layer
+            without `bidirectional`.
     Source: Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods for Text Classification", section
-        2.1 (mean); Collobert et al. 2011, arXiv:1103.0398, section 3.2.2 (max).
+        2.1 (mean); Collobert et al. 2011, arXiv:1103.0398, section 3.2.2 (max); Schuster and Paliwal 1997,
+        "Bidirectional Recurrent Neural Networks" (two directions).
     """
     require_symbolic(x, "pooling")
-    return Pooling(kind, name=name)(x, mask=mask)
+    if kind != "last" or not bidirectional:
+        if kind == "last" and isinstance(x._keras_history.operation, keras.layers.Bidirectional):
+            raise ValueError(
+                f"pooling {name!r} would take the backward direction of {x._keras_history.operation.name!r} after one "
+                "step; give bidirectional=True"
+            )
+        return Pooling(kind, name=name)(x, mask=mask)
+    units = x.shape[-1] // 2
+    forward = Pooling("last", name=f"{name}_forward")(x[..., :units], mask=mask)
+    backward = Pooling("first", name=f"{name}_backward")(x[..., units:], mask=mask)
+    return keras.layers.Concatenate(name=name)([forward, backward])
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

@@ -59,10 +59,11 @@ def max_over_time(sentence, kernel, bias):
 
 
 def pooling(sequence, kind):
-    """Last step, mean or maximum; zeros for no steps."""
+    """First or last step, mean or maximum; zeros for no steps."""
     if len(sequence) == 0:
         return np.zeros(sequence.shape[1])
-    return {"last": sequence[-1], "mean": sequence.mean(0), "max": sequence.max(0)}[kind]
+    ways = {"first": sequence[0], "last": sequence[-1], "mean": sequence.mean(0), "max": sequence.max(0)}
+    return ways[kind]
 
 
 def _attend(scores, values):

@@ -91,11 +91,33 @@ def test_pooling_without_mask_takes_every_step(kind):
     np.testing.assert_allclose(model(x), [oracles.pooling(s, kind) for s in np.float64(x)], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("last", 5.0), ("mean", 3.5), ("max", 5.0)])
+@pytest.mark.parametrize(("kind", "expected"), [("first", 2.0), ("last", 5.0), ("mean", 3.5), ("max", 5.0)])
 def test_pooling_takes_a_mask_with_holes(kind, expected):
     x = np.array([[[9.0], [2.0], [9.0], [5.0], [9.0]]], "float32")
     mask = np.array([[False, True, False, True, False]])
     assert Pooling(kind)(x, mask=mask).numpy().item() == expected
+
+
+def test_the_last_step_of_two_directions_is_where_each_has_read_everything():
+    x, mask = keras.Input((None, 3)), keras.Input((None,), dtype="bool")
+    steps = keras.layers.Bidirectional(keras.layers.GRU(2, return_sequences=True, name="gru"), name="both")(
+        x, mask=mask
+    )
+    model = keras.Model([x, mask], pooling(steps, "last", mask=mask, bidirectional=True, name="block"))
+    ends = keras.layers.Bidirectional(keras.layers.GRU(2, name="gru"))
+    for length, garbage in ((5, 0.0), (8, 100.0)):
+        x, mask = padded(length, garbage)
+        ends.build(x.shape)
+        ends.set_weights(model.get_weights())
+        expected = np.concatenate([ends(x[i : i + 1, :n]) for i, n in enumerate(LENGTHS) if n])
+        np.testing.assert_allclose(model([x, mask])[:3], expected, rtol=1e-5, atol=1e-6)
+        assert not np.any(model([x, mask])[3])
+
+
+def test_the_last_step_of_two_directions_is_refused_where_it_is_the_wrong_end():
+    steps = keras.layers.Bidirectional(keras.layers.GRU(2, return_sequences=True), name="both")(keras.Input((None, 3)))
+    with pytest.raises(ValueError, match="'block' would take the backward direction of 'both' after one step"):
+        pooling(steps, "last", name="block")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -282,7 +304,10 @@ def test_saved_model_reloads(kind, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Pooling("min", name="block"), "unknown pooling 'min' in 'block', expected one of: last, mean, max"),
+        (
+            lambda: Pooling("min", name="block"),
+            "unknown pooling 'min' in 'block', expected one of: first, last, mean, max",
+        ),
         (
             lambda: MultiplicativeAttention("concat", name="block"),
             "unknown attention 'concat' in 'block', expected one of: dot, general",
