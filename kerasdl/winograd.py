@@ -251,13 +251,13 @@ def _chunked(step: Callable[..., list[Any]], arrays: Sequence[Any], weights: Seq
     return [results.concat()[:batch], *sums]
 
 
-def _joined(parts: Sequence[Any], sides: Any) -> Any:
-    """N * n tensors [pictures, down, right, channels], of each place in a tile -> [pictures, *sides, channels]."""
+def _joined(rows: Sequence[Any], sides: Any) -> Any:
+    """N tensors [n, pictures, down, right, channels], of each row in a tile -> [pictures, *sides, channels]."""
     import tensorflow as tf
 
-    n, channels = int(len(parts) ** 0.5), parts[0].shape[-1]
-    pictures, down, right = tf.unstack(tf.shape(parts[0])[:3])
-    rows = [tf.concat(parts[n * row : n * row + n], -1) for row in range(n)]
+    n, channels = len(rows), rows[0].shape[-1]
+    pictures, down, right = tf.unstack(tf.shape(rows[0])[1:4])
+    rows = [tf.concat(tf.unstack(row, n), -1) for row in rows]
     rows = [tf.reshape(row, [pictures * down, n * right * channels]) for row in rows]
     whole = tf.reshape(tf.concat(rows, -1), [pictures, n * down, n * right, channels])
     return whole[:, : sides[0], : sides[1]]
@@ -265,12 +265,13 @@ def _joined(parts: Sequence[Any], sides: Any) -> Any:
 
 @functools.cache
 def _maps(side: int, stride: int) -> dict[str, Callable[..., Any]]:
-    """The linear maps, each compiled; a value of a tile, of n * n, is a tensor [tiles, channels]."""
+    """The linear maps, each compiled. The n * n values of a tile are n tensors [n, tiles, channels], one for each
+    column: with fewer and larger tensors XLA compiles for a quarter of the time.
+    """
     import tensorflow as tf
 
     filtering = KINDS[side, stride]
     n, step = len(filtering.input), TILE * stride
-    parities = [(down, right) for down in range(stride) for right in range(stride)]
 
     def combined(parts: Sequence[Any], matrix: np.ndarray) -> list[Any]:
         """The sums of parts that the rows of a matrix say."""
@@ -280,43 +281,48 @@ def _maps(side: int, stride: int) -> dict[str, Callable[..., Any]]:
             sums.append(functools.reduce(tf.add, terms))
         return sums
 
-    def twice(parts: Sequence[Any], matrix: np.ndarray) -> list[Any]:
-        """Along both sides: k * k tensors -> m * m, for a matrix of m rows and k columns."""
-        k = matrix.shape[1]
-        rows = [combined(parts[k * i : k * i + k], matrix) for i in range(k)]
-        columns = [combined(list(column), matrix) for column in zip(*rows, strict=True)]
-        return [value for row in zip(*columns, strict=True) for value in row]
+    def along_both(columns: Sequence[Any], matrix: np.ndarray) -> list[Any]:
+        """N tensors [n, ...], of each column -> m tensors [m, ...], of each row, for a matrix of m rows."""
+        columns = tf.stack(combined(columns, matrix))
+        return combined(tf.unstack(columns, axis=1), matrix)
 
     def flat(parts: Sequence[Any]) -> list[Any]:
-        return [tf.reshape(part, [-1, part.shape[-1]]) for part in parts]
+        return [tf.reshape(part, [n, -1, part.shape[-1]]) for part in parts]
+
+    def in_tiles(part: Any, tiles: Any) -> Any:
+        return tf.reshape(part, tf.concat([[n], tiles, part.shape[-1:]], 0))
 
     def to_tiles(x: Any) -> list[Any]:
         """The n * n inputs of each tile, those of all parities side by side, the first outside of the picture."""
         _, down, right = tf.unstack(_tiles(x, stride))
         height, width = tf.unstack(tf.shape(x)[1:3])
         x = tf.pad(x, [[0, 0], [1, step * down + 1 - height], [1, step * right + 1 - width], [0, 0]])
+        places = [stride * i for i in range(n)]
         found = []
-        for p, q in parities:
-            places = [(stride * i + p, stride * j + q) for i in range(n) for j in range(n)]
-            cut = [x[:, a : a + step * (down - 1) + 1 : step, b : b + step * (right - 1) + 1 : step] for a, b in places]
-            found.append(twice(cut, filtering.input))
+        for p in range(stride):
+            rows = [x[:, p + a : p + a + step * (down - 1) + 1 : step] for a in places]
+            rows = tf.stack(combined(rows, filtering.input))
+            for q in range(stride):
+                columns = [rows[:, :, :, q + a : q + a + step * (right - 1) + 1 : step] for a in places]
+                found.append(combined(columns, filtering.input))
         return flat([tf.concat(parts, -1) for parts in zip(*found, strict=True)])
 
     def output(parts: Sequence[Any], tiles: Any) -> list[Any]:
-        return twice([tf.reshape(part, tf.concat([tiles, part.shape[-1:]], 0)) for part in parts], filtering.output)
+        return along_both([in_tiles(part, tiles) for part in parts], filtering.output)
 
     def upstream(y: Any) -> list[Any]:
         _, down, right = tf.unstack(_tiles(y, 1))
         height, width = tf.unstack(tf.shape(y)[1:3])
         y = tf.pad(y, [[0, 0], [0, TILE * down - height], [0, TILE * right - width], [0, 0]])
-        return flat(twice([y[:, i::TILE, j::TILE] for i in range(TILE) for j in range(TILE)], filtering.output.T))
+        rows = tf.stack(combined([y[:, i::TILE] for i in range(TILE)], filtering.output.T))
+        return flat(combined([rows[:, :, :, i::TILE] for i in range(TILE)], filtering.output.T))
 
-    def overlapped(parts: Sequence[Any], axis: int, parity: int) -> dict[int, Any]:
+    def overlapped(parts: Sequence[Any], axis: int, parity: int) -> list[Any]:
         """Values of the inputs of one parity -> sums at their places in a tile; the outermost are the neighbours'."""
         sums: dict[int, Any] = {}
         for i, part in enumerate(parts):
             place = stride * i + parity - 1
-            border, index = [[0, 0]] * 4, [slice(None)] * 4
+            border, index = [[0, 0]] * 5, [slice(None)] * 5
             if place < 0:
                 border[axis], index[axis] = [0, 1], slice(1, None)
             elif place >= step:
@@ -325,37 +331,36 @@ def _maps(side: int, stride: int) -> dict[str, Callable[..., Any]]:
                 part = tf.pad(part[tuple(index)], border)
             place %= step
             sums[place] = part + sums[place] if place in sums else part
-        return sums
+        return [sums[place] for place in sorted(sums)]
 
     def input_back(parts: Sequence[Any], tiles: Any) -> list[Any]:
-        channels = parts[0].shape[-1] // len(parities)
-        found: dict[tuple[int, int], Any] = {}
-        for number, (p, q) in enumerate(parities):
-            own = [part[:, channels * number : channels * (number + 1)] for part in parts]
-            own = [tf.reshape(part, tf.concat([tiles, [channels]], 0)) for part in own]
-            rows = [overlapped(combined(own[n * i : n * i + n], filtering.input.T), 2, q) for i in range(n)]
-            for column in rows[0]:
-                sums = overlapped(combined([row[column] for row in rows], filtering.input.T), 1, p)
-                found |= {(row, column): value for row, value in sums.items()}
-        return [found[place] for place in sorted(found)]
+        channels = parts[0].shape[-1] // stride**2
+        found: dict[tuple[int, int], list[Any]] = {}
+        for p in range(stride):
+            for q in range(stride):
+                first = channels * (stride * p + q)
+                own = [in_tiles(part[..., first : first + channels], tiles) for part in parts]
+                columns = tf.stack(overlapped(combined(own, filtering.input.T), 3, q))
+                found[p, q] = overlapped(combined(tf.unstack(columns, n, axis=1), filtering.input.T), 2, p)
+        return _interleaved(found, stride, first=1)
 
     def kernel(value: Any) -> list[Any]:
         k = side // stride
-        found = [
-            twice([value[stride * i + p, stride * j + q] for i in range(k) for j in range(k)], filtering.kernel)
-            for p, q in parities
-        ]
-        return [tf.concat(parts, 0) for parts in zip(*found, strict=True)]
+        found = []
+        for p in range(stride):
+            rows = tf.stack(combined([value[stride * i + p] for i in range(k)], filtering.kernel))
+            for q in range(stride):
+                found.append(combined([rows[:, stride * i + q] for i in range(k)], filtering.kernel))
+        return [tf.concat(parts, 1) for parts in zip(*found, strict=True)]
 
     def kernel_back(parts: Sequence[Any]) -> Any:
-        k = side // stride
-        channels = parts[0].shape[0] // len(parities)
-        found: dict[tuple[int, int], Any] = {}
-        for number, (p, q) in enumerate(parities):
-            own = twice([part[channels * number : channels * (number + 1)] for part in parts], filtering.kernel.T)
-            found |= {(stride * (i // k) + p, stride * (i % k) + q): value for i, value in enumerate(own)}
-        values = tf.stack([found[place] for place in sorted(found)])
-        return tf.reshape(values, [side, side, *values.shape[1:]])
+        channels = parts[0].shape[1] // stride**2
+        found = {}
+        for p in range(stride):
+            for q in range(stride):
+                first = channels * (stride * p + q)
+                found[p, q] = along_both([part[:, first : first + channels] for part in parts], filtering.kernel.T)
+        return tf.stack(_interleaved(found, stride, first=0))
 
     maps = {
         "input": to_tiles,
@@ -366,3 +371,22 @@ def _maps(side: int, stride: int) -> dict[str, Callable[..., Any]]:
         "kernel_back": kernel_back,
     }
     return {name: tf.function(function, jit_compile=True, autograph=False) for name, function in maps.items()}
+
+
+def _interleaved(parts: dict[tuple[int, int], list[Any]], stride: int, *, first: int) -> list[Any]:
+    """For each parity of rows and columns k tensors [k, ...], of each row -> stride * k tensors [stride * k, ...].
+
+    Args:
+        parts: by parity.
+        stride: number of the parities.
+        first: parity of the first row and column of the result.
+    """
+    import tensorflow as tf
+
+    order = [(first + i) % stride for i in range(stride)]
+    rows = []
+    for i in range(len(parts[0, 0])):
+        for p in order:
+            row = tf.stack([parts[p, q][i] for q in order], 1)
+            rows.append(tf.reshape(row, tf.concat([[stride * row.shape[0]], tf.shape(row)[2:]], 0)))
+    return rows
