@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 HEAVY = ("keras", "numpy", "tensorflow")
-PACKAGES = ("kerasdl.data", "kerasdl.metrics", "kerasdl.training")
+FLOORS = ("blocks", "data", "decoding", "fast", "figures", "metrics", "models", "training")
+PACKAGES = tuple(f"kerasdl.{floor}" for floor in FLOORS)
 LIGHT = ("kerasdl.command_line", "kerasdl.errors", "kerasdl.files", "kerasdl.startup", *PACKAGES)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 
 from apps._contract import Application, Splits, jsonable
-from kerasdl import export, plots, processor
+from kerasdl import export, model_card, processor
 from kerasdl.errors import UserError
+from kerasdl.figures import plots
 from kerasdl.files import write_json
 from kerasdl.training import checkpoint, run
 
@@ -181,7 +182,7 @@ def export_run(
     def finish(temporary: Path) -> None:
         metrics = module.evaluate(config, module.served(export.signatures(temporary)), data)
         print_metrics(metrics)
-        export.write_documents(
+        model_card.write_documents(
             temporary,
             title=f"{application} {target.name}",
             summary=module.CARD.summary,

@@ -26,14 +26,15 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import beam_search, captioning, convolution, export, plots, pretrained, text
-from kerasdl.data import captions as captioned_pictures
-from kerasdl.data import feature_cache, pipeline, synthetic
-from kerasdl.data import folder as picture_folder
+from kerasdl import export
+from kerasdl.blocks import caption_decoder, convolution
+from kerasdl.data import captioned_pictures, feature_cache, picture_files, pipeline, synthetic, vocabulary
+from kerasdl.decoding import beam_search, caption_writer
 from kerasdl.errors import UserError
-from kerasdl.metrics import captioning as caption_metrics
-from kerasdl.training import checkpoint, progress, schedule
-from kerasdl.training import precision as precisions
+from kerasdl.figures import plots
+from kerasdl.metrics import caption_scores
+from kerasdl.models import captioner, pretrained
+from kerasdl.training import checkpoint, precision, progress, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,7 @@ def _flickr8k(data_dir: Path | None) -> Path:
 
 def _examples(found: captioned_pictures.Captioned) -> Examples:
     """Without captions of punctuation alone, and without pictures that have no other."""
-    words = iter(caption_metrics.tokenize_all([caption for several in found.captions for caption in several]))
+    words = iter(caption_scores.tokenize_all([caption for several in found.captions for caption in several]))
     captions = [[cut for _ in several if (cut := next(words))] for several in found.captions]
     kept = [i for i, several in enumerate(captions) if several]
     return Examples([found.paths[i] for i in kept], [captions[i] for i in kept])
@@ -214,7 +215,7 @@ def _splits(
     config: Config, train: Examples, validation: Examples, test: Examples, description: str, **info: Any
 ) -> Splits:
     written = [" ".join(caption) for several in train.captions for caption in several]
-    words = text.build_vocabulary(written, 100_000, min_count=config.min_count)
+    words = vocabulary.build_vocabulary(written, 100_000, min_count=config.min_count)
     if not words:
         raise UserError(f"no word stands {config.min_count} times in the training captions; lower --min-count")
     facts: dict[str, Any] = {
@@ -240,12 +241,12 @@ def _splits(
 
 def build_model(config: Config, data: Splits) -> keras.Model:
     """Features (or pictures) and words int32[batch, time] -> logits float32[batch, time, words], compiled."""
-    size = len(data.info["words"]) + captioning.END
+    size = len(data.info["words"]) + caption_decoder.END
     encoder, top, shape = None, None, (config.image_size, config.image_size, 3)
     if config.encoder != "cnn":
         encoder, top = _encoder(config)
         shape = (encoder if top is None else top).output.shape[1:]
-    with precisions.precision(config.precision):
+    with precision.precision(config.precision):
         kind = "uint8" if encoder is None else keras.config.dtype_policy().compute_dtype
         picture = keras.Input(shape, dtype=kind, name="picture")
         tokens = keras.Input((None,), dtype="int32", name="tokens")
@@ -262,13 +263,13 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         }
         outputs = {}
         if config.attention == "none":
-            outputs["logits"] = captioning.show_and_tell(x, tokens, size, **options)
+            outputs["logits"] = caption_decoder.show_and_tell(x, tokens, size, **options)
         else:
-            outputs["logits"], outputs["weights"] = captioning.show_attend_and_tell(
+            outputs["logits"], outputs["weights"] = caption_decoder.show_attend_and_tell(
                 x, tokens, size, attention_units=config.attention_units, **options
             )
         decoder = keras.Model({"picture": picture, "tokens": tokens}, outputs, name="decoder")
-    model = captioning.Captioner(
+    model = captioner.Captioner(
         encoder,
         decoder,
         top=top,
@@ -342,7 +343,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         else:
             if cut:
                 model.top.trainable = False
-            scorer = caption_metrics.CiderD([[one.tolist() for one in several] for several in bank.captions])
+            scorer = caption_scores.CiderD([[one.tolist() for one in several] for several in bank.captions])
             model.reinforce(_reward(scorer), samples=5, max_length=config.max_words + 1, name=DECODER)
             batches, steps = bank.alone(config.batch_size, **common)
         if begin:
@@ -380,10 +381,10 @@ def _phases(config: Config) -> list[tuple[int, int, Literal["fit", "tune", "rein
     return [(0, first, "fit"), (first, second, "tune"), (second, second + config.reinforce_epochs, "reinforce")]
 
 
-def _reward(scorer: caption_metrics.CiderD) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _reward(scorer: caption_scores.CiderD) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def reward(numbers: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """With the end as a word, so that it is not left out to gain another."""
-        captions = (row[row != text.PADDING].tolist() for row in tokens)
+        captions = (row[row != vocabulary.PADDING].tolist() for row in tokens)
         return np.array([scorer.score(*pair) for pair in zip(numbers, captions, strict=True)], np.float32)
 
     return reward
@@ -394,22 +395,23 @@ def _cider_of_validation(config: Config, bank: Bank) -> keras.callbacks.Callback
 
     It is a few percent above the `cider` of `evaluate`, since to it all unknown words of the references are one.
     """
-    scorer = caption_metrics.CiderD([[one[:-1].tolist() for one in several] for several in bank.captions])
+    scorer = caption_scores.CiderD([[one[:-1].tolist() for one in several] for several in bank.captions])
 
     @tf.function(autograph=False)
     def written(model: keras.Model, batch: tf.Tensor) -> tf.Tensor:
         seen = _parts(model.decoder)(model.finish(batch) if bank.key == "cut" else batch)
-        step, state, given = captioning.writer(model.decoder, seen, DECODER)
+        step, state, given = caption_writer.writer(model.decoder, seen, DECODER)
         rows = tf.shape(batch)[0]
         return beam_search.beam_search(
-            step, state, given, start=captioning.START, end=captioning.END, width=tf.fill([rows], config.beam_width),
-            length_penalty=tf.fill([rows], config.length_penalty), max_length=config.max_words + 1,
+            step, state, given, start=caption_decoder.START, end=caption_decoder.END,
+            width=tf.fill([rows], config.beam_width), length_penalty=tf.fill([rows], config.length_penalty),
+            max_length=config.max_words + 1,
         )[0][:, 0]  # fmt: skip
 
     def score(model: keras.Model) -> float:
         count = len(bank.captions)
         parts = [written(model, tf.constant(bank.pictures[part])) for part in pipeline.slices(count, 100)]
-        found = (row[row != captioning.END].tolist() for row in np.concatenate(parts))
+        found = (row[row != caption_decoder.END].tolist() for row in np.concatenate(parts))
         return float(np.mean([scorer.score(i, caption) for i, caption in enumerate(found)]))
 
     callback = keras.callbacks.Callback()
@@ -487,11 +489,11 @@ class Bank:
 
 
 def _bank(config: Config, model: keras.Model, examples: Examples, data: Splits, *, cut: bool, mirrored: bool) -> Bank:
-    id_of = {word: captioning.END + i for i, word in enumerate(data.info["words"])}
+    id_of = {word: caption_decoder.END + i for i, word in enumerate(data.info["words"])}
 
     def encoded(words: Sequence[str]) -> np.ndarray:
-        ids = [id_of.get(word, text.UNKNOWN) for word in words[: config.max_words]]
-        return np.array([*ids, captioning.END], np.int32)
+        ids = [id_of.get(word, vocabulary.UNKNOWN) for word in words[: config.max_words]]
+        return np.array([*ids, caption_decoder.END], np.int32)
 
     pictures, kept = _inputs(config, model, examples.pictures, cut=cut)
     captions = [[encoded(words) for words in examples.captions[i]] for i in kept]
@@ -549,14 +551,14 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     images, kept = _pixels(test.pictures, data.info["image_size"])
     references = [[" ".join(words) for words in test.captions[i]] for i in kept]
     said = describe(model, images, data)
-    metrics = caption_metrics.caption_scores(said, references)
+    metrics = caption_scores.caption_scores(said, references)
     known = [" ".join(words) for several in data.train.captions for words in several]
-    metrics |= caption_metrics.diversity(said, known)
+    metrics |= caption_scores.diversity(said, known)
     metrics["exact_match_ratio"] = float(
         np.mean([one in several for one, several in zip(said, references, strict=True)])
     )
     if figures is not None:
-        scorer = caption_metrics.CiderD([[caption.split() for caption in several] for several in references])
+        scorer = caption_scores.CiderD([[caption.split() for caption in several] for several in references])
         scores = [scorer.score(i, caption.split()) for i, caption in enumerate(said)]
         orders = {"captions": np.random.default_rng(0).permutation(len(said)), "worst_captions": np.argsort(scores)}
         for name, order in orders.items():
@@ -583,7 +585,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     size, longest = data.info["image_size"], data.info["max_words"]
     width, penalty = data.info["beam"]
     words = tf.constant(["", "", "", *data.info["words"][1:]])
-    vocabulary = text.WordVocabulary(data.info["words"])
+    known = vocabulary.WordVocabulary(data.info["words"])
     decoder = model.decoder
     parts = _parts(decoder)
 
@@ -592,13 +594,13 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return parts(model.encode(image))
 
     def searched(image: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
-        step, state, given = captioning.writer(decoder, seen(image), DECODER)
+        step, state, given = caption_writer.writer(decoder, seen(image), DECODER)
         ids, log_probability, _ = beam_search.beam_search(
             step,
             state,
             given,
-            start=captioning.START,
-            end=captioning.END,
+            start=caption_decoder.START,
+            end=caption_decoder.END,
             width=beam_width,
             length_penalty=length_penalty,
             max_length=longest + 1,
@@ -622,11 +624,11 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
 
     def attention(image_bytes: tf.Tensor, caption: tf.Tensor) -> dict[str, tf.Tensor]:
         image = decoded(image_bytes)
-        ids = vocabulary.table.lookup(vocabulary.tokenize(caption))[:, :longest]
-        ended = tf.concat([ids, tf.fill([ids.nrows(), 1], captioning.END)], 1).to_tensor(text.PADDING)
+        ids = known.table.lookup(known.tokenize(caption))[:, :longest]
+        ended = tf.concat([ids, tf.fill([ids.nrows(), 1], caption_decoder.END)], 1).to_tensor(vocabulary.PADDING)
         before = tf.pad(ended[:, :-1], [[0, 0], [1, 0]])
         found = decoder({"picture": model.encode(image), "tokens": before}, training=False)
-        shares = tf.nn.log_softmax(tf.where(tf.range(len(words)) >= captioning.END, found["logits"], -1e9))
+        shares = tf.nn.log_softmax(tf.where(tf.range(len(words)) >= caption_decoder.END, found["logits"], -1e9))
         answer = {"words": tf.gather(words, ended), "log_probabilities": tf.gather(shares, ended, batch_dims=2)}
         if "weights" in found:
             side = round(found["weights"].shape[-1] ** 0.5)
@@ -657,7 +659,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             bytes_in | {"caption": tf.TensorSpec([None], tf.string)},
             {"image_bytes": encoded, "caption": np.array([first], object)},
             f"{kinds}, a caption for each: the probability of its words (the last is the end), and where it looks",
-            (vocabulary.table,),
+            (known.table,),
         ),
         "pixels": export.Endpoint(
             from_pixels,
@@ -706,7 +708,7 @@ def caption(
     between(1, beam_width, top=top)
     at_least(0, length_penalty=length_penalty)
     signatures = export.signatures(model, "search", "attention")
-    files = picture_folder.find(pictures)
+    files = picture_files.find(pictures)
     failed = 0
     for path in files:
         try:

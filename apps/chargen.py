@@ -24,11 +24,13 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import export, generation, recurrence, text, text_figure
-from kerasdl.data import pipeline, synthetic, text_file, tfds
+from kerasdl import export
+from kerasdl.blocks import recurrence
+from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
+from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
-from kerasdl.training import carried_state, checkpoint, progress, schedule
-from kerasdl.training import precision as precisions
+from kerasdl.figures import colored_text
+from kerasdl.training import carried_state, checkpoint, precision, progress, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ def _splits(parts: list[str], alphabet: str, description: str, **info: Any) -> S
             "--held-out-ratio"
         )
     info |= {
-        "characters": text.characters_of(train) if alphabet == "characters" else None,
+        "characters": vocabulary.characters_of(train) if alphabet == "characters" else None,
         # So that a run is not resumed with another text, nor evaluated on what it was trained on.
         "training_text": f"{len(train):,} characters, CRC-32 {zlib.crc32(train.encode()):08x}",
     }
@@ -141,9 +143,9 @@ def _splits(parts: list[str], alphabet: str, description: str, **info: Any) -> S
     )
 
 
-def vocabulary(data: Splits) -> text.CharacterVocabulary:
+def vocabulary_of(data: Splits) -> vocabulary.CharacterVocabulary:
     """Text to numbers and back."""
-    return text.CharacterVocabulary(data.info["characters"])
+    return vocabulary.CharacterVocabulary(data.info["characters"])
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -154,9 +156,9 @@ def build_model(config: Config, data: Splits) -> keras.Model:
 
     The layers carry their state from batch to batch: row i of a batch goes on where row i of the last one ended.
     """
-    size = vocabulary(data).size
+    size = vocabulary_of(data).size
     layer = {"lstm": recurrence.QuickLSTM, "gru": recurrence.QuickGRU, "rnn": recurrence.QuickSimpleRNN}[config.cell]
-    with precisions.precision(config.precision):
+    with precision.precision(config.precision):
         tokens = keras.Input(batch_shape=(config.batch_size, None), dtype="int32", name="tokens")
         x = keras.ops.one_hot(tokens, size)
         for index in range(config.depth):
@@ -164,7 +166,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
             x = keras.layers.Dropout(config.dropout, name=f"dropout{index}")(x)
         logits = keras.layers.Dense(size, dtype="float32", name="logits")(x)
         model = keras.Model(tokens, logits, name="chargen")
-    steps = pipeline.num_windows(len(vocabulary(data).encode_text(data.train)), config.batch_size, config.window)
+    steps = pipeline.num_windows(len(vocabulary_of(data).encode_text(data.train)), config.batch_size, config.window)
     model.compile(
         optimizer=keras.optimizers.AdamW(
             schedule.schedule(
@@ -189,7 +191,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     """Fits the model by truncated backpropagation through time."""
     saver = callbacks[-1]
     assert isinstance(saver, checkpoint.Checkpoint)
-    encode = vocabulary(data).encode_text
+    encode = vocabulary_of(data).encode_text
     ids = encode(data.train)
     others: list[keras.callbacks.Callback] = [
         carried_state.FreshStarts(reset_ratio=config.reset_ratio, seed=config.seed)
@@ -269,7 +271,7 @@ READ = 256  # characters read at once: what a long text takes of memory
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Prompt in, text out; the same in two parts, for streaming; the loss of a text; what the cells remember."""
-    letters = vocabulary(data)
+    letters = vocabulary_of(data)
     layers = recurrent_layers(model)
     for layer in layers:
         layer.use_cudnn = False  # an export runs without a GPU, too
@@ -331,7 +333,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return {"state": read(tokens, mask | (tf.range(tf.shape(tokens)[1]) == 0))[0]}
 
     def advance(state: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
-        tokens, state = generation.continuation(step, state, letters.size, **settings)
+        tokens, state = sampling.continuation(step, state, letters.size, **settings)
         return {"text": letters.decode(tokens), "state": state}
 
     def generate(prompt: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -368,7 +370,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             generate,
             {"prompt": strings, **settings},
             {"prompt": prompt, **example},
-            f"goes on for `length` characters (1 to {generation.MAX_LENGTH:,}); temperature 0 takes the likeliest, "
+            f"goes on for `length` characters (1 to {sampling.MAX_LENGTH:,}); temperature 0 takes the likeliest, "
             "top_k 0 and top_p 1 draw from all; the same seed gives the same text",
         ),
         "begin": export.Endpoint(
@@ -424,7 +426,7 @@ def generate(
         samples: number of texts.
     """
     at_least(1, samples=samples)
-    between(1, generation.MAX_LENGTH, length=length)
+    between(1, sampling.MAX_LENGTH, length=length)
     at_least(0, temperature=temperature, top_k=top_k)
     between(1e-6, 1, top_p=top_p)
     between(-(2**31), 2**31 - samples, seed=seed)
@@ -434,7 +436,7 @@ def generate(
             print(f"--- seed {seed + index}")
         print(prompt.lstrip("\n"), end="", flush=True)
         state = signatures["begin"](prompt=tf.constant([prompt]))["state"]
-        done, ahead = 0, generation.BLOCK
+        done, ahead = 0, sampling.BLOCK
         while done < length:
             ahead = min(ahead, length - done)
             answer = signatures["advance"](
@@ -448,10 +450,10 @@ def generate(
             )
             piece = answer["text"].numpy()[0].decode()
             if piece.endswith("\N{REPLACEMENT CHARACTER}") and done + ahead < length:
-                ahead += generation.BLOCK  # bytes may end inside of a character: make the piece anew, longer
+                ahead += sampling.BLOCK  # bytes may end inside of a character: make the piece anew, longer
                 continue
             print(piece, end="", flush=True)
-            state, done, ahead = answer["state"], done + ahead, generation.BLOCK
+            state, done, ahead = answer["state"], done + ahead, sampling.BLOCK
         print()
 
 
@@ -530,7 +532,7 @@ def inspect(
         raise UserError(f"--cell is {chosen}; expected 0 to {memory.shape[1] - 1}")
     reason = f", {max(rows)[2]}" if cell is None and rows else ""
     title = f"cell {chosen}{reason}: blue remembers -1, red +1"
-    text_figure.colored(list(known[:width]), memory[:width, chosen], title=title, html=html)
+    colored_text.colored(list(known[:width]), memory[:width, chosen], title=title, html=html)
 
 
 def _correlation(memory: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -22,13 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import augmentation, classifier, convolution, export, optimization, plots, pretrained, saliency
-from kerasdl.data import folder as picture_folder
-from kerasdl.data import pipeline, synthetic, tfds
+from kerasdl import export
+from kerasdl.blocks import convolution, image_classifier
+from kerasdl.data import augmentation, picture_files, pipeline, synthetic, tfds
 from kerasdl.errors import UserError
+from kerasdl.figures import plots, saliency
 from kerasdl.metrics import classification
-from kerasdl.training import checkpoint, progress, schedule
-from kerasdl.training import precision as precisions
+from kerasdl.models import pretrained
+from kerasdl.training import checkpoint, optimizers, precision, progress, schedule
 
 Architecture = Literal[
     "fast", "lenet", "alexnet", "vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
@@ -227,8 +228,8 @@ def _hold_out(examples: Examples, ratio: float) -> tuple[Examples, Examples | No
 
 def _own_pictures(config: Config) -> Splits:
     assert config.data is not None
-    found = picture_folder.scan(config.data)
-    divided = picture_folder.split(
+    found = picture_files.scan(config.data)
+    divided = picture_files.split(
         found.splits["train"],
         validation_ratio=0 if "validation" in found.splits else config.validation_ratio,
         test_ratio=0 if "test" in found.splits else 0.1,
@@ -237,7 +238,7 @@ def _own_pictures(config: Config) -> Splits:
     parts = divided | {name: found.splits[name] for name in ("validation", "test") if name in found.splits}
 
     def load(split: str) -> Examples:
-        images, labels, _ = picture_folder.load(parts[split], size=config.image_size, strict=config.strict)
+        images, labels, _ = picture_files.load(parts[split], size=config.image_size, strict=config.strict)
         return Examples(images, labels)
 
     train = load("train")
@@ -269,7 +270,7 @@ def _pixel_statistics(images: np.ndarray) -> dict[str, list[float]]:
 def build_model(config: Config, data: Splits) -> keras.Model:
     """Pixels 0..255 float32[batch, height, width, 3] -> logits float32[batch, classes], compiled."""
     classes = len(data.info["class_names"])
-    with precisions.precision(config.precision):
+    with precision.precision(config.precision):
         if config.architecture == "backbone":
             model = _backbone(config, classes)
         else:
@@ -292,16 +293,16 @@ def build_model(config: Config, data: Splits) -> keras.Model:
 def _network(config: Config, x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
     name = config.architecture
     if name == "fast":
-        return classifier.fast_network(x, classes, name="fast")
+        return image_classifier.fast_network(x, classes, name="fast")
     if name == "lenet":
-        return classifier.lenet5(x, classes, name="lenet")
+        return image_classifier.lenet5(x, classes, name="lenet")
     if name == "alexnet":
-        return classifier.alexnet_cifar(x, classes, dropout=config.dropout, name="alexnet")
+        return image_classifier.alexnet_cifar(x, classes, dropout=config.dropout, name="alexnet")
     if name == "vgg16":
-        return classifier.vgg16_cifar(x, classes, dropout=config.dropout, name="vgg16")
+        return image_classifier.vgg16_cifar(x, classes, dropout=config.dropout, name="vgg16")
     depth = int(name.removeprefix("resnet").removeprefix("plain"))
     shortcut: Literal["pad"] | None = "pad" if name.startswith("resnet") else None
-    return classifier.resnet_cifar(x, classes, depth=depth, shortcut=shortcut, name="resnet")
+    return image_classifier.resnet_cifar(x, classes, depth=depth, shortcut=shortcut, name="resnet")
 
 
 def _backbone(config: Config, classes: int) -> keras.Model:
@@ -333,7 +334,7 @@ def _compile(config: Config, model: keras.Model, steps: int, *, epochs: int | No
         common |= {"use_ema": True, "ema_momentum": config.ema_momentum}
     optimizer: keras.optimizers.Optimizer
     if config.optimizer == "muon":
-        optimizer = optimization.NormalizedMuon(**common)
+        optimizer = optimizers.NormalizedMuon(**common)
     elif config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
     else:
@@ -587,7 +588,7 @@ def classify(
     """
     at_least(1, top=top)
     signatures = export.signatures(model, "classify", "class_name", "pixels")
-    files = picture_folder.find(pictures)
+    files = picture_files.find(pictures)
     failed = 0
     names: list[str] = []
     if format == "csv":
@@ -619,7 +620,7 @@ def classify(
 
 def _explain(signatures: Mapping[str, Any], path: Path, names: list[str], label: str, folder: Path) -> None:
     size = signatures["pixels"].inputs["image"].shape[1]
-    images, _, _ = picture_folder.load([(path, 0)], size=size, strict=True)
+    images, _, _ = picture_files.load([(path, 0)], size=size, strict=True)
     heat = saliency.occlusion_saliency(served(signatures), images[0].astype(np.float32), names.index(label))
     print("  " + str(plots.saliency(images[0], heat, folder / f"{path.stem}.png", title=f"what {label} depends on")))
 

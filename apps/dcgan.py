@@ -22,15 +22,17 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import adversarial, augmentation, command_line, export, gan_training, latents, optimization, plots
-from kerasdl.data import folder as picture_folder
-from kerasdl.data import pipeline, synthetic, tfds
+from kerasdl import command_line, export
+from kerasdl.blocks import dcgan
+from kerasdl.data import augmentation, picture_files, pipeline, synthetic, tfds
+from kerasdl.decoding import latents
 from kerasdl.errors import UserError
+from kerasdl.fast import fused_adam
+from kerasdl.figures import plots
 from kerasdl.files import write_bytes
-from kerasdl.metrics import feature_space
-from kerasdl.metrics import generation as scores
-from kerasdl.training import checkpoint, progress, run
-from kerasdl.training import precision as precisions
+from kerasdl.metrics import generated_pictures
+from kerasdl.models import feature_space, gan
+from kerasdl.training import checkpoint, precision, progress, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ def load_data(config: Config) -> Splits:
 def _own_pictures(config: Config) -> Splits:
     assert config.data is not None
     try:
-        found = picture_folder.scan(config.data)
+        found = picture_files.scan(config.data)
         names, given = list(found.class_names), found.splits
     except UserError as error:
         if config.conditional:
@@ -194,8 +196,8 @@ def _own_pictures(config: Config) -> Splits:
         if not config.data.is_dir():
             raise
         print(f"The pictures are taken without classes. {error}", file=sys.stderr)
-        names, given = [], {"train": [(path, 0) for path in picture_folder.find([config.data])]}
-    divided = picture_folder.split(
+        names, given = [], {"train": [(path, 0) for path in picture_files.find([config.data])]}
+    divided = picture_files.split(
         given["train"],
         validation_ratio=0 if "validation" in given else config.validation_ratio,
         test_ratio=0 if "test" in given else 0.1,
@@ -206,7 +208,7 @@ def _own_pictures(config: Config) -> Splits:
     assert size is not None
 
     def load(split: str) -> Examples:
-        images, labels, _ = picture_folder.load(parts[split], size=size)
+        images, labels, _ = picture_files.load(parts[split], size=size)
         return Examples(images, labels if names else None)
 
     name = config.data.name
@@ -247,18 +249,18 @@ def _splits(
 # --- Model -----------------------------------------------------------------------------------------------------------
 
 
-def build_model(config: Config, data: Splits) -> gan_training.GAN:
+def build_model(config: Config, data: Splits) -> gan.GAN:
     """Latents float32[batch, latent_dim], and labels int32[batch] if conditional -> pictures -1..1, compiled."""
     size, channels = data.info["image_size"], data.info["channels"]
-    with precisions.precision(config.precision):
+    with precision.precision(config.precision):
         latent = keras.Input((config.latent_dim,), name="latent")
         image = keras.Input((size, size, channels), name="image")
         classes = len(data.info["class_names"]) if config.conditional else 0
         labels = [keras.Input((), dtype="int32", name="label") if classes else None for _ in range(2)]
-        drawn = adversarial.dcgan_generator(
+        drawn = dcgan.dcgan_generator(
             latent, size, config.filters, channels=channels, label=labels[0], num_classes=classes, name="generator"
         )
-        logits = adversarial.dcgan_discriminator(
+        logits = dcgan.dcgan_discriminator(
             image,
             config.filters,
             normalization=config.normalization,
@@ -268,7 +270,7 @@ def build_model(config: Config, data: Splits) -> gan_training.GAN:
             name="discriminator",
         )
     inputs = [[latent, labels[0]], [image, labels[1]]] if classes else [latent, image]
-    model = gan_training.GAN(
+    model = gan.GAN(
         keras.Model(inputs[0], drawn, name="generator"),
         keras.Model(inputs[1], logits, name="discriminator"),
         loss=config.loss,
@@ -279,7 +281,7 @@ def build_model(config: Config, data: Splits) -> gan_training.GAN:
         name="dcgan",
     )
     rates = config.generator_learning_rate, config.discriminator_learning_rate
-    model.compile(*(optimization.FusedAdam(rate, beta_1=config.beta_1) for rate in rates))
+    model.compile(*(fused_adam.FusedAdam(rate, beta_1=config.beta_1) for rate in rates))
     return model
 
 
@@ -304,7 +306,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     """Plays the game, measures each epoch's averaged generator and draws by it."""
     saver = callbacks[-1]
     assert isinstance(saver, checkpoint.Checkpoint)
-    others: list[keras.callbacks.Callback] = [gan_training.CollapseWarning()]
+    others: list[keras.callbacks.Callback] = [gan.CollapseWarning()]
     validation = None
     if data.validation is not None:
         validation = pipeline.evaluation_batches(_arrays(config, data.validation), config.batch_size).map(_scaled)
@@ -365,7 +367,7 @@ def _frechet_of_validation(config: Config, data: Splits) -> keras.callbacks.Call
     latent, labels = noise(config, len(rows), seed=0), held.labels[rows] if config.conditional else None
 
     def score(model: Any) -> float:
-        return scores.frechet_distance(real, space.features(pictures(model, latent, labels)))
+        return generated_pictures.frechet_distance(real, space.features(pictures(model, latent, labels)))
 
     callback = keras.callbacks.Callback()
     callback.on_epoch_end = lambda epoch, logs=None: logs.update(val_frechet=score(callback.model))
@@ -430,7 +432,7 @@ def _draw(
     sheet = pictures(model, *_sheet(config, data))
     plots.image_grid(sheet, figures / "samples.png", columns=8)
     some = sheet[:: len(sheet) // 8][:8]
-    index, _ = scores.nearest_neighbours(space.features(some), known)
+    index, _ = generated_pictures.nearest_neighbours(space.features(some), known)
     nearest = data.train.images[index[:, 0]]
     plots.image_grid(np.concatenate([some, nearest]), figures / "neighbours.png", columns=8)
     begin, end = np.split(noise(config, 16, seed=3), 2)
@@ -445,7 +447,7 @@ def _draw(
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Seeds in, encoded pictures out; or latents in, pixels out; and the names of the classes."""
-    assert isinstance(model, gan_training.GAN)
+    assert isinstance(model, gan.GAN)
     names = data.info["class_names"] if model.conditional else []
     size = model.latent_dim
 

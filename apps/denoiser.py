@@ -21,14 +21,16 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import augmentation, autoencoding, corruption, export, optimization, plots, tiles
-from kerasdl.data import folder as picture_folder
-from kerasdl.data import pipeline, synthetic, tfds
+from kerasdl import export
+from kerasdl.blocks import autoencoding
+from kerasdl.data import augmentation, noise, picture_files, pipeline, synthetic, tfds
+from kerasdl.decoding import tiles
 from kerasdl.errors import UserError
+from kerasdl.fast import fused_adam
+from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.metrics import denoising
-from kerasdl.training import checkpoint, progress, schedule
-from kerasdl.training import precision as precisions
+from kerasdl.training import checkpoint, optimizers, precision, progress, schedule
 
 STRENGTH = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}
 
@@ -143,8 +145,8 @@ def load_data(config: Config) -> Splits:
 
 def _own_pictures(config: Config) -> Splits:
     assert config.data is not None
-    parts = picture_folder.split(
-        [(path, 0) for path in picture_folder.find([config.data])],
+    parts = picture_files.split(
+        [(path, 0) for path in picture_files.find([config.data])],
         validation_ratio=config.validation_ratio,
         test_ratio=0.1,
         seed=2009,
@@ -152,8 +154,8 @@ def _own_pictures(config: Config) -> Splits:
 
     def cut(split: str) -> np.ndarray:
         paths = [path for path, _ in parts[split]]
-        images, skipped = picture_folder.patches(paths, size=config.patch_size, count=config.patches, seed=2009)
-        picture_folder.report_skipped(skipped, len(paths), strict=split == "train" and not len(images))
+        images, skipped = picture_files.patches(paths, size=config.patch_size, count=config.patches, seed=2009)
+        picture_files.report_skipped(skipped, len(paths), strict=split == "train" and not len(images))
         return images
 
     name = f"squares of the pictures in {config.data.name}, test part, {len(parts['test'])} pictures"
@@ -180,7 +182,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     assert config.learning_rate is not None
     channels = data.info["channels"]
     filters = [config.width * 2**level for level in range(config.depth)]
-    with precisions.precision(config.precision):
+    with precision.precision(config.precision):
         image = keras.Input((None, None, channels), name="image")
         x = keras.layers.Rescaling(1 / 128, -1, name="rescale")(image)
         # The picture itself is the first guess: after 300 steps on CIFAR-10 that is worth 0.8 dB.
@@ -201,7 +203,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         total_steps=steps * config.epochs,
         warmup_steps=round(steps * config.warmup_epochs),
     )
-    kind = optimization.Muon if config.optimizer == "muon" else optimization.FusedAdam
+    kind = optimizers.Muon if config.optimizer == "muon" else fused_adam.FusedAdam
     model.compile(
         kind(rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm),
         loss=_root_mean_square_error,
@@ -213,7 +215,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
 
 def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -> np.ndarray:
     """Pictures with noise for a measurement, the same each time."""
-    return corruption.add_noise(clean, [seed, 0], kind=config.noise, strength=strength).numpy()
+    return noise.add_noise(clean, [seed, 0], kind=config.noise, strength=strength).numpy()
 
 
 def _root_mean_square_error(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
@@ -277,7 +279,7 @@ def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
         strength = tf.fill([count], highest)
         if config.blind:
             strength = tf.random.stateless_uniform([count], seeds[1], 0, highest)
-        return corruption.add_noise(clean, seeds[2], kind=config.noise, strength=strength), clean
+        return noise.add_noise(clean, seeds[2], kind=config.noise, strength=strength), clean
 
     return transform
 
@@ -374,7 +376,7 @@ def denoise(model: Path, pictures: list[Path], *, output: Path) -> None:
         output: folder for the restored pictures, PNG; those of a folder keep their places in it.
     """
     signature = export.signatures(model, "denoise")["denoise"]
-    files = picture_folder.find(pictures)
+    files = picture_files.find(pictures)
     failed = 0
     for path in files:
         try:

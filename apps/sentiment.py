@@ -24,14 +24,15 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import attention, embedding, export, language_model, ngrams, plots, recurrence, text_figure
-from kerasdl import text as texts_as_ids
-from kerasdl.data import pipeline, synthetic, table, text_file, tfds
+from kerasdl import export
+from kerasdl.blocks import attention, embedding, ngrams, recurrence, sentence_convolution
+from kerasdl.data import pipeline, synthetic, table, text_file, tfds, vocabulary
 from kerasdl.errors import UserError
+from kerasdl.figures import colored_text, plots
 from kerasdl.files import atomic_path
 from kerasdl.metrics import classification
-from kerasdl.training import checkpoint, progress, schedule
-from kerasdl.training import precision as precisions
+from kerasdl.models import language_model
+from kerasdl.training import checkpoint, precision, progress, schedule
 
 IMDB = "imdb_reviews/plain_text"
 TEACHER = "teacher.npy"
@@ -224,7 +225,7 @@ def _splits(
     more: Sequence[str] = (),
     **info: Any,
 ) -> Splits:
-    words = texts_as_ids.build_vocabulary([*train.texts, *more], config.vocabulary_size)
+    words = vocabulary.build_vocabulary([*train.texts, *more], config.vocabulary_size)
     if not words:
         raise UserError("no training text holds a word; expected texts to learn from; name them by --text-column")
     return Splits(
@@ -236,12 +237,12 @@ def _splits(
     )
 
 
-def vocabulary(data: Splits) -> texts_as_ids.WordVocabulary:
+def vocabulary_of(data: Splits) -> vocabulary.WordVocabulary:
     """Texts to numbers."""
-    return texts_as_ids.WordVocabulary(data.info["words"], data.info["max_words"])
+    return vocabulary.WordVocabulary(data.info["words"], data.info["max_words"])
 
 
-def encoded(words: texts_as_ids.WordVocabulary, texts: Sequence[str]) -> list[np.ndarray]:
+def encoded(words: vocabulary.WordVocabulary, texts: Sequence[str]) -> list[np.ndarray]:
     """Each text as int32[words]."""
     found: list[np.ndarray] = []
     for part in pipeline.slices(len(texts), 5000):  # a word takes much memory while it is a string
@@ -255,15 +256,15 @@ def encoded(words: texts_as_ids.WordVocabulary, texts: Sequence[str]) -> list[np
 
 def build_model(config: Config, data: Splits) -> keras.Model:
     """Words int32[batch, words], 0 is padding -> logits float32[batch, classes], compiled."""
-    classes, num_words = len(data.info["class_names"]), vocabulary(data).size
-    with precisions.precision(config.precision):
+    classes, num_words = len(data.info["class_names"]), vocabulary_of(data).size
+    with precision.precision(config.precision):
         tokens = keras.Input((None,), dtype="int32", name="tokens")
         mask = embedding.padding_mask(tokens, name="mask")
         x = embedding.embedding(
             tokens, num_words, config.embedding_dim, word_dropout=config.word_dropout, name="embedding"
         )
         if config.architecture == "cnn":
-            x = texts_as_ids.sentence_convolution(x, config.units, mask=mask, name="pool")
+            x = sentence_convolution.sentence_convolution(x, config.units, mask=mask, name="pool")
         else:
             x = recurrence.recurrent_stack(
                 x,
@@ -320,7 +321,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     """Fits the model; before the first epoch come the n-grams and the language model."""
     saver = callbacks[-1]
     assert isinstance(saver, checkpoint.Checkpoint)
-    words = vocabulary(data)
+    words = vocabulary_of(data)
     sequences, labels = encoded(words, data.train.texts), data.train.labels
     one_hot = np.eye(len(data.info["class_names"]), dtype=np.float32)
     targets = one_hot[labels]
@@ -411,7 +412,7 @@ def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) ->
         sequences: the texts, int32[words] each.
 
     Returns:
-        The language model, see `kerasdl.language_model.neighbour_model`.
+        The language model, see `kerasdl.models.language_model.neighbour_model`.
 
     Raises:
         UserError: no text has two words.
@@ -423,7 +424,7 @@ def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) ->
     print(f"pre-training on {len(sequences):,} texts, {sum(map(len, sequences)):,} words", flush=True)
     words = model.get_layer("embedding")
     layers = [model.get_layer(f"recurrent_layer{index}") for index in range(config.depth)]
-    with precisions.precision(config.precision):
+    with precision.precision(config.precision):
         guesser = language_model.neighbour_model(words, layers, dropout=config.dropout, name="language_model")
     guesser.compile(
         _optimizer(config, len(sequences), config.pretrain_epochs),
@@ -479,7 +480,7 @@ def probabilities(model: Any, texts: Sequence[str], data: Splits) -> np.ndarray:
 
 def _accuracy_by_length(right: np.ndarray, texts: Sequence[str]) -> dict[str, float]:
     """By quarters of the texts, shortest first."""
-    parts = [texts_as_ids.WordVocabulary.tokenize(texts[part]) for part in pipeline.slices(len(texts), 5000)]
+    parts = [vocabulary.WordVocabulary.tokenize(texts[part]) for part in pipeline.slices(len(texts), 5000)]
     lengths = np.concatenate([part.row_lengths().numpy() for part in parts])
     ends = np.unique(np.quantile(lengths, [0.25, 0.5, 0.75, 1], method="lower"))
     quarter = np.searchsorted(ends, lengths)
@@ -496,7 +497,7 @@ def _accuracy_by_length(right: np.ndarray, texts: Sequence[str]) -> dict[str, fl
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Text in, label and probabilities out; the words that mattered; and the names of the classes."""
     names = tf.constant(data.info["class_names"])
-    words = vocabulary(data)
+    words = vocabulary_of(data)
     layers = {layer.name: layer for layer in model.layers}
     attends = isinstance(layers["pool"], attention.AttentionPooling)
     if attends:
@@ -608,7 +609,7 @@ def classify(
                 print(f"{label} {share:.1%}: {line}")
     if colored:
         words, values = zip(*pieces, strict=True)
-        text_figure.colored(words, values, title="red mattered for the class, blue spoke against it", html=html)
+        colored_text.colored(words, values, title="red mattered for the class, blue spoke against it", html=html)
 
 
 def _given(text: list[str], file: Path | None) -> list[str]:

@@ -19,13 +19,16 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits, at_least, between
-from kerasdl import autoencoding, export, latents, optimization, plots, vae_training
-from kerasdl.data import folder as picture_folder
-from kerasdl.data import pipeline, synthetic, tfds
+from kerasdl import export
+from kerasdl.blocks import autoencoding
+from kerasdl.data import picture_files, pipeline, synthetic, tfds
+from kerasdl.decoding import latents
 from kerasdl.errors import UserError
+from kerasdl.fast import fused_adam
+from kerasdl.figures import plots
 from kerasdl.files import write_bytes
-from kerasdl.training import checkpoint, progress, schedule
-from kerasdl.training import precision as precisions
+from kerasdl.models import vae
+from kerasdl.training import checkpoint, optimizers, precision, progress, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,15 +168,15 @@ def load_data(config: Config) -> Splits:
 
 def _own_pictures(config: Config) -> Splits:
     assert config.data is not None
-    parts = picture_folder.split(
-        [(path, 0) for path in picture_folder.find([config.data])],
+    parts = picture_files.split(
+        [(path, 0) for path in picture_files.find([config.data])],
         validation_ratio=config.validation_ratio,
         test_ratio=0.1,
         seed=2009,
     )
 
     def load(split: str) -> Examples:
-        images, labels, _ = picture_folder.load(parts[split], size=config.image_size, strict=config.strict)
+        images, labels, _ = picture_files.load(parts[split], size=config.image_size, strict=config.strict)
         return Examples(images, labels)
 
     name = f"pictures of {config.data.name}, test part, {len(parts['test'])} pictures"
@@ -206,13 +209,13 @@ def pictures_of(likelihood: str | None, images: Any, seed: Any) -> tf.Tensor:
 # --- Model -----------------------------------------------------------------------------------------------------------
 
 
-def build_model(config: Config, data: Splits) -> vae_training.VariationalAutoencoder:
+def build_model(config: Config, data: Splits) -> vae.VariationalAutoencoder:
     """Pictures float32[batch, size, size, channels] in 0..1 -> bounds on their likelihood, compiled."""
     assert config.likelihood is not None
     assert config.learning_rate is not None
     shape = tuple(data.info["shape"])
     filters = [config.filters, 2 * config.filters]
-    with precisions.precision(config.precision):
+    with precision.precision(config.precision):
         image = keras.Input(shape, name="image")
         x = keras.layers.Rescaling(2, -1, name="rescale")(image)
         if config.encoder == "convolutional":
@@ -233,7 +236,7 @@ def build_model(config: Config, data: Splits) -> vae_training.VariationalAutoenc
         decoder = keras.Model(latent, x, name="decoder")
         steps = pipeline.num_steps(len(data.train), config.batch_size)
         warmup = config.kl_warmup_ratio if config.objective == "elbo" else 0.0
-        model = vae_training.VariationalAutoencoder(
+        model = vae.VariationalAutoencoder(
             encoder,
             decoder,
             likelihood=config.likelihood,
@@ -249,7 +252,7 @@ def build_model(config: Config, data: Splits) -> vae_training.VariationalAutoenc
         total_steps=steps * config.epochs,
         warmup_steps=round(steps * config.warmup_epochs),
     )
-    kind = optimization.Muon if config.optimizer == "muon" else optimization.FusedAdam
+    kind = optimizers.Muon if config.optimizer == "muon" else fused_adam.FusedAdam
     optimizer = kind(rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm)
     model.compile(optimizer, steps_per_execution=pipeline.steps_per_execution(steps), jit_compile=False)
     return model
@@ -306,9 +309,7 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     def score(images: np.ndarray, seed: np.ndarray) -> dict[str, tf.Tensor]:
         return signatures["score"](image=tf.constant(images), seed=tf.constant(seed, tf.int32))
 
-    bound = vae_training.log_likelihood_bound(
-        lambda images, seed: score(images, seed)["bound_nats"], test, config.bound_samples
-    )
+    bound = vae.log_likelihood_bound(lambda images, seed: score(images, seed)["bound_nats"], test, config.bound_samples)
     answers = [score(test[part], np.arange(part.start, part.stop)) for part in pipeline.slices(len(test), 100)]
     elbo, kl, mean = (np.concatenate([a[key] for a in answers]) for key in ("elbo_nats", "kl_nats", "mean"))
     # A latent is in use if its mean moves with the picture (Burda et al. 2015, section 5.2).
@@ -329,7 +330,7 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     return metrics
 
 
-def _functions(model: vae_training.VariationalAutoencoder, data: Splits) -> dict[str, Any]:
+def _functions(model: vae.VariationalAutoencoder, data: Splits) -> dict[str, Any]:
     """The endpoints of a model that is not exported."""
     return {
         name: tf.function(endpoint.function, autograph=False, reduce_retracing=True)
@@ -371,7 +372,7 @@ def in_rows(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Pictures from a seed or a code; the code of a picture; how likely it is."""
-    assert isinstance(model, vae_training.VariationalAutoencoder)
+    assert isinstance(model, vae.VariationalAutoencoder)
     height, width, channels = data.info["shape"]
     size = model.decoder.inputs[0].shape[-1]
 
@@ -428,7 +429,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             score,
             {"image": pixels, "seed": whole},
             {"image": example, "seed": np.array([0])},
-            f"log-likelihood of pixels 0..255 in nats, bounded from below by {vae_training.DRAWS} draws of each seed, "
+            f"log-likelihood of pixels 0..255 in nats, bounded from below by {vae.DRAWS} draws of each seed, "
             "and its parts",
         ),
     }
@@ -502,9 +503,9 @@ def interpolate(model: Path, pictures: list[Path], *, steps: int = 9, output: Pa
 def _read(signatures: Mapping[str, Any], pictures: list[Path]) -> np.ndarray:
     """Pictures uint8[n, size, size, channels] as the export takes them; broken ones are named and left out."""
     size, channels = signatures["pixels"].inputs["image"].shape[2:]
-    files = picture_folder.find(pictures)
-    images, _, skipped = picture_folder.decode(files, size=size)
-    picture_folder.report_skipped(skipped, len(files), strict=not len(images))
+    files = picture_files.find(pictures)
+    images, _, skipped = picture_files.decode(files, size=size)
+    picture_files.report_skipped(skipped, len(files), strict=not len(images))
     return images if channels == 3 else tf.image.rgb_to_grayscale(images).numpy()
 
 

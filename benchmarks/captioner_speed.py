@@ -71,13 +71,13 @@ def ours_writing(batch: int) -> float:
 
 def predict_writing(batch: int) -> float:
     """Captions a second when each picture's hypotheses are gone on with by `model.predict`, word by word."""
-    from kerasdl import captioning
+    from kerasdl.blocks import caption_decoder
 
     model, (images, data) = restored()
 
     def one(image: np.ndarray) -> list[int]:
         features = model.encoder.predict(image[None].astype(np.float32), verbose=0).astype(np.float16)
-        beams = [(0.0, [captioning.START])]
+        beams = [(0.0, [caption_decoder.START])]
         for _ in range(data.info["max_words"] + 1):
             tokens = np.array([words for _, words in beams], np.int32)
             given = {"picture": np.repeat(features, len(beams), 0), "tokens": tokens}

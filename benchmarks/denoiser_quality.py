@@ -24,8 +24,9 @@ import numpy as np
 from apps import _run, denoiser
 from apps.__main__ import read_config
 from benchmarks import _results
-from kerasdl import export, plots
+from kerasdl import export
 from kerasdl.errors import UserError
+from kerasdl.figures import plots
 from kerasdl.metrics import denoising
 from kerasdl.training import run
 

@@ -21,8 +21,8 @@ from sklearn.svm import LinearSVC
 
 from benchmarks import _results
 from kerasdl.data import tfds
+from kerasdl.data.vocabulary import WordVocabulary
 from kerasdl.metrics import classification
-from kerasdl.text import WordVocabulary
 
 NAME = "imdb_reviews/plain_text"
 

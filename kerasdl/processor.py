@@ -69,6 +69,18 @@ def tune_for_inference(tf: ModuleType) -> None:
         tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
+@functools.cache
+def compiles_on_cpu() -> bool:
+    """Whether elementwise passes of the training are compiled by XLA: TensorFlow is Keras' backend, and has no GPU."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
+
+
 def notes(tf: ModuleType) -> list[str]:
     """What a user has asked of the machine and will not get, or should know; a line each."""
     lines = []

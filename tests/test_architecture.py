@@ -14,13 +14,14 @@ OURS = {"kerasdl", "apps", "tuning", "tests", "benchmarks"}
 APPLICATIONS = sorted(path.stem for path in (ROOT / "apps").glob("[!_]*"))
 
 
-def imports(path):
+def imports(path, *, whole=False):
+    """The modules that a file imports, `whole` with what it takes of them, such as kerasdl.data.tfds."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively; write the whole name"
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names) if whole else [node.module]
 
 
 def violations(package, sources):
@@ -38,6 +39,46 @@ def test_imports_point_one_way(package):
 
 def test_a_wrong_import_would_be_seen():
     assert violations("kerasdl", [("x.py", ["keras", "apps.cifar10"])]) == ["x.py: apps.cifar10"]
+
+
+# Each floor of kerasdl stands on those before it; modules of one line know nothing of each other.
+FLOORS = (
+    ("errors",),
+    ("files", "command_line", "processor"),
+    ("startup", "fast", "frozen"),
+    ("training",),
+    ("data",),
+    ("blocks", "metrics"),
+    ("decoding", "figures"),
+    ("models", "export"),
+    ("model_card", "serving"),
+)
+HEIGHT = {floor: height for height, floors in enumerate(FLOORS) for floor in floors}
+
+
+def wrong_arrows(sources):
+    """Imports between floors that do not lead down."""
+    for module, names in sources:
+        for name in names:
+            above, below = (name.split(".")[1] for name in (module, name))
+            if above != below and HEIGHT[above] <= HEIGHT[below]:
+                yield f"{module}: {name}"
+
+
+def test_nothing_in_kerasdl_points_up():
+    sources = []
+    for path in (ROOT / "kerasdl").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        names = [name for name in imports(path, whole=True) if name.startswith("kerasdl.")]
+        sources.append((module, names))
+    assert {module.split(".")[1] for module, _ in sources} - {"__init__"} == set(HEIGHT)
+    assert list(wrong_arrows(sources)) == []
+
+
+def test_an_arrow_up_would_be_seen():
+    assert list(wrong_arrows([("kerasdl.blocks.x", ["kerasdl.models.gan", "kerasdl.fast"])])) == [
+        "kerasdl.blocks.x: kerasdl.models.gan"
+    ]
 
 
 def test_tyro_is_used_in_command_lines_only():

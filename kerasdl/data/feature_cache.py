@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from kerasdl.data import folder as picture_folder
+from kerasdl.data import picture_files
 from kerasdl.errors import UserError
 from kerasdl.files import lock, write_text
 from kerasdl.training.progress import bar
@@ -62,8 +62,8 @@ def features(
     checked, and what is damaged is computed anew, with a line on standard error. An interrupted call goes on where it
     stopped; of several processes with the same cache one computes and the others wait.
 
-    Pictures are decoded whole, as `kerasdl.data.captions.load` does. One that cannot be decoded is left out, and the
-    first few are named in a line on standard error.
+    Pictures are decoded whole, as `kerasdl.data.captioned_pictures.load` does. One that cannot be decoded is left out,
+    and the first few are named in a line on standard error.
 
     Args:
         paths: the pictures' files.
@@ -96,7 +96,7 @@ def features(
         reasons = _compute(cache, new, encode, batch_size, progress) if new else {}
     skipped = [(path, reasons[content]) for content, path in zip(contents, paths, strict=True) if content in reasons]
     kept = [position for position, content in enumerate(contents) if content not in reasons]
-    picture_folder.report_skipped(skipped, len(paths), strict=strict or not kept)
+    picture_files.report_skipped(skipped, len(paths), strict=strict or not kept)
     rows = [cache.rows[contents[position]][0] for position in kept]
     return Features(cache.array(), np.array(rows, np.int64), np.array(kept, np.int64))
 
@@ -120,7 +120,7 @@ def _compute(
     with bar(len(new), "Features", *lines, shown=progress) as advance:
         todo = iter(new.items())
         while part := list(itertools.islice(todo, batch_size)):
-            images, kept, skipped = picture_folder.decode([path for _, path in part], size=cache.size, fit="squash")
+            images, kept, skipped = picture_files.decode([path for _, path in part], size=cache.size, fit="squash")
             reason_of = dict(skipped)
             reasons |= {content: reason_of[path] for content, path in part if path in reason_of}
             if len(kept):

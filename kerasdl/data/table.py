@@ -78,9 +78,9 @@ def split(
 ) -> dict[str, np.ndarray]:
     """Divides examples at random into train, validation and test, each class in the same ratio.
 
-    As in `kerasdl.data.folder.split`, a class is shuffled by a hash, here of seed, label and the example's number
-    within its class. So the split follows from labels and seed alone, and a row that is added at the end moves few
-    others.
+    As in `kerasdl.data.picture_files.split`, a class is shuffled by a hash, here of seed, label and the example's
+    number within its class. So the split follows from labels and seed alone, and a row that is added at the end moves
+    few others.
 
     Args:
         labels: one an example, strings or integers.

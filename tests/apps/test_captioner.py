@@ -14,9 +14,9 @@ from PIL import Image
 
 from apps import _run, captioner
 from apps.__main__ import main
-from kerasdl import captioning, export
-from kerasdl.data import captions as captioned_pictures
-from kerasdl.data import synthetic
+from kerasdl import export
+from kerasdl.blocks import caption_decoder
+from kerasdl.data import captioned_pictures, synthetic
 from kerasdl.errors import UserError
 from kerasdl.training.checkpoint import Checkpoint
 
@@ -350,7 +350,7 @@ def test_captions_hold_known_words_alone(own):
     said = captioner.describe(model, data.test().pictures, data)
     known = set(data.info["words"])
     assert all(set(caption.split()) <= known - {"<end>"} for caption in said)
-    assert captioning.END == 2
+    assert caption_decoder.END == 2
 
 
 @pytest.mark.real

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from apps import _run, chargen
 from apps.__main__ import main
-from kerasdl import export, generation
+from kerasdl import export
 from kerasdl.data import pipeline, synthetic
+from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
 from kerasdl.training.carried_state import FreshStarts
 
@@ -143,7 +144,7 @@ def test_the_carried_state_matters(trained, exported):
 def test_validation_reads_streams_with_carried_state_from_an_empty_beginning():
     """It equals the score of each stream as a text of its own, also when something was read before."""
     model, data = untrained()
-    ids = chargen.vocabulary(data).encode_text(data.validation)
+    ids = chargen.vocabulary_of(data).encode_text(data.validation)
     rows, window = SMALL.batch_size, SMALL.window
     batches = [tuple(part.numpy() for part in batch) for batch in chargen._in_streams(ids, SMALL)]
     inputs, targets = (np.concatenate(part, 1) for part in zip(*batches, strict=True))
@@ -151,7 +152,7 @@ def test_validation_reads_streams_with_carried_state_from_an_empty_beginning():
     assert len(ids) - 1 - rows * window < inputs.size < len(ids)
     np.testing.assert_array_equal(inputs.reshape(-1), ids[: inputs.size])
     np.testing.assert_array_equal(targets.reshape(-1), ids[1 : inputs.size + 1])
-    decode = chargen.vocabulary(data).decode
+    decode = chargen.vocabulary_of(data).decode
     answer = call(
         chargen.endpoints(model, data)["score"].function,
         text=decode(np.concatenate([inputs, targets[:, -1:]], 1)).numpy(),
@@ -283,7 +284,7 @@ def test_score_and_cells_equal_the_model_step_by_step(cell, monkeypatch):
     """Texts of unequal lengths, read in blocks that end inside of them; one is empty, one has unknown characters."""
     monkeypatch.setattr(chargen, "READ", 7)
     model, data = untrained(dataclasses.replace(SMALL, cell=cell))
-    endpoints, letters = chargen.endpoints(model, data), chargen.vocabulary(data)
+    endpoints, letters = chargen.endpoints(model, data), chargen.vocabulary_of(data)
     given = [data.test()[1][:30], "", "a", "a€nn€€a", data.train[:7], data.train[5:13], "€"]
     scored = call(endpoints["score"].function, text=given)
     seen = call(endpoints["cells"].function, text=given)
@@ -314,7 +315,7 @@ def test_bytes_are_scored_by_character_and_remembered_at_their_last_byte():
 
 def test_the_likeliest_text_equals_the_model_step_by_step():
     model, data = untrained()
-    letters = chargen.vocabulary(data)
+    letters = chargen.vocabulary_of(data)
     answer = call(chargen.endpoints(model, data)["generate"].function, prompt=["anna"], **settings(temperature=0.0))
     ids = letters.encode_text("anna" + texts(answer)[0])
     logits, _ = step_by_step(model, ids)
@@ -427,7 +428,7 @@ def test_bytes_are_streamed_without_breaking_characters(tmp_path, capsys):
         assert "\N{REPLACEMENT CHARACTER}" in expected
         assert written(capsys, tmp_path / "chargen", *words) == f"{EMOJI}{expected}\n"
     # A piece that ends inside of a character: 31 bytes of ASCII, then emoji.
-    piece = b"x" * (generation.BLOCK - 2) + "😀😀".encode() + b"y" * 26
+    piece = b"x" * (sampling.BLOCK - 2) + "😀😀".encode() + b"y" * 26
     pieces = []
 
     def advance(start, length, **_):
@@ -510,10 +511,10 @@ def test_an_own_text_is_cut_in_its_order(tmp_path):
     assert data.train + validation + test == whole
     assert len(validation) == len(test) == round(0.1 * len(whole))
     assert data.info["characters"] == sorted(set(data.train))
-    assert chargen.vocabulary(data).size == len(set(data.train))
+    assert chargen.vocabulary_of(data).size == len(set(data.train))
     data = chargen.load_data(dataclasses.replace(SMALL, data=path, alphabet="bytes"))
     assert data.info["characters"] is None
-    assert chargen.vocabulary(data).size == 256
+    assert chargen.vocabulary_of(data).size == 256
 
 
 def test_an_own_folder_is_trained_on_exported_and_continued(tmp_path, capsys):
@@ -627,7 +628,7 @@ def test_the_signatures_refuse_settings_out_of_range(exported):
     signature = export.signatures(exported)["generate"]
     for changes, message in (
         ({"length": 0}, "length is below 1"),
-        ({"length": generation.MAX_LENGTH + 1}, "length is above"),
+        ({"length": sampling.MAX_LENGTH + 1}, "length is above"),
         ({"temperature": -1.0}, "temperature is below 0"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):

@@ -187,10 +187,10 @@ def test_own_pictures_are_learned_exported_and_classified(pictures, tmp_path, ca
 
 
 def test_the_graph_reads_pictures_as_the_loader_does(pictures):
-    from kerasdl.data import folder as picture_folder
+    from kerasdl.data import picture_files
 
     files = sorted(pictures.rglob("*.png"))[:10]
-    expected, _, _ = picture_folder.load([(path, 0) for path in files], size=32)
+    expected, _, _ = picture_files.load([(path, 0) for path in files], size=32)
     encoded = tf.constant([path.read_bytes() for path in files])
     actual = export.decode_images(encoded, 32).numpy()
     assert np.abs(actual.astype(int) - expected).max() <= 2

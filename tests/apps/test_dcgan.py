@@ -17,7 +17,7 @@ from apps.__main__ import main
 from kerasdl import export
 from kerasdl.data import synthetic
 from kerasdl.errors import UserError
-from kerasdl.metrics import feature_space
+from kerasdl.models import feature_space
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent

@@ -174,7 +174,7 @@ def test_the_language_model_predicts_words_that_follow_from_others(bidirectional
     keras.utils.set_random_seed(0)
     model = sentiment.build_model(config, data)
     before = {layer.name: layer.get_weights() for layer in model.layers}
-    sequences = sentiment.encoded(sentiment.vocabulary(data), data.train.texts)
+    sequences = sentiment.encoded(sentiment.vocabulary_of(data), data.train.texts)
     language_model = sentiment.pretrain(config, model, sequences[:1500])
     for name, weights in before.items():
         changed = [(old != new).any() for old, new in zip(weights, model.get_layer(name).get_weights(), strict=True)]
@@ -354,7 +354,7 @@ def test_a_word_weighs_what_a_longer_vector_would_add(changes):
     text = tf.constant(["the striker spoke of fresh bread"])
     signatures = sentiment.endpoints(model, data)
     answer = signatures["explain"].function(text=text)
-    tokens = sentiment.vocabulary(data)(text).numpy()[0]
+    tokens = sentiment.vocabulary_of(data)(text).numpy()[0]
 
     def margin(weights):
         table.assign(weights)

@@ -13,9 +13,11 @@ from scipy.special import xlogy
 
 from apps import vae
 from apps.__main__ import main
-from kerasdl import export, vae_training
+from kerasdl import export
+from kerasdl.blocks import variational
 from kerasdl.data import synthetic
 from kerasdl.errors import UserError
+from kerasdl.models.vae import DRAWS
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,7 +59,7 @@ def test_tiny_tells_pictures_far_better_than_pixels_on_their_own(tiny):
 def test_without_its_divergence_the_codes_are_no_prior(tiny, monkeypatch, tmp_path):
     """KL x 0: reconstructions get better, what is drawn from the prior and the bound get worse."""
     config, data, model = tiny
-    monkeypatch.setattr(vae_training.variational, "free_bits", lambda kl, minimum: 0.0 * tf.reduce_sum(kl))
+    monkeypatch.setattr(variational, "free_bits", lambda kl, minimum: 0.0 * tf.reduce_sum(kl))
     broken = fitted(dataclasses.replace(config, epochs=10), data, tmp_path)
     with_kl, without = (vae.evaluate(config, one, data) for one in (model, broken))
     assert without["reconstruction_nats"] < with_kl["reconstruction_nats"]
@@ -207,7 +209,7 @@ def test_wrong_fields(fields, message):
 
 
 def test_the_draws_of_a_score_are_those_that_the_configuration_counts():
-    assert vae_training.DRAWS == 100
+    assert DRAWS == 100
 
 
 @pytest.mark.real

@@ -11,8 +11,8 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from kerasdl import export, text
-from kerasdl.data import captions
+from kerasdl import export, model_card
+from kerasdl.data import captioned_pictures, vocabulary
 from kerasdl.errors import UserError
 
 
@@ -200,7 +200,7 @@ def test_weights_are_widened_outside_of_loops(tmp_path):
 @pytest.mark.parametrize("owned", [True, False])
 def test_lookup_tables_among_the_resources_survive_in_a_fresh_process(tmp_path, owned):
     """A table, or a layer that owns one."""
-    words = text.WordVocabulary(["good", "bad"])
+    words = vocabulary.WordVocabulary(["good", "bad"])
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
 
     def call(review):
@@ -299,7 +299,7 @@ def test_grey_and_transparent_pictures_have_three_channels():
 def test_whole_pictures_are_squashed_as_the_loader_of_captioned_pictures_does(tmp_path, size):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    expected, _, _ = captions.load([tmp_path / "a.png"], size=32)
+    expected, _, _ = captioned_pictures.load([tmp_path / "a.png"], size=32)
     encoded = tf.constant([(tmp_path / "a.png").read_bytes()])
     actual = export.decode_images(encoded, 32, squash=True).numpy()
     assert (actual.shape, actual.dtype) == (expected.shape, np.uint8)
@@ -309,4 +309,4 @@ def test_whole_pictures_are_squashed_as_the_loader_of_captioned_pictures_does(tm
 
 def test_the_request_example_is_the_json_of_a_server(tmp_path):
     _, endpoint = make(tmp_path / "toy" / "1")
-    assert json.loads(export.predict_request(endpoint)) == {"instances": [{"x": [1.0] * 3}] * 2}
+    assert json.loads(model_card.predict_request(endpoint)) == {"instances": [{"x": [1.0] * 3}] * 2}

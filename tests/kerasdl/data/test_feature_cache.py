@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kerasdl.data import captions, feature_cache
+from kerasdl.data import captioned_pictures, feature_cache
 from kerasdl.errors import UserError
 
 
@@ -95,7 +95,7 @@ def test_the_encoder_sees_what_the_loader_of_captioned_pictures_gives(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     encode = Encoder()
     compute([tmp_path / "a.png"], tmp_path / "cache", encode)
-    images, _, _ = captions.load([tmp_path / "a.png"], size=4)
+    images, _, _ = captioned_pictures.load([tmp_path / "a.png"], size=4)
     np.testing.assert_array_equal(encode.batches[0][:1], images)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasdl.data import folder, table
+from kerasdl.data import picture_files, table
 from kerasdl.errors import UserError
 
 TEXTS = ['Long, but "good".', "", "two\nlines\tand a tab", "Süß 字 مرحبا 🙂", "  kept  ", "\u2028 is no line break"]
@@ -215,7 +215,7 @@ def test_split_gives_as_many_as_that_of_folders(count, ratios):
     options = {"validation_ratio": ratios[0], "test_ratio": ratios[1], "seed": 0}
     expected = {
         name: np.bincount([label for _, label in part], minlength=2).tolist()
-        for name, part in folder.split(examples, **options).items()
+        for name, part in picture_files.split(examples, **options).items()
     }
     parts = table.split(labels, **options)
     assert {name: np.bincount(np.array(labels)[part], minlength=2).tolist() for name, part in parts.items()} == expected

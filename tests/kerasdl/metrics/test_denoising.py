@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from kerasdl import corruption
-from kerasdl.data import synthetic
+from kerasdl.data import noise, synthetic
 from kerasdl.errors import UserError
 from kerasdl.metrics import denoising
 from kerasdl.metrics.denoising import FILTERS, best_settings, psnr_and_ssim
@@ -25,7 +24,7 @@ def shapes(count, size=16, channels=3):
 
 
 def add_noise(images, kind, strength):
-    return corruption.add_noise(images, [3, 7], kind=kind, strength=strength).numpy()
+    return noise.add_noise(images, [3, 7], kind=kind, strength=strength).numpy()
 
 
 def filter_or_skip(name):

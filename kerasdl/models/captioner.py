@@ -1,0 +1,176 @@
+"""A captioner: a frozen encoder whose features are computed once, a decoder that is trained, and their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasdl.data import vocabulary
+from kerasdl.decoding import caption_writer
+
+_PARTS = ("encoder", "top", "decoder")
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class Captioner(keras.Model):
+    """A frozen encoder, whose features are computed before the training, and the decoder that is trained on them.
+
+    The encoder may be cut in two. The decoder then learns with the features of both parts; when `top` is made
+    trainable it learns with what comes out of the first part, as `cut` in place of `picture`. A picture is best given
+    with all its captions, so that the top sees it once.
+
+    The loss is the mean over all words of a batch of their negative log-likelihood, in nats; padding and the unknown
+    word are not counted. In training, but not in validation, targets are smoothed and the doubly stochastic penalty is
+    added: the sum over the parts of a picture of (1 - sum of a caption's attention weights)^2, so that a caption
+    looks at all parts.
+
+    Args:
+        encoder: pictures -> features, or what `top` takes; None if the decoder takes pictures.
+        decoder: {picture: features, tokens: int32[batch, time]} -> {logits: float[batch, time, tokens]} and, if it
+            attends, {weights: float32[batch, time, items]}.
+        top: the last layers of the encoder, frozen at first; None if it is whole.
+        label_smoothing: share of each target that is spread over all words.
+        doubly_stochastic: factor of the penalty, lambda.
+        **kwargs: those of `keras.Model`.
+    Source: Xu et al. 2015, arXiv:1502.03044, section 4.2.1, equation 14; label smoothing: Szegedy et al. 2015,
+        arXiv:1512.00567, section 7.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model | None,
+        decoder: keras.Model,
+        *,
+        top: keras.Model | None = None,
+        label_smoothing: float = 0.0,
+        doubly_stochastic: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.encoder, self.top, self.decoder = encoder, top, decoder
+        for frozen in (encoder, top):
+            if frozen is not None:
+                frozen.trainable = False
+        self.label_smoothing = label_smoothing
+        self.doubly_stochastic = doubly_stochastic
+        self.seed_generator = keras.random.SeedGenerator()
+        self._reinforcement: Any = None
+        self.built = True
+
+    def encode(self, image: Any) -> Any:
+        """Pictures uint8[batch, height, width, 3] -> what the decoder takes, in half precision as in a cache."""
+        if self.encoder is None:
+            return image
+        features = ops.cast(self.encoder(ops.cast(image, "float32"), training=False), "float16")
+        return features if self.top is None else ops.cast(self.finish(features), "float16")
+
+    def finish(self, cut: Any) -> Any:
+        """What the first part of a cut encoder gives -> what the decoder takes."""
+        assert self.top is not None
+        # training=False: the moving statistics stay as pre-trained, also while the weights are tuned.
+        return self.top(cut, training=False)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The decoder; with `cut` for `picture` behind the encoder's top.
+
+        Tokens are int32[pictures, time], or int32[pictures, captions, time], whose outputs are those of pictures *
+        captions rows.
+        """
+        picture = self.finish(inputs["cut"]) if "cut" in inputs else inputs["picture"]
+        tokens = inputs["tokens"]
+        if len(tokens.shape) == 3:
+            picture = ops.repeat(picture, ops.shape(tokens)[1], axis=0)
+            tokens = ops.reshape(tokens, (-1, ops.shape(tokens)[2]))
+        return self.decoder({"picture": picture, "tokens": tokens}, training=training)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Nats a word; y: the words int32[batch, time] or int32[pictures, captions, time], filled up with padding."""
+        y = ops.reshape(y, (-1, ops.shape(y)[-1]))
+        logits = ops.cast(y_pred["logits"], "float32")
+        counted = ops.cast(y > vocabulary.UNKNOWN, "float32")
+        losses = ops.sparse_categorical_crossentropy(y, logits, from_logits=True)
+        if training and self.label_smoothing:
+            # By so much the mean over all words is larger; the softmax need not be written out for it.
+            right = ops.take_along_axis(logits, y[..., None], -1)[..., 0]
+            losses += self.label_smoothing * (right - ops.mean(logits, -1))
+        total = ops.sum(losses * counted)
+        if training and self.doubly_stochastic and "weights" in y_pred:
+            steps = ops.cast(y != vocabulary.PADDING, "float32")
+            looked = ops.sum(y_pred["weights"] * steps[..., None], 1)
+            total += self.doubly_stochastic * ops.sum(ops.square(1 - looked))
+        return total / ops.maximum(ops.sum(counted), 1)
+
+    def reinforce(self, reward: Callable[[Any, Any], Any], *, samples: int, max_length: int, name: str) -> None:
+        """From now on `fit` learns from captions that the model draws itself; to be called before `compile`.
+
+        `fit` then takes batches of {picture} or {cut} and of the pictures' numbers int32[batch]. A caption counts by
+        how far its reward is above the mean of the picture's other captions.
+
+        Args:
+            reward: (numbers int32[n], captions int32[n, length]) -> float32[n], in numpy. A caption is closed by
+                END and filled up with padding.
+            samples: captions drawn of each picture, 2 or more.
+            max_length: tokens of a caption, END included.
+            name: the prefix of the decoder's layer names.
+
+        Raises:
+            ValueError: fewer than two samples.
+        Source: Rennie et al. 2016, arXiv:1612.00563, section 3; the mean of the others as the baseline: Luo 2020,
+            arXiv:2003.09971, section 2.
+        """
+        if samples < 2:
+            raise ValueError(f"samples is {samples}, expected 2 or more: a caption is compared with the others")
+        self._reinforcement = (reward, samples, max_length, name)
+
+    def train_step(self, data: Any) -> Any:
+        """One step of `fit`."""
+        if self._reinforcement is None:
+            return super().train_step(data)
+        import tensorflow as tf
+
+        reward, samples, max_length, name = self._reinforcement
+        inputs, numbers = data
+        features = self.finish(inputs["cut"]) if "cut" in inputs else inputs["picture"]
+        picture, numbers = (tf.repeat(part, samples, axis=0) for part in (features, numbers))
+        parts = self.decoder.get_layer(f"{name}_mean").input
+        seen = keras.Model(self.decoder.input["picture"], parts)(picture, training=False)
+        tokens = caption_writer.draw(
+            *caption_writer.writer(self.decoder, seen, name), self.seed_generator.next(), max_length
+        )
+        rewards = tf.numpy_function(reward, [numbers, tokens], tf.float32)
+        rewards = tf.reshape(rewards, [-1, samples])
+        others = (tf.reduce_sum(rewards, 1, keepdims=True) - rewards) / (samples - 1)
+        advantage = tf.reshape(rewards - others, [-1, 1])
+        before = tf.pad(tokens[:, :-1], [[0, 0], [1, 0]])
+        with tf.GradientTape() as tape:
+            logits = self.decoder({"picture": picture, "tokens": before}, training=True)["logits"]
+            losses = ops.sparse_categorical_crossentropy(tokens, ops.cast(logits, "float32"), from_logits=True)
+            counted = tf.cast(tokens != vocabulary.PADDING, tf.float32)
+            loss = tf.reduce_sum(advantage * losses * counted) / tf.reduce_sum(counted)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss, "reward": tf.reduce_mean(rewards)}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            **{part: None if (model := getattr(self, part)) is None else serialize(model) for part in _PARTS},
+            "label_smoothing": self.label_smoothing,
+            "doubly_stochastic": self.doubly_stochastic,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Captioner:
+        """From `get_config`."""
+        models = {
+            part: keras.saving.deserialize_keras_object(config.pop(part), custom_objects=custom_objects)
+            for part in _PARTS
+        }
+        return cls(**models, **config)

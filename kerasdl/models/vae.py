@@ -1,0 +1,218 @@
+"""Training a variational autoencoder by its evidence lower bound or the importance-weighted one, and measuring it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasdl.blocks import variational
+
+Likelihood = Literal["bernoulli", "logistic"]
+Objective = Literal["elbo", "iwae"]
+
+DRAWS = 100
+"""Latents of each picture that `VariationalAutoencoder.score` draws."""
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class VariationalAutoencoder(keras.Model):
+    """An encoder that gives each picture a Gaussian over latents, and a decoder from latents to pixels.
+
+    `fit` takes pictures alone. Its loss is the negative bound on log p(x) in nats a picture; logged beside it are
+    `reconstruction`, the mean log-likelihood of the pixels, and `kl`, the divergence from the prior, both in nats. In
+    validation the bound is whole: without warm-up and free bits, which change the loss in training alone.
+
+    Args:
+        encoder: pictures float32[batch, ...] -> [mean, log_var], float32[batch, latents] each.
+        decoder: latents float32[batch, latents] -> float32 of a picture's shape: logits of the probability of a one
+            (bernoulli), or the mean of an 8-bit value n / 255 (logistic).
+        likelihood: bernoulli for pictures of zeros and ones; logistic for 8-bit pictures in 0..1, with one learned
+            scale.
+        objective: elbo, the mean over samples of the evidence lower bound, with the divergence in closed form; or
+            iwae, the importance-weighted bound of all samples.
+        num_samples: draws for each picture, k.
+        kl_warmup_steps: steps in which the factor of the divergence rises from 0 to 1; elbo only.
+        minimum_kl: nats that each latent may cost for nothing, the free bits; elbo only.
+        seed: of the draws; drawn from Keras' global seed if None.
+        **kwargs: those of `keras.Model`.
+
+    Raises:
+        ValueError: warm-up or free bits with iwae, or no sample.
+    Source: Kingma and Welling 2013, arXiv:1312.6114, section 2.3; iwae: Burda et al. 2015, arXiv:1509.00519, section 3.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        *,
+        likelihood: Likelihood = "bernoulli",
+        objective: Objective = "elbo",
+        num_samples: int = 1,
+        kl_warmup_steps: int = 0,
+        minimum_kl: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # The networks cast what they get; in half precision neither a draw nor an 8-bit value would be what it was.
+        super().__init__(autocast=False, **kwargs)
+        if objective == "iwae" and (kl_warmup_steps or minimum_kl):
+            raise ValueError("kl_warmup_steps and minimum_kl change the elbo's divergence, iwae has none; give 0")
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}, expected 1 or more")
+        self.encoder, self.decoder = encoder, decoder
+        self.likelihood = likelihood
+        self.objective = objective
+        self.num_samples = num_samples
+        self.kl_warmup_steps = kl_warmup_steps
+        self.minimum_kl = minimum_kl
+        self.seed = seed
+        self.sampling = variational.GaussianSampling(seed, name="latent")
+        self.reconstruction_mean = keras.metrics.Mean("reconstruction")
+        self.kl_mean = keras.metrics.Mean("kl")
+        if likelihood == "logistic":
+            self.log_scale = self.add_weight(
+                shape=(), initializer=keras.initializers.Constant(-2.0), dtype="float32", name="log_scale"
+            )
+        self.built = True
+
+    def call(
+        self, image: Any, num_samples: int | None = None, noise: Any = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """What both bounds are made of.
+
+        Args:
+            image: float32[batch, ...].
+            num_samples: draws for each picture; those of the constructor if None.
+            noise: standard normal numbers float32[batch * k, latents] in place of new ones.
+            training: of both networks: batch normalization and dropout differ.
+
+        Returns:
+            log_likelihood and log_weights float32[batch, k], kl float32[batch, latents], all in nats.
+        """
+        count = num_samples or self.num_samples
+        mean, log_var = self.encoder(image, training=training)
+        latent = self.sampling(mean, log_var, num_samples=count, noise=noise)
+        repeated = [ops.repeat(ops.cast(part, "float32"), count, axis=0) for part in (image, mean, log_var)]
+        log_likelihood = self.log_likelihood(repeated[0], self.decoder(latent, training=training))
+        log_weights = variational.log_importance_weights(log_likelihood, latent, *repeated[1:])
+        return {
+            "log_likelihood": ops.reshape(log_likelihood, (-1, count)),
+            "log_weights": ops.reshape(log_weights, (-1, count)),
+            "kl": variational.kl_per_latent(mean, log_var),
+        }
+
+    def log_likelihood(self, image: Any, decoded: Any) -> Any:
+        """Logarithm of p(x | z), float32[batch], in nats, of pictures and what the decoder gave."""
+        if self.likelihood == "bernoulli":
+            return variational.bernoulli_log_likelihood(image, decoded)
+        return variational.discretized_logistic_log_likelihood(image, decoded, self.log_scale)
+
+    def score(self, image: Any, seed: Any) -> dict[str, Any]:
+        """Bounds on log p(x) of each picture, by `DRAWS` latents that follow from its seed alone.
+
+        Args:
+            image: float32[batch, ...].
+            seed: int32[batch].
+
+        Returns:
+            bound_nats float32[batch], the importance-weighted bound; elbo_nats float32[batch], the evidence lower
+            bound; kl_nats and mean float32[batch, latents], divergence and mean of each latent.
+        """
+        import tensorflow as tf
+
+        shape = [DRAWS, self.decoder.inputs[0].shape[-1]]
+        noise = tf.map_fn(
+            lambda one: tf.random.stateless_normal(shape, [one, 0], alg="philox"),
+            seed,
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        )
+        answer = self(image, num_samples=DRAWS, noise=tf.reshape(noise, [-1, shape[1]]), training=False)
+        return {
+            "bound_nats": variational.importance_weighted_bound(answer["log_weights"]),
+            "elbo_nats": ops.mean(answer["log_likelihood"], -1) - ops.sum(answer["kl"], -1),
+            "kl_nats": answer["kl"],
+            "mean": ops.cast(self.encoder(image, training=False)[0], "float32"),
+        }
+
+    def pictures(self, latent: Any) -> Any:
+        """The mean pixels 0..1 of latents float32[batch, latents]."""
+        decoded = self.decoder(latent, training=False)
+        return ops.sigmoid(decoded) if self.likelihood == "bernoulli" else ops.clip(decoded, 0, 1)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The negative bound, in nats a picture."""
+        if self.objective == "iwae":
+            return -ops.mean(variational.importance_weighted_bound(y_pred["log_weights"]))
+        reconstruction = ops.mean(y_pred["log_likelihood"])
+        if not training:
+            return variational.free_bits(y_pred["kl"], 0.0) - reconstruction
+        factor = variational.kl_warmup(self.optimizer.iterations, self.kl_warmup_steps)
+        return factor * variational.free_bits(y_pred["kl"], self.minimum_kl) - reconstruction
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Means over the epoch so far."""
+        self.reconstruction_mean.update_state(ops.mean(y_pred["log_likelihood"], -1))
+        self.kl_mean.update_state(ops.sum(y_pred["kl"], -1))
+        return self.get_metrics_result()
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "encoder": serialize(self.encoder),
+            "decoder": serialize(self.decoder),
+            "likelihood": self.likelihood,
+            "objective": self.objective,
+            "num_samples": self.num_samples,
+            "kl_warmup_steps": self.kl_warmup_steps,
+            "minimum_kl": self.minimum_kl,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> VariationalAutoencoder:
+        """From `get_config`."""
+        networks = {
+            part: keras.saving.deserialize_keras_object(config.pop(part), custom_objects=custom_objects)
+            for part in ("encoder", "decoder")
+        }
+        return cls(**networks, **config)
+
+
+def log_likelihood_bound(
+    score: Callable[[np.ndarray, np.ndarray], Any], images: np.ndarray, num_samples: int, *, batch_size: int = 100
+) -> np.ndarray:
+    """Bounds log p(x) of each picture from below by the importance weights of many draws.
+
+    Args:
+        score: pictures and seeds int32[n] -> bounds in nats float[n] of `DRAWS` draws each, see
+            `VariationalAutoencoder.score`.
+        images: pictures, of the kind that `score` takes.
+        num_samples: draws for each picture, k; a multiple of `DRAWS`. 5,000 in the literature.
+        batch_size: pictures at once.
+
+    Returns:
+        float64[pictures], nats.
+
+    Raises:
+        ValueError: num_samples is no multiple.
+    Source: Burda et al. 2015, arXiv:1509.00519, section 5.
+    """
+    blocks, rest = divmod(num_samples, DRAWS)
+    if blocks < 1 or rest:
+        raise ValueError(f"num_samples is {num_samples}, expected a multiple of {DRAWS}")
+    bounds = np.empty(len(images))
+    for start in range(0, len(images), batch_size):
+        part = slice(start, min(start + batch_size, len(images)))
+        seeds = np.arange(part.start, part.stop, dtype=np.int32) * blocks
+        drawn = [np.asarray(score(images[part], seeds + block), np.float64) for block in range(blocks)]
+        bounds[part] = np.logaddexp.reduce(drawn) - np.log(blocks)
+    return bounds

@@ -1,0 +1,477 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerasdl.data import picture_files
+from kerasdl.errors import UserError
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def save(path, color=RED, size=(12, 8), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(path, **options)
+    return path
+
+
+def make_folder(root, counts, suffix=".png"):
+    for name, count in counts.items():
+        for index in range(count):
+            save(root / name / f"{index:03}{suffix}")
+    return root
+
+
+def halves(size=(40, 20)):
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", size, RED)
+    image.paste(BLUE, (size[0] // 2, 0, *size))
+    return image
+
+
+def load_one(path, size=8, **options):
+    images, labels, skipped = picture_files.load([(path, 0)], size=size, **options)
+    assert (images.shape, images.dtype) == ((1, size, size, 3), np.uint8)
+    assert (labels.tolist(), labels.dtype) == ([0], np.int32)
+    assert skipped == []
+    return images[0]
+
+
+def assert_color(pixels, color, tolerance=0):
+    assert np.abs(pixels.astype(int) - color).max() <= tolerance
+
+
+# --- scan ---
+
+
+def test_scan_lists_classes_and_pictures_in_order_of_names(tmp_path, capsys):
+    make_folder(tmp_path, {"dog": 2, "cat": 1})
+    save(tmp_path / "cat" / "holiday" / "B.JPEG")
+    save(tmp_path / "cat" / ".hidden.png")
+    save(tmp_path / ".git" / "x.png")
+    save(tmp_path / "__MACOSX" / "cat" / "000.png")
+    (tmp_path / "read me.txt").write_text("")
+    found = picture_files.scan(tmp_path)
+    assert found.class_names == ("cat", "dog")
+    names = [(path.relative_to(tmp_path).as_posix(), label) for path, label in found.splits["train"]]
+    assert names == [("cat/000.png", 0), ("cat/holiday/B.JPEG", 0), ("dog/000.png", 1), ("dog/001.png", 1)]
+    assert list(found.splits) == ["train"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "validation", "test"), ("Training", "val", "Testing"), ("train", "valid", "TEST")]
+)
+def test_scan_takes_splits_with_the_classes_of_train(tmp_path, names):
+    make_folder(tmp_path / names[0], {"ant": 1, "cat": 2, "dog": 3})
+    make_folder(tmp_path / names[1], {"dog": 1})
+    make_folder(tmp_path / names[2], {"cat": 1, "dog": 2})
+    found = picture_files.scan(tmp_path)
+    assert found.class_names == ("ant", "cat", "dog")
+    labels = {name: [label for _, label in examples] for name, examples in found.splits.items()}
+    assert labels == {"train": [0, 1, 1, 2, 2, 2], "validation": [2], "test": [1, 2, 2]}
+
+
+def test_scan_mentions_files_of_other_formats(tmp_path, capsys):
+    make_folder(tmp_path, {"cat": 1, "dog": 1})
+    for index in range(5):
+        (tmp_path / "dog" / f"{index}.heic").write_bytes(b"?")
+    picture_files.scan(tmp_path)
+    error = capsys.readouterr().err
+    assert error.startswith("Left out 5 files that are no JPEG, PNG")
+    assert "0.heic" in error
+    assert "and 2 more" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({}, "no sub-folder, and 0 pictures lie in it directly"),
+        ({".": 3}, "no sub-folder, and 3 pictures lie in it directly"),
+        ({"cat": 0, "dog": 0}, "holds no picture; expected files in JPEG"),
+        ({"cat": 2, "dog": 0, "eel": 0}, "class folder 'dog' in .* holds no picture"),
+        ({"cat": 2}, "only the class 'cat'; expected at least two"),
+        ({"train/cat": 1, "train/dog": 1, "horse": 1}, "both 'train' and 'horse'"),
+        ({"validation/cat": 1, "test/cat": 1}, "holds the splits test, validation; expected train"),
+        ({"train/cat": 1, "val/cat": 1, "valid/cat": 1}, "at most one folder each"),
+        ({"train/cat": 1, "train/dog": 1, "test/eel": 1}, "has the class 'eel', which train does not have"),
+        ({"train/cat": 1, "train/dog": 1, "test/cat": 0}, "test holds no picture"),
+    ],
+)
+def test_scan_names_what_is_wrong_with_a_folder(tmp_path, counts, message):
+    for name in counts:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    make_folder(tmp_path, counts)
+    with pytest.raises(UserError, match=message) as caught:
+        picture_files.scan(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_scan_of_a_missing_folder(tmp_path):
+    with pytest.raises(UserError, match=r"There is no folder .*nowhere;"):
+        picture_files.scan(tmp_path / "nowhere")
+
+
+# --- find ---
+
+
+def test_find_takes_named_files_whatever_their_names_and_of_folders_those_named_as_pictures(tmp_path):
+    make_folder(tmp_path / "photos", {"b": 1, "a": 2})
+    save(tmp_path / "photos" / "a.JPG")
+    (tmp_path / "photos" / "read me.txt").touch()
+    (tmp_path / "photos" / "folder.png").mkdir()
+    named = [tmp_path / "scan.tiff", tmp_path / "photos" / "read me.txt", tmp_path / "missing.png"]
+    inside = ["a/000.png", "a/001.png", "a.JPG", "b/000.png"]
+    found = picture_files.find([named[0], tmp_path / "photos", *named[1:]])
+    assert found == [named[0], *(tmp_path / "photos" / name for name in inside), *named[1:]]
+
+
+def test_find_names_where_there_is_no_picture(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for paths, named in (([tmp_path, tmp_path / "."], f"{tmp_path}, {tmp_path}"), ([], "nothing")):
+        with pytest.raises(UserError) as caught:
+            picture_files.find(paths)
+        message = str(caught.value)
+        assert message.startswith(f"There are no pictures in {named}; expected files named as pictures")
+        assert "\n" not in message
+
+
+# --- split ---
+
+
+def listed(tmp_path, counts):
+    labels = {name: label for label, name in enumerate(sorted(counts))}
+    return [
+        (tmp_path / name / f"{index}.jpg", labels[name]) for name, count in counts.items() for index in range(count)
+    ]
+
+
+def per_class(examples):
+    return np.bincount([label for _, label in examples], minlength=2).tolist()
+
+
+def test_split_keeps_the_ratio_of_each_class_and_loses_nothing(tmp_path):
+    examples = listed(tmp_path, {"cat": 100, "dog": 35})
+    parts = picture_files.split(examples, validation_ratio=0.2, test_ratio=0.1, seed=0)
+    assert {name: per_class(part) for name, part in parts.items()} == {
+        "train": [70, 24],
+        "validation": [20, 7],
+        "test": [10, 4],
+    }
+    assert sorted(example for part in parts.values() for example in part) == sorted(examples)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (4, (2, 1, 1))])
+def test_split_gives_small_classes_one_in_each_part_if_it_can(tmp_path, count, sizes):
+    parts = picture_files.split(listed(tmp_path, {"cat": count, "dog": 50}), seed=0)
+    assert tuple(per_class(parts[name])[0] for name in ("train", "validation", "test")) == sizes
+
+
+def test_split_with_ratio_zero_gives_none(tmp_path):
+    parts = picture_files.split(listed(tmp_path, {"cat": 9, "dog": 9}), test_ratio=0.0, seed=0)
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [16, 2, 0]
+    assert picture_files.split([], seed=0) == {"train": [], "validation": [], "test": []}
+
+
+def test_split_depends_on_seed_and_names_alone(tmp_path):
+    examples = listed(tmp_path / "here", {"cat": 30, "dog": 30})
+    parts = picture_files.split(examples, seed=3)
+    assert picture_files.split(examples[::-1], seed=3) == parts
+    assert picture_files.split(examples, seed=4) != parts
+    moved = picture_files.split(listed(tmp_path / "there", {"cat": 30, "dog": 30}), seed=3)
+    for name in parts:
+        assert [path.parts[-2:] for path, _ in moved[name]] == [path.parts[-2:] for path, _ in parts[name]]
+    # The classes are shuffled apart: a numbering that they share does not go to the same part.
+    numbers = [{path.name for path, label in parts["validation"] if label == which} for which in (0, 1)]
+    assert numbers[0] != numbers[1]
+
+
+def test_split_is_random(tmp_path):
+    # Each of the 60 pictures is drawn for validation under some of 60 seeds: (1 - 0.1) ** 60 is 0.2 %.
+    examples = listed(tmp_path, {"cat": 30, "dog": 30})
+    drawn = {path for seed in range(60) for path, _ in picture_files.split(examples, seed=seed)["validation"]}
+    assert len(drawn) >= 58
+
+
+def test_a_picture_more_moves_few_others(tmp_path):
+    before = picture_files.split(listed(tmp_path, {"cat": 50, "dog": 50}), seed=0)
+    after = picture_files.split(listed(tmp_path, {"cat": 51, "dog": 50}), seed=0)
+    assert len(set(before["train"]) - set(after["train"])) <= 1
+
+
+@pytest.mark.parametrize("ratios", [(-0.1, 0.1), (0.5, 0.5)])
+def test_split_refuses_ratios_that_leave_no_training(tmp_path, ratios):
+    with pytest.raises(ValueError, match="sum below 1"):
+        picture_files.split(listed(tmp_path, {"cat": 3}), validation_ratio=ratios[0], test_ratio=ratios[1], seed=0)
+
+
+# --- load: colours ---
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("a.jpg", {"quality": 95}, 3),
+        ("a.png", {}, 0),
+        ("a.bmp", {}, 0),
+        ("a.webp", {"lossless": True}, 0),
+        ("a.gif", {}, 0),
+    ],
+)
+@pytest.mark.parametrize("size", [(12, 8), (3, 50), (1, 1), (301, 200)])
+def test_red_stays_red_in_every_format_and_size(tmp_path, name, options, tolerance, size):
+    assert_color(load_one(save(tmp_path / name, size=size, **options)), RED, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "name", "expected", "tolerance"),
+    [
+        ("L", 77, "a.png", (77, 77, 77), 0),
+        ("L", 77, "a.jpg", (77, 77, 77), 1),
+        ("1", 1, "a.png", WHITE, 0),
+        ("CMYK", (0, 255, 255, 0), "a.jpg", RED, 3),
+        ("CMYK", (255, 255, 0, 0), "a.jpg", BLUE, 3),
+        ("RGBA", (0, 0, 0, 0), "a.png", WHITE, 0),  # transparent black
+        ("RGBA", (255, 0, 0, 255), "a.webp", RED, 3),
+        ("RGBA", (0, 0, 0, 51), "a.png", (204, 204, 204), 0),  # a fifth of black on white
+        ("LA", (0, 0), "a.png", WHITE, 0),
+        ("I;16", 65535, "a.png", WHITE, 0),
+        ("I;16", 0x4D12, "a.png", (0x4D, 0x4D, 0x4D), 0),
+    ],
+)
+def test_other_modes_become_rgb(tmp_path, mode, color, name, expected, tolerance):
+    assert_color(load_one(save(tmp_path / name, color, mode=mode)), expected, tolerance)
+
+
+def test_16_bit_colours_keep_their_upper_byte(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + struct.pack(">3H", 0xC8FF, 0x6401, 0x0A80) * 4
+    header = struct.pack(">2I5B", 4, 4, 16, 2, 0, 0, 0)
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 4)) + chunk(b"IEND", b"")
+    )
+    assert_color(load_one(path), (0xC8, 0x64, 0x0A))
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255])], ids=["one colour", "alpha of each colour"])
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_palettes_with_a_transparent_colour_are_laid_on_white(tmp_path, transparency, suffix):
+    if suffix == ".gif" and isinstance(transparency, bytes):
+        transparency = 0  # GIF knows only one transparent colour
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([*RED, *BLUE])
+    image.paste(1, (4, 0, 8, 8))
+    path = tmp_path / f"a{suffix}"
+    image.save(path, transparency=transparency)
+    pixels = load_one(path)
+    assert_color(pixels[:, :4], WHITE)
+    assert_color(pixels[:, 4:], BLUE)
+
+
+def test_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), color) for color in (GREEN, RED)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert_color(load_one(tmp_path / "a.gif"), GREEN)
+
+
+def test_content_decides_over_the_ending_of_the_name(tmp_path):
+    assert_color(load_one(save(tmp_path / "a.png", BLUE, format="JPEG")), BLUE, 3)
+
+
+# --- load: geometry ---
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize(
+    ("orientation", "red_side"),
+    # The stored picture is red on the left. From 5 on, its left column is the upright picture's top or bottom.
+    list(enumerate(["left", "right", "right", "left", "top", "top", "bottom", "bottom"], start=1)),
+)
+def test_exif_orientation_is_applied(tmp_path, suffix, orientation, red_side):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = tmp_path / f"a{suffix}"
+    halves().save(path, exif=exif, quality=95)
+    pixels = load_one(path)
+    sides = {"left": pixels[:, :3], "right": pixels[:, 5:], "top": pixels[:3], "bottom": pixels[5:]}
+    opposite = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[red_side]
+    assert_color(sides[red_side], RED, 12)
+    assert_color(sides[opposite], BLUE, 12)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_middle_is_cut_out_and_nothing_squashed(tmp_path, upright):
+    # Green with a red square in the middle and blue ends, which the cut must lose whole.
+    image = Image.new("RGB", (96, 32), BLUE)
+    image.paste(GREEN, (32, 0, 64, 32))
+    image.paste(RED, (40, 8, 56, 24))
+    if upright:
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    image.save(tmp_path / "a.png")
+    pixels = load_one(tmp_path / "a.png", size=32)
+    expected = np.full((32, 32, 3), GREEN)
+    expected[8:24, 8:24] = RED
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_shrinking_is_antialiased(tmp_path):
+    checkers = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(checkers).save(tmp_path / "a.png")
+    assert_color(load_one(tmp_path / "a.png"), (127.5, 127.5, 127.5), 3)
+
+
+def test_resizing_is_what_an_export_can_repeat_in_tensorflow(tmp_path):
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    for size in ((61, 40), (40, 61), (9, 9)):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        side = min(size)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        square = pixels[top : top + side, left : left + side].astype(np.float32)
+        expected = tf.image.resize(square, (16, 16), "bilinear", antialias=True).numpy()
+        assert np.abs(load_one(tmp_path / "a.png", size=16) - expected).max() <= 1.5
+
+
+def test_large_jpeg_is_decoded_reduced_and_looks_the_same(tmp_path, monkeypatch):
+    x, y = np.meshgrid(np.linspace(0, 255, 1600), np.linspace(0, 255, 1200))
+    image = Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
+    image.save(tmp_path / "a.jpg", quality=95)
+    image.save(tmp_path / "a.png")
+    decoded = []
+    to_rgb = picture_files._to_rgb
+    monkeypatch.setattr(picture_files, "_to_rgb", lambda image: decoded.append(image.size) or to_rgb(image))
+    reduced, whole = load_one(tmp_path / "a.jpg", size=64), load_one(tmp_path / "a.png", size=64)
+    assert decoded == [(200, 150), (1600, 1200)]
+    assert np.abs(reduced.astype(int) - whole).max() <= 3
+
+
+# --- load: order, damage ---
+
+
+def test_pictures_keep_the_order_of_the_examples(tmp_path):
+    examples = [(save(tmp_path / f"{index}.png", (index, 0, 0)), index % 3) for index in range(40)][::-1]
+    images, labels, _ = picture_files.load(examples, size=2)
+    assert images[:, 0, 0, 0].tolist() == list(range(40))[::-1]
+    assert labels.tolist() == [index % 3 for index in range(40)][::-1]
+
+
+def broken_pictures(root):
+    """One file for each kind of damage; gives the file and a part of the expected reason."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    root.mkdir()
+    cases = {}
+    for suffix in (".jpg", ".png", ".bmp", ".gif", ".webp"):
+        path = root / f"truncated{suffix}"
+        noise.save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        cases[path] = ""
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "text.jpg").write_text("<html>404 not found</html>")
+    noise.save(root / "tiff.png", format="TIFF")
+    for name in ("empty.jpg", "text.jpg", "tiff.png"):
+        cases[root / name] = "no JPEG, PNG, BMP, GIF, WEBP inside"
+    cases[root / "missing.jpg"] = "No such file"
+    return cases
+
+
+def test_broken_pictures_are_left_out_with_their_reason(tmp_path, capsys):
+    cases = broken_pictures(tmp_path / "cat")
+    good = [save(tmp_path / "cat" / f"good{index}.png", color) for index, color in enumerate((GREEN, BLUE))]
+    examples = [(good[0], 0), *((path, 0) for path in cases), (good[1], 1)]
+    images, labels, skipped = picture_files.load(examples, size=4)
+    assert_color(images, np.array([GREEN, BLUE])[:, None, None])
+    assert labels.tolist() == [0, 1]
+    assert [path for path, _ in skipped] == list(cases)
+    for path, reason in skipped:
+        assert reason
+        assert cases[path] in reason
+    error = capsys.readouterr().err
+    assert error.startswith(f"Left out {len(cases)} of {len(examples)} pictures, which cannot be decoded: ")
+    assert str(skipped[0][0]) in error
+    assert f"and {len(cases) - 3} more" in error
+    assert error.count("\n") == 1
+
+
+def test_whole_pictures_are_loaded_silently(tmp_path, capsys):
+    load_one(save(tmp_path / "a.png"), strict=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_strict_raises_at_a_broken_picture(tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"?")
+    with pytest.raises(UserError, match=r"1 of 2 pictures cannot be decoded: .*bad\.jpg \(no JPEG"):
+        picture_files.load([(save(tmp_path / "a.png"), 0), (tmp_path / "bad.jpg", 0)], size=4, strict=True)
+
+
+def test_a_class_of_broken_pictures_is_the_users_mistake(tmp_path):
+    (tmp_path / "dog").mkdir()
+    examples = [(save(tmp_path / "cat" / "a.png"), 0)]
+    for name in ("b.jpg", "c.jpg"):
+        (tmp_path / "dog" / name).write_bytes(b"?")
+        examples.append((tmp_path / "dog" / name, 1))
+    with pytest.raises(UserError, match=r"Every picture of a class is broken: .*replace those in .*dog\.$"):
+        picture_files.load(examples, size=4)
+
+
+def test_decompression_bomb_counts_as_broken_and_half_of_one_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
+    large = save(tmp_path / "large.png", size=(3000, 1000), mode="1", color=1)  # Pillow warns, and goes on
+    bomb = save(tmp_path / "bomb.png", size=(5000, 1000), mode="1", color=1)
+    images, _, skipped = picture_files.load([(large, 0), (bomb, 0)], size=4)
+    assert_color(images, WHITE)
+    assert skipped == [(bomb, "more than 4 million pixels")]
+
+
+def test_no_example_gives_empty_arrays():
+    images, labels, skipped = picture_files.load([], size=4)
+    assert (images.shape, labels.shape, skipped) == ((0, 4, 4, 3), (0,), [])
+
+
+def test_size_below_one_is_refused():
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        picture_files.load([], size=0)
+
+
+def test_from_folder_to_arrays(tmp_path):
+    for index in range(10):
+        save(tmp_path / "red" / f"{index}.jpg", RED)
+        save(tmp_path / "blue" / f"{index}.jpg", BLUE)
+    found = picture_files.scan(tmp_path)
+    parts = picture_files.split(found.splits["train"], seed=0)
+    for part, count in (("train", 16), ("validation", 2), ("test", 2)):
+        images, labels, _ = picture_files.load(parts[part], size=4)
+        assert len(images) == count
+        for image, label in zip(images, labels, strict=True):
+            assert_color(image, {"red": RED, "blue": BLUE}[found.class_names[label]], 3)
+
+
+def test_patches_are_cut_out_of_pictures_without_scaling(tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint16).reshape(20, 30, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:7, :40]).save(tmp_path / "small.png")
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    names = ["a.png", "small.png", "grey.png", "broken.jpg"]
+    found, skipped = picture_files.patches([tmp_path / name for name in names], size=8, count=5, seed=1)
+    assert found.shape == (10, 8, 8, 3)
+    assert [path.name for path, _ in skipped] == ["small.png", "broken.jpg"]
+    assert skipped[0][1] == "30x7 pixels, smaller than a patch of 8"
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (8, 8), (0, 1)).transpose(0, 1, 3, 4, 2)
+    places = {tuple(np.argwhere((windows == patch).all((2, 3, 4)))[0]) for patch in found[:5]}
+    assert len(places) > 1
+    assert (found[5:] == found[5:, :, :, :1]).all()
+    # Of one picture they do not depend on the others, but on the seed.
+    np.testing.assert_array_equal(picture_files.patches([tmp_path / "a.png"], size=8, count=5, seed=1)[0], found[:5])
+    assert (picture_files.patches([tmp_path / "a.png"], size=8, count=5, seed=2)[0] != found[:5]).any()
+    assert picture_files.patches([tmp_path / "small.png"], size=8, count=5, seed=1)[0].shape == (0, 8, 8, 3)
+    with pytest.raises(ValueError, match="size is 0 and count 5"):
+        picture_files.patches([], size=0, count=5, seed=1)

@@ -1,0 +1,32 @@
+"""Networks of keras.applications: what they give, and what is said of wrong names."""
+
+import numpy as np
+import pytest
+
+from kerasdl.errors import UserError
+from kerasdl.models import pretrained
+
+
+def test_a_network_takes_what_its_preprocessing_gives():
+    model, preprocess = pretrained.network("MobileNetV2", None, 64)
+    assert model.output_shape == (None, 2, 2, 1280)
+    np.testing.assert_allclose(preprocess(np.array([0.0, 127.5, 255.0])), [-1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("MobileNet7", None, "MobileNet7 is not in keras.applications; choose one of .*MobileNetV2"),
+        ("MobileNetV2", "nope.weights.h5", "the weights nope.weights.h5 do not exist; give"),
+    ],
+)
+def test_wrong_names_are_said(name, weights, message):
+    with pytest.raises(UserError, match=message):
+        pretrained.network(name, weights, 64)
+
+
+def test_weights_that_do_not_fit_are_said_in_one_line(tmp_path):
+    (tmp_path / "text.weights.h5").write_text("no weights")
+    with pytest.raises(UserError, match="do not load into MobileNetV2 at 64 pixels") as caught:
+        pretrained.network("MobileNetV2", str(tmp_path / "text.weights.h5"), 64)
+    assert "\n" not in str(caught.value)
