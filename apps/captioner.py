@@ -34,7 +34,7 @@ from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.metrics import caption_scores
 from kerasdl.models import captioner, pretrained
-from kerasdl.training import checkpoint, precision, progress, schedule
+from kerasdl.training import fit, precision, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +326,6 @@ def _compile(config: Config, model: keras.Model, steps: int, peak: float) -> Non
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the decoder on the encoder's features, then with the encoder's top, then to captions of its own."""
     saver = callbacks[-1]
-    assert isinstance(saver, checkpoint.Checkpoint)
     for begin, end, kind in _phases(config):
         start = saver.initial_epoch
         if begin == end or start >= end:
@@ -355,20 +354,11 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             held = _bank(config, model, data.validation, data, cut=cut, mirrored=False)
             validation = held.whole(25)
             others.append(_cider_of_validation(config, held))
-            if config.patience:
-                others.append(keras.callbacks.EarlyStopping("val_cider", patience=config.patience, mode="max"))
-        saver.watch(others)
         saver.optimizer_since = begin
-        model.fit(
-            batches,
-            epochs=end,
-            initial_epoch=start,
-            steps_per_epoch=steps,
-            shuffle=False,
-            validation_data=validation,
-            callbacks=[*others, *callbacks],
-            verbose=progress.verbosity(),
-        )
+        fit.fit(
+            model, batches, callbacks,
+            epochs=end, steps=steps, validation=validation, patience=config.patience, others=others,
+        )  # fmt: skip
         if model.stop_training:
             break
     return model.history

@@ -30,7 +30,7 @@ from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text
-from kerasdl.training import carried_state, checkpoint, precision, progress, schedule
+from kerasdl.training import carried_state, fit, precision, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,27 +189,19 @@ def build_model(config: Config, data: Splits) -> keras.Model:
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model by truncated backpropagation through time."""
-    saver = callbacks[-1]
-    assert isinstance(saver, checkpoint.Checkpoint)
     encode = vocabulary_of(data).encode_text
     ids = encode(data.train)
-    others: list[keras.callbacks.Callback] = [
-        carried_state.FreshStarts(reset_ratio=config.reset_ratio, seed=config.seed)
-    ]
-    if config.patience:
-        others.append(keras.callbacks.EarlyStopping("val_loss", patience=config.patience, mode="min"))
-    saver.watch(others)
-    return model.fit(
+    return fit.fit(
+        model,
         pipeline.continuous_batches(
-            ids, config.batch_size, config.window, initial_epoch=saver.initial_epoch, seed=config.seed
+            ids, config.batch_size, config.window, initial_epoch=callbacks[-1].initial_epoch, seed=config.seed
         ),
+        callbacks,
         epochs=config.epochs,
-        initial_epoch=saver.initial_epoch,
-        steps_per_epoch=pipeline.num_windows(len(ids), config.batch_size, config.window),
-        shuffle=False,
-        validation_data=_in_streams(encode(data.validation), config),
-        callbacks=[*others, *callbacks],
-        verbose=progress.verbosity(),
+        steps=pipeline.num_windows(len(ids), config.batch_size, config.window),
+        validation=_in_streams(encode(data.validation), config),
+        patience=config.patience,
+        others=[carried_state.FreshStarts(reset_ratio=config.reset_ratio, seed=config.seed)],
     )
 
 

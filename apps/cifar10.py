@@ -29,7 +29,7 @@ from kerasdl.errors import UserError
 from kerasdl.figures import plots, saliency
 from kerasdl.metrics import classification
 from kerasdl.models import pretrained
-from kerasdl.training import checkpoint, optimizers, precision, progress, schedule
+from kerasdl.training import fit, optimizers, precision, schedule
 
 Architecture = Literal[
     "fast", "lenet", "alexnet", "vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
@@ -353,7 +353,6 @@ def _compile(config: Config, model: keras.Model, steps: int, *, epochs: int | No
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model; a backbone in two phases, its head first."""
     saver = callbacks[-1]
-    assert isinstance(saver, checkpoint.Checkpoint)
     classes = len(data.info["class_names"])
     steps = pipeline.num_steps(len(data.train.labels), config.batch_size)
     validation = None
@@ -361,38 +360,28 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if data.validation is not None:
         targets = np.eye(classes, dtype=np.float32)[data.validation.labels]
         validation = pipeline.evaluation_batches((data.validation.images, targets), 500)
-        if config.patience:
-            others.append(keras.callbacks.EarlyStopping("val_accuracy", patience=config.patience, mode="max"))
         if config.schedule == "plateau":
             others.append(keras.callbacks.ReduceLROnPlateau("val_accuracy", factor=0.1, patience=5, mode="max"))
     if config.ema_momentum:
         others.append(keras.callbacks.SwapEMAWeights())
-    saver.watch(others)
     for begin, end, tuned in _phases(config):
         if saver.initial_epoch >= end:
             continue
         if config.architecture == "backbone":
             model.layers[-4].trainable = tuned  # the backbone itself, before pool, dropout and head
             _compile(config, model, steps, epochs=end - begin, scale=0.1 if tuned else 1.0)
-        start = saver.initial_epoch
         batches = pipeline.training_batches(
             (data.train.images, data.train.labels),
             config.batch_size,
-            initial_epoch=start,
+            initial_epoch=saver.initial_epoch,
             seed=config.seed,
             transform=augmenter(config, data),
         )
         saver.optimizer_since = begin
-        model.fit(
-            batches,
-            epochs=end,
-            initial_epoch=start,
-            steps_per_epoch=steps,
-            shuffle=False,  # the batches are shuffled already
-            validation_data=validation,
-            callbacks=[*others, *callbacks],
-            verbose=progress.verbosity(),
-        )
+        fit.fit(
+            model, batches, callbacks,
+            epochs=end, steps=steps, validation=validation, patience=config.patience, others=others,
+        )  # fmt: skip
     return model.history
 
 

@@ -32,7 +32,7 @@ from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.metrics import generated_pictures
 from kerasdl.models import feature_space, gan
-from kerasdl.training import checkpoint, precision, progress, run
+from kerasdl.training import fit, precision, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,36 +304,31 @@ def pictures(model: Any, latent: np.ndarray, labels: np.ndarray | None) -> np.nd
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Plays the game, measures each epoch's averaged generator and draws by it."""
-    saver = callbacks[-1]
-    assert isinstance(saver, checkpoint.Checkpoint)
     others: list[keras.callbacks.Callback] = [gan.CollapseWarning()]
     validation = None
     if data.validation is not None:
         validation = pipeline.evaluation_batches(_arrays(config, data.validation), config.batch_size).map(_scaled)
         others.append(_frechet_of_validation(config, data))
-        if config.patience:
-            others.append(keras.callbacks.EarlyStopping("val_frechet", patience=config.patience, mode="min"))
-    others.append(_progress_grids(config, data, saver.folder / run.FIGURES))
-    saver.watch(others)
+    others.append(_progress_grids(config, data, callbacks[-1].folder / run.FIGURES))
 
     def transform(images: tf.Tensor, *labels: tf.Tensor, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return _scaled(augmentation.random_flip(images, seed) if config.flip == "random" else images, *labels)
 
-    return model.fit(
+    return fit.fit(
+        model,
         pipeline.training_batches(
             _arrays(config, data.train),
             config.batch_size,
-            initial_epoch=saver.initial_epoch,
+            initial_epoch=callbacks[-1].initial_epoch,
             seed=config.seed,
             transform=transform,
         ),
+        callbacks,
         epochs=config.epochs,
-        initial_epoch=saver.initial_epoch,
-        steps_per_epoch=pipeline.num_steps(len(data.train.images), config.batch_size),
-        shuffle=False,  # the batches are shuffled already
-        validation_data=validation,
-        callbacks=[*others, *callbacks],
-        verbose=progress.verbosity(),
+        steps=pipeline.num_steps(len(data.train.images), config.batch_size),
+        validation=validation,
+        patience=config.patience,
+        others=others,
     )
 
 

@@ -30,7 +30,7 @@ from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.metrics import denoising
-from kerasdl.training import checkpoint, optimizers, precision, progress, schedule
+from kerasdl.training import fit, optimizers, precision, schedule
 
 STRENGTH = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}
 
@@ -235,32 +235,25 @@ _psnr_db.__name__ = "psnr_db"
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model to take away noise that is drawn anew in each step."""
-    saver = callbacks[-1]
-    assert isinstance(saver, checkpoint.Checkpoint)
     assert config.strength is not None
-    others: list[keras.callbacks.Callback] = []
     validation = None
     if data.validation is not None:
         noisy = noisy_of(config, data.validation, config.strength, seed=0)
         validation = pipeline.evaluation_batches((noisy, data.validation.astype(np.float32)), 100)
-        if config.patience:
-            others.append(keras.callbacks.EarlyStopping("val_psnr_db", patience=config.patience, mode="max"))
-    saver.watch(others)
-    return model.fit(
+    return fit.fit(
+        model,
         pipeline.training_batches(
             [data.train],
             config.batch_size,
-            initial_epoch=saver.initial_epoch,
+            initial_epoch=callbacks[-1].initial_epoch,
             seed=config.seed,
             transform=noise_maker(config),
         ),
+        callbacks,
         epochs=config.epochs,
-        initial_epoch=saver.initial_epoch,
-        steps_per_epoch=pipeline.num_steps(len(data.train), config.batch_size),
-        shuffle=False,  # the batches are shuffled already
-        validation_data=validation,
-        callbacks=[*others, *callbacks],
-        verbose=progress.verbosity(),
+        steps=pipeline.num_steps(len(data.train), config.batch_size),
+        validation=validation,
+        patience=config.patience,
     )
 
 

@@ -32,7 +32,7 @@ from kerasdl.figures import colored_text, plots
 from kerasdl.files import atomic_path
 from kerasdl.metrics import classification
 from kerasdl.models import language_model
-from kerasdl.training import checkpoint, precision, progress, schedule
+from kerasdl.training import fit, precision, progress, schedule
 
 IMDB = "imdb_reviews/plain_text"
 TEACHER = "teacher.npy"
@@ -320,7 +320,6 @@ def _optimizer(config: Config, num_texts: int, epochs: int) -> keras.optimizers.
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model; before the first epoch come the n-grams and the language model."""
     saver = callbacks[-1]
-    assert isinstance(saver, checkpoint.Checkpoint)
     words = vocabulary_of(data)
     sequences, labels = encoded(words, data.train.texts), data.train.labels
     one_hot = np.eye(len(data.info["class_names"]), dtype=np.float32)
@@ -335,26 +334,21 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         targets = np.concatenate([targets, _taught(config, unlabeled, data, saver.folder / TEACHER)])
         sequences += encoded(words, unlabeled)
         _compile(config, model, len(sequences))
-    others: list[keras.callbacks.Callback] = []
     validation = None
     if data.validation is not None:
         order = np.argsort([len(text) for text in data.validation.texts], kind="stable")
         arrays = np.array(data.validation.texts, object)[order], one_hot[data.validation.labels[order]]
         validation = pipeline.evaluation_batches(arrays, 250).map(lambda text, target: (words(text), target)).cache()
-        if config.patience:
-            others.append(keras.callbacks.EarlyStopping("val_accuracy", patience=config.patience, mode="max"))
-    saver.watch(others)
-    return model.fit(
+    return fit.fit(
+        model,
         pipeline.bucketed_batches(
             sequences, [targets], config.batch_size, initial_epoch=saver.initial_epoch, seed=config.seed
         ),
+        callbacks,
         epochs=config.epochs,
-        initial_epoch=saver.initial_epoch,
-        steps_per_epoch=pipeline.num_steps(len(sequences), config.batch_size),
-        shuffle=False,
-        validation_data=validation,
-        callbacks=[*others, *callbacks],
-        verbose=progress.verbosity(),
+        steps=pipeline.num_steps(len(sequences), config.batch_size),
+        validation=validation,
+        patience=config.patience,
     )
 
 

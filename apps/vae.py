@@ -28,7 +28,7 @@ from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.models import vae
-from kerasdl.training import checkpoint, optimizers, precision, progress, schedule
+from kerasdl.training import fit, optimizers, precision, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,31 +263,24 @@ def build_model(config: Config, data: Splits) -> vae.VariationalAutoencoder:
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model to pictures that are drawn anew in each step, where their pixels are zeros and ones."""
-    saver = callbacks[-1]
-    assert isinstance(saver, checkpoint.Checkpoint)
-    others: list[keras.callbacks.Callback] = []
     validation = None
     if data.validation is not None:
         drawn = pictures_of(config.likelihood, data.validation, [0, 0]).numpy()
         validation = pipeline.evaluation_batches((drawn,), 100)
-        if config.patience:
-            others.append(keras.callbacks.EarlyStopping("val_loss", patience=config.patience, mode="min"))
-    saver.watch(others)
-    return model.fit(
+    return fit.fit(
+        model,
         pipeline.training_batches(
             [data.train],
             config.batch_size,
-            initial_epoch=saver.initial_epoch,
+            initial_epoch=callbacks[-1].initial_epoch,
             seed=config.seed,
             transform=lambda images, *, seed, **_: (pictures_of(config.likelihood, images, seed),),
         ),
+        callbacks,
         epochs=config.epochs,
-        initial_epoch=saver.initial_epoch,
-        steps_per_epoch=pipeline.num_steps(len(data.train), config.batch_size),
-        shuffle=False,  # the batches are shuffled already
-        validation_data=validation,
-        callbacks=[*others, *callbacks],
-        verbose=progress.verbosity(),
+        steps=pipeline.num_steps(len(data.train), config.batch_size),
+        validation=validation,
+        patience=config.patience,
     )
 
 

@@ -164,7 +164,8 @@ class Checkpoint(keras.callbacks.Callback):
             )
         for i, variable in enumerate(variables):
             variable.assign(arrays[str(i)])
-        for callback, counters in zip(self._others, state["callbacks"], strict=True):
+        for counters in filter(None, state["callbacks"]):
+            (callback,) = (other for other in self._others if all(hasattr(other, name) for name in counters))
             vars(callback).update(counters)
 
 
