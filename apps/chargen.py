@@ -30,7 +30,7 @@ from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text
-from kerasdl.training import carried_state, fit, precision, schedule
+from kerasdl.training import carried_state, fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,16 +168,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         model = keras.Model(tokens, logits, name="chargen")
     steps = pipeline.num_windows(len(vocabulary_of(data).encode_text(data.train)), config.batch_size, config.window)
     model.compile(
-        optimizer=keras.optimizers.AdamW(
-            schedule.schedule(
-                config.schedule,
-                config.learning_rate,
-                total_steps=steps * config.epochs,
-                warmup_steps=round(steps * config.warmup_epochs),
-            ),
-            weight_decay=config.weight_decay,
-            global_clipnorm=config.clip_norm,
-        ),
+        optimizer=optimizers.make("adamw", config, steps),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),  # nats per character
         jit_compile=False,
     )

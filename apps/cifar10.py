@@ -29,7 +29,7 @@ from kerasdl.errors import UserError
 from kerasdl.figures import plots, saliency
 from kerasdl.metrics import classification
 from kerasdl.models import pretrained
-from kerasdl.training import fit, optimizers, precision, schedule
+from kerasdl.training import fit, optimizers, precision
 
 Architecture = Literal[
     "fast", "lenet", "alexnet", "vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
@@ -319,28 +319,10 @@ def _backbone(config: Config, classes: int) -> keras.Model:
 
 
 def _compile(config: Config, model: keras.Model, steps: int, *, epochs: int | None = None, scale: float = 1.0) -> None:
-    rate = schedule.schedule(
-        "constant" if config.schedule == "plateau" else config.schedule,
-        config.learning_rate * scale,
-        total_steps=steps * (epochs or config.epochs),
-        warmup_steps=round(steps * config.warmup_epochs),
-    )
-    common: dict[str, Any] = {
-        "learning_rate": rate,
-        "weight_decay": config.weight_decay,
-        "global_clipnorm": config.clip_norm,
-    }
-    if config.ema_momentum:
-        common |= {"use_ema": True, "ema_momentum": config.ema_momentum}
-    optimizer: keras.optimizers.Optimizer
-    if config.optimizer == "muon":
-        optimizer = optimizers.NormalizedMuon(**common)
-    elif config.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
-    else:
-        optimizer = keras.optimizers.AdamW(**common)
+    kind: optimizers.OptimizerKind = "normalized_muon" if config.optimizer == "muon" else config.optimizer
+    averages = {"use_ema": True, "ema_momentum": config.ema_momentum} if config.ema_momentum else {}
     model.compile(
-        optimizer=optimizer,
+        optimizer=optimizers.make(kind, config, steps, epochs=epochs, scale=scale, **averages),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # XLA's convolutions take 1.4 to 2 times as long on a CPU

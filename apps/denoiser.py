@@ -26,11 +26,10 @@ from kerasdl.blocks import autoencoding
 from kerasdl.data import augmentation, noise, picture_files, pipeline, synthetic, tfds
 from kerasdl.decoding import tiles
 from kerasdl.errors import UserError
-from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.metrics import denoising
-from kerasdl.training import fit, optimizers, precision, schedule
+from kerasdl.training import fit, optimizers, precision
 
 STRENGTH = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}
 
@@ -197,15 +196,8 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         restored = keras.layers.Subtract(dtype="float32", name="restored")([image, noise])
         model = keras.Model(image, restored, name="denoiser")
     steps = pipeline.num_steps(len(data.train), config.batch_size)
-    rate = schedule.schedule(
-        config.schedule,
-        config.learning_rate,
-        total_steps=steps * config.epochs,
-        warmup_steps=round(steps * config.warmup_epochs),
-    )
-    kind = optimizers.Muon if config.optimizer == "muon" else fused_adam.FusedAdam
     model.compile(
-        kind(rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm),
+        optimizers.make(config.optimizer, config, steps),
         loss=_root_mean_square_error,
         metrics=[_psnr_db],
         jit_compile=False,

@@ -32,7 +32,7 @@ from kerasdl.figures import colored_text, plots
 from kerasdl.files import atomic_path
 from kerasdl.metrics import classification
 from kerasdl.models import language_model
-from kerasdl.training import fit, precision, progress, schedule
+from kerasdl.training import fit, optimizers, precision, progress
 
 IMDB = "imdb_reviews/plain_text"
 TEACHER = "teacher.npy"
@@ -304,14 +304,7 @@ def _pooled(config: Config, x: keras.KerasTensor, mask: keras.KerasTensor) -> ke
 
 
 def _optimizer(config: Config, num_texts: int, epochs: int) -> keras.optimizers.Optimizer:
-    steps = pipeline.num_steps(num_texts, config.batch_size)
-    rate = schedule.schedule(
-        config.schedule,
-        config.learning_rate,
-        total_steps=steps * epochs,
-        warmup_steps=round(steps * config.warmup_epochs),
-    )
-    return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
+    return optimizers.make("adamw", config, pipeline.num_steps(num_texts, config.batch_size), epochs=epochs)
 
 
 # --- Training --------------------------------------------------------------------------------------------------------

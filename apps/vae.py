@@ -24,11 +24,10 @@ from kerasdl.blocks import autoencoding
 from kerasdl.data import picture_files, pipeline, synthetic, tfds
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
-from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.models import vae
-from kerasdl.training import fit, optimizers, precision, schedule
+from kerasdl.training import fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,14 +245,7 @@ def build_model(config: Config, data: Splits) -> vae.VariationalAutoencoder:
             minimum_kl=config.free_bits,
             name="vae",
         )
-    rate = schedule.schedule(
-        config.schedule,
-        config.learning_rate,
-        total_steps=steps * config.epochs,
-        warmup_steps=round(steps * config.warmup_epochs),
-    )
-    kind = optimizers.Muon if config.optimizer == "muon" else fused_adam.FusedAdam
-    optimizer = kind(rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm)
+    optimizer = optimizers.make(config.optimizer, config, steps)
     model.compile(optimizer, steps_per_execution=pipeline.steps_per_execution(steps), jit_compile=False)
     return model
 

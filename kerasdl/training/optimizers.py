@@ -1,13 +1,87 @@
-"""Optimizers that Keras lacks."""
+"""Optimizers by name with their schedule, and those that Keras lacks."""
 
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import keras
 from keras import ops
 
 from kerasdl.fast.fused_adam import FusedAdam
+from kerasdl.training import schedule
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+OptimizerKind = Literal["adam", "adamw", "sgd", "muon", "normalized_muon"]
+
+
+class Settings(Protocol):
+    """What `make` reads of a configuration."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training examples."""
+
+    @property
+    def learning_rate(self) -> Any:
+        """At its peak, a number."""
+
+    @property
+    def schedule(self) -> Any:
+        """A kind of `kerasdl.training.schedule`, or plateau, which is constant here and a callback's task."""
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Epochs in which the learning rate rises."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Decoupled from the gradient."""
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Largest global norm of the gradient."""
+
+
+def make(
+    kind: OptimizerKind,
+    settings: Settings,
+    steps: int,
+    *,
+    epochs: int | None = None,
+    scale: float = 1.0,
+    **options: Any,
+) -> keras.optimizers.Optimizer:
+    """The optimizer that a configuration asks for.
+
+    Args:
+        kind: adam, also with weight decay: `kerasdl.fast.fused_adam.FusedAdam`; adamw: Keras'; sgd: with Nesterov
+            momentum of 0.9; muon and normalized_muon: those of this module.
+        settings: the configuration.
+        steps: of an epoch.
+        epochs: length of the schedule, where it is not that of the settings.
+        scale: factor of the learning rate.
+        **options: more of those of `keras.optimizers.Optimizer`.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        UserError: the warm-up is longer than the schedule.
+
+    Source: decoupled weight decay: Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2.
+    """
+    rate = schedule.schedule(
+        "constant" if settings.schedule == "plateau" else settings.schedule,
+        settings.learning_rate * scale,
+        total_steps=steps * (epochs or settings.epochs),
+        warmup_steps=round(steps * settings.warmup_epochs),
+    )
+    options |= {"learning_rate": rate, "global_clipnorm": settings.clip_norm}
+    if kind == "adamw":
+        return keras.optimizers.AdamW(weight_decay=settings.weight_decay, **options)
+    options["weight_decay"] = settings.weight_decay or None
+    if kind == "sgd":
+        return keras.optimizers.SGD(momentum=0.9, nesterov=True, **options)
+    return {"adam": FusedAdam, "muon": Muon, "normalized_muon": NormalizedMuon}[kind](**options)
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
