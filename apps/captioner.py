@@ -54,7 +54,7 @@ class Config:
     encoder: str = "MobileNetV2"
     """Name in keras.applications, whose weights are frozen; or `cnn`, a small network trained from scratch."""
     encoder_weights: str = "imagenet"
-    """Of the encoder without its top: `imagenet` (Keras downloads them), a .weights.h5 file, or `none`."""
+    """Weights of the encoder without its top: `imagenet` (Keras downloads them), a .weights.h5 file, or `none`."""
     image_size: int = 224
     """Side of the square to which pictures are scaled, in pixels."""
     cache: Path = Path("runs/features")
@@ -98,7 +98,7 @@ class Config:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.01
-    """L2 share of every weight taken away a step, times the learning rate."""
+    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
     warmup_epochs: float = 0.2
@@ -110,11 +110,11 @@ class Config:
     beam_width: int = 8
     """Hypotheses of the beam search in `evaluate` and in the export's first signature."""
     length_penalty: float = 0.7
-    """Of the beam search: 0 prefers short captions, 1 weighs them by the mean of their words."""
+    """Length penalty of the beam search: 0 prefers short captions, 1 weighs them by the mean of their words."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
-    """Of weights, order and dropout; the validation split does not depend on it."""
+    """Seed of weights, order and dropout; the validation split does not depend on it."""
 
     def __post_init__(self) -> None:
         """Checks every value."""

@@ -64,7 +64,7 @@ class Config:
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.01
-    """L2 share of every weight taken away a step, times the learning rate."""
+    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
     warmup_epochs: float = 0.5
@@ -76,7 +76,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
-    """Of weights, order and dropout."""
+    """Seed of weights, order and dropout."""
 
     def __post_init__(self) -> None:
         """Checks every value."""

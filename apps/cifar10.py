@@ -100,7 +100,7 @@ class Config:
     learning_rate: OrRecipe[float] = RECIPE
     """Peak learning rate."""
     weight_decay: OrRecipe[float] = RECIPE
-    """L2 share of every weight taken away a step, times the learning rate."""
+    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: OrRecipe[Literal["constant", "linear", "step", "cosine", "one-cycle", "plateau"]] = RECIPE
     """Course of the learning rate; step: /10 at 50 % and 75 %; plateau: /10 after 5 epochs without gain."""
     warmup_epochs: float = 0.0
@@ -142,7 +142,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
-    """Of weights, order and augmentation; the validation split does not depend on it."""
+    """Seed of weights, order and augmentation; the validation split does not depend on it."""
 
     def __post_init__(self) -> None:
         """Fills in the recipe and the picture size, and checks every value."""
@@ -493,8 +493,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     size = data.info["image_size"]
 
     def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        shares = tf.nn.softmax(tf.cast(model(tf.cast(image, tf.float32), training=False), tf.float32))
-        return {"label": tf.gather(names, tf.argmax(shares, -1)), "probabilities": shares}
+        probabilities = tf.nn.softmax(tf.cast(model(tf.cast(image, tf.float32), training=False), tf.float32))
+        return {"label": tf.gather(names, tf.argmax(probabilities, -1)), "probabilities": probabilities}
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return from_pixels(export.decode_images(image_bytes, size))
@@ -572,17 +572,17 @@ def classify(
             reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
             print(f"{path}: left out, {reason}", file=sys.stderr)
             continue
-        shares = answer["probabilities"].numpy()[0]
+        probabilities = answer["probabilities"].numpy()[0]
         names = names or [
-            name.decode() for name in signatures["class_name"](index=tf.range(len(shares)))["label"].numpy()
+            name.decode() for name in signatures["class_name"](index=tf.range(len(probabilities)))["label"].numpy()
         ]
-        best = [(names[i], float(shares[i])) for i in np.argsort(-shares)[:top]]
+        best = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities)[:top]]
         if format == "json":
             print(json.dumps({"path": str(path), "classes": dict(best)}))
         elif format == "csv":
-            print("\n".join(f"{json.dumps(str(path))},{name},{share:.6f}" for name, share in best))
+            print("\n".join(f"{json.dumps(str(path))},{name},{probability:.6f}" for name, probability in best))
         else:
-            print(f"{path}: " + ", ".join(f"{name} {share:.1%}" for name, share in best))
+            print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in best))
         if explain is not None:
             _explain(signatures, path, names, best[0][0], explain)
     if failed == len(files):

@@ -60,7 +60,7 @@ class Config:
     loss: Literal["minimax", "non-saturating", "hinge"] = "non-saturating"
     """The game that the networks play."""
     normalization: Literal["batch", "spectral"] = "batch"
-    """Of the discriminator; the generator's is batch normalization."""
+    """Normalization of the discriminator; the generator has batch normalization."""
     minibatch_deviation: bool = False
     """Show the discriminator how much the pictures of a batch differ, against a generator that draws all alike."""
     label_smoothing: float = 0.0
@@ -68,13 +68,13 @@ class Config:
     discriminator_steps: int = 1
     """Steps of the discriminator for each of the generator; they share the batch."""
     ema_momentum: float = 0.999
-    """Of the running average of the generator's weights, which draws all pictures but those of the training."""
+    """Momentum of the exponential moving average of the generator's weights, which draws all but training's pictures."""
     generator_learning_rate: float = 2e-4
-    """Of Adam."""
+    """Learning rate of the generator's Adam."""
     discriminator_learning_rate: float = 2e-4
-    """Of Adam."""
+    """Learning rate of the discriminator's Adam."""
     beta_1: float = 0.5
-    """Momentum of both Adams."""
+    """Decay of the first moment in both."""
     epochs: int = 24
     """Passes over the training pictures."""
     batch_size: int = 64
@@ -96,7 +96,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
-    """Of weights, order and latents; the validation split does not depend on it."""
+    """Seed of weights, order and latents; the validation split does not depend on it."""
 
     def __post_init__(self) -> None:
         """Fills in what the data decide and checks every value."""

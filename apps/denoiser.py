@@ -1,7 +1,7 @@
 """Denoiser: takes the noise out of pictures of any size.
 
 **Source**: denoising autoencoder: Vincent et al. 2010, JMLR 11; the network: Ronneberger et al. 2015, arXiv:1505.04597
-(U-Net); that it says the noise and not the picture, and one network for all strengths: Zhang et al. 2016,
+(U-Net); residual learning (the network predicts the noise), and one network for all strengths: Zhang et al. 2016,
 arXiv:1608.03981 (DnCNN).
 
 **Expect**: `train` then `evaluate` reach the figures in README.md's results table; `train --tiny` takes half a minute
@@ -53,7 +53,8 @@ class Config:
     noise: Literal["gaussian", "salt_and_pepper", "masking"] = "gaussian"
     """gaussian: added to every value; salt_and_pepper: black and white pixels; masking: black pixels."""
     strength: float | None = None
-    """Of gaussian noise the standard deviation on the scale 0..255, 25; else the share of pixels, 0.2 or 0.5."""
+    """Strength of the noise: the standard deviation of gaussian noise on the scale 0..255, 25; else the ratio of
+    changed pixels, 0.2 or 0.5."""
     blind: bool = True
     """Train with strengths from 0 to 2.2 times --strength, so that one network fits them all."""
     flip: bool = True
@@ -73,7 +74,7 @@ class Config:
     learning_rate: float | None = None
     """Peak learning rate; 0.02 for muon, 0.006 for adam."""
     weight_decay: float = 0.0
-    """L2 share of every weight taken away a step, times the learning rate."""
+    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
     warmup_epochs: float = 0.2
@@ -85,7 +86,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
-    """Of weights, order and noise; the validation split does not depend on it."""
+    """Seed of weights, order and noise; the validation split does not depend on it."""
 
     def __post_init__(self) -> None:
         """Fills in the strength and checks every value."""

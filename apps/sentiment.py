@@ -70,7 +70,7 @@ class Config:
     vocabulary_size: int = 30_000
     """The most frequent words of the training texts, and of --unlabeled, are known."""
     max_words: int = 600
-    """Of a longer text the middle is left out, in training and in use."""
+    """Longest text, in words; the middle of a longer one is left out, in training and in use."""
     ngrams: bool = True
     """Add a linear classifier of the text's words and pairs of words, learned before the network and apart from it."""
     ngram_buckets: int = 750_000
@@ -94,7 +94,7 @@ class Config:
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.01
-    """L2 share of every weight taken away a step, times the learning rate."""
+    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "cosine"
     """Course of the learning rate."""
     warmup_epochs: float = 0.5
@@ -110,7 +110,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
-    """Of weights, order and dropout; the validation split does not depend on it."""
+    """Seed of weights, order and dropout; the validation split does not depend on it."""
 
     def __post_init__(self) -> None:
         """Checks every value."""
@@ -437,9 +437,9 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     test = data.test()
     if not test.texts:
         raise UserError("there is no test text: expected a class of at least 3 rows, one of them to test; add rows")
-    shares = probabilities(model, test.texts, data)
-    metrics = classification.classification_report(shares, test.labels)
-    right = shares.argmax(1) == test.labels
+    predicted = probabilities(model, test.texts, data)
+    metrics = classification.classification_report(predicted, test.labels)
+    right = predicted.argmax(1) == test.labels
     seen = {*data.train.texts, *(data.validation.texts if data.validation is not None else ())}
     new = np.array([text not in seen for text in test.texts])
     if new.any() and not new.all():
@@ -447,9 +447,9 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     metrics |= _accuracy_by_length(right, test.texts)
     if figures is not None:
         names = data.info["class_names"]
-        matrix = classification.confusion_matrix(shares, test.labels)
+        matrix = classification.confusion_matrix(predicted, test.labels)
         plots.confusion_matrix(matrix, names, figures / "confusion_matrix.png")
-        plots.calibration(shares, test.labels, figures / "calibration.png")
+        plots.calibration(predicted, test.labels, figures / "calibration.png")
     return metrics
 
 

@@ -78,7 +78,7 @@ class Config:
     learning_rate: float | None = None
     """Peak learning rate; 0.008 for muon, 0.002 for adam."""
     weight_decay: float = 0.0
-    """L2 share of every weight taken away a step, times the learning rate."""
+    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
     warmup_epochs: float = 0.2
@@ -90,7 +90,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
-    """Of weights, order and codes; the validation split does not depend on it."""
+    """Seed of weights, order and codes; the validation split does not depend on it."""
 
     def __post_init__(self) -> None:
         """Fills in what depends on the data and checks every value."""
@@ -199,10 +199,10 @@ def pictures_of(likelihood: str | None, images: Any, seed: Any) -> tf.Tensor:
 
     Source: dynamic binarisation: Burda et al. 2015, arXiv:1509.00519, section 5.
     """
-    shares = tf.cast(images, tf.float32) / 255
+    brightness = tf.cast(images, tf.float32) / 255
     if likelihood == "logistic":
-        return shares
-    return tf.cast(tf.random.stateless_uniform(tf.shape(shares), seed) < shares, tf.float32)
+        return brightness
+    return tf.cast(tf.random.stateless_uniform(tf.shape(brightness), seed) < brightness, tf.float32)
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -362,8 +362,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     size = model.decoder.inputs[0].shape[-1]
 
     def values(image: tf.Tensor) -> tf.Tensor:
-        shares = tf.cast(image, tf.float32) / 255
-        return tf.round(shares) if model.likelihood == "bernoulli" else shares
+        brightness = tf.cast(image, tf.float32) / 255
+        return tf.round(brightness) if model.likelihood == "bernoulli" else brightness
 
     def decode(latent: tf.Tensor) -> dict[str, tf.Tensor]:
         image = tf.cast(model.pictures(latent), tf.float32)

@@ -104,8 +104,9 @@ def write(
 class _Stored:
     """The narrow copies of a weight, of which `wide` makes the weight again.
 
-    In 8 bits a channel's weights are whole multiples, -127 to 127, of a 127th of the largest of them. The channels of
-    a kernel are its last axis, of a depthwise one, whose last axis is one wide, the one before.
+    In 8 bits the quantization is symmetric, int8, per output channel: -127 to 127 stand for minus to plus the largest
+    magnitude of the channel. The channels of a kernel are its last axis, of a depthwise one, whose last axis is one
+    wide, the one before.
     """
 
     def __init__(self, value: tf.Tensor, eight_bit: bool) -> None:

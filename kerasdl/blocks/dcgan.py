@@ -159,7 +159,7 @@ def minibatch_standard_deviation(x: keras.KerasTensor, *, name: str) -> keras.Ke
 
 @keras.saving.register_keras_serializable(package="kerasdl")
 class SpectralNormalization(keras.layers.Wrapper):
-    """A layer whose kernel is divided by its largest singular value: it makes no difference between inputs larger.
+    """A layer whose kernel is divided by its largest singular value, which makes the layer 1-Lipschitz.
 
     The value is estimated by one step of power iteration a call in training, from where the last call ended.
 

@@ -68,9 +68,9 @@ def beam_search(
         return [tf.where(mine, top, -float("inf")), *chosen]
 
     def body(t: Any, open_: Any, tokens: Any, last: Any, state: Any, ended: Any) -> Any:
-        shares, state = step(tf.reshape(last, [-1]), state, repeated)
-        num_tokens = tf.shape(shares)[-1]
-        total = open_[..., None] + tf.reshape(shares, [batch, widest, num_tokens])
+        log_probabilities, state = step(tf.reshape(last, [-1]), state, repeated)
+        num_tokens = tf.shape(log_probabilities)[-1]
+        total = open_[..., None] + tf.reshape(log_probabilities, [batch, widest, num_tokens])
         possible = (t < max_length - 1) | tf.equal(tf.range(num_tokens), end)
         total = tf.where(possible, total, -float("inf"))
         # Twice as many: if all of the first half end, the second half is still open.

@@ -33,10 +33,12 @@ def draw(step: Callable[..., Any], state: Any, given: Any, seed: Any, max_length
     rows = tf.shape(tf.nest.flatten(state)[0])[0]
 
     def body(t: Any, token: Any, going: Any, state: Any, tokens: Any) -> Any:
-        shares, state = step(token, state, given)
-        noise = tf.random.stateless_uniform(tf.shape(shares), tf.random.fold_in(seed, t), 1e-9, 1.0)
+        log_probabilities, state = step(token, state, given)
+        noise = tf.random.stateless_uniform(tf.shape(log_probabilities), tf.random.fold_in(seed, t), 1e-9, 1.0)
         # The largest of logits with Gumbel noise is a draw from their softmax.
-        token = tf.where(going, tf.argmax(shares - tf.math.log(-tf.math.log(noise)), -1, tf.int32), vocabulary.PADDING)
+        token = tf.where(
+            going, tf.argmax(log_probabilities - tf.math.log(-tf.math.log(noise)), -1, tf.int32), vocabulary.PADDING
+        )
         return t + 1, token, going & (token != END), state, tokens.write(t, token)
 
     begin = (
@@ -74,7 +76,7 @@ def writer(decoder: keras.Model, x: Any, name: str) -> tuple[Callable[..., Any],
     vectors, lstm = layer("words"), layer("lstm")
     mean = layer("mean")(x)
 
-    def log_shares(deep: Any) -> Any:
+    def log_probabilities(deep: Any) -> Any:
         logits = vectors(deep, reverse=True)
         possible = ops.arange(logits.shape[-1]) >= END
         return ops.log_softmax(ops.where(possible, ops.cast(logits, "float32"), -1e9))
@@ -86,7 +88,7 @@ def writer(decoder: keras.Model, x: Any, name: str) -> tuple[Callable[..., Any],
             word = vectors(token)
             h, c, context, _ = lstm.step(word, *state, *given)
             deep = word + layer("deep_outputs")(h) + layer("deep_contexts")(context)
-            return log_shares(ops.tanh(deep)), (h, c)
+            return log_probabilities(ops.tanh(deep)), (h, c)
 
         return attending, state, (x, lstm.project(x))
 
@@ -95,6 +97,6 @@ def writer(decoder: keras.Model, x: Any, name: str) -> tuple[Callable[..., Any],
 
     def telling(token: Any, state: Any, given: Any) -> Any:
         h, state = lstm.cell(vectors(token), list(state))
-        return log_shares(layer("deep_outputs")(h)), tuple(state)
+        return log_probabilities(layer("deep_outputs")(h)), tuple(state)
 
     return telling, tuple(state), ()

@@ -13,7 +13,7 @@ def sample(logits: Any, uniform: Any, *, temperature: Any, top_k: Any, top_p: An
     """Draws one token a row by the inverse of its cumulative distribution.
 
     A row depends on its own logits, number and settings alone, so that a text does not change with its neighbours in
-    the batch. The nucleus is taken after the `top_k` cut, from its renormalised shares.
+    the batch. The nucleus is taken after the `top_k` cut, from its renormalised probabilities.
 
     Args:
         logits: float32[batch, tokens].
@@ -29,25 +29,25 @@ def sample(logits: Any, uniform: Any, *, temperature: Any, top_k: Any, top_p: An
         section 3.1.
     """
     scaled = (logits - tf.reduce_max(logits, -1, keepdims=True)) / tf.maximum(temperature, 1e-6)[:, None]
-    shares = tf.exp(scaled)
+    probabilities = tf.exp(scaled)
     # Sorting takes longer than all the rest and is left out where no row asks for it.
     limited = tf.reduce_any((top_k > 0) | (top_p < 1))
-    shares = tf.cond(limited, lambda: _likeliest(shares, top_k, top_p), lambda: shares)
-    total = tf.cumsum(shares, -1)
+    probabilities = tf.cond(limited, lambda: _likeliest(probabilities, top_k, top_p), lambda: probabilities)
+    total = tf.cumsum(probabilities, -1)
     drawn = tf.reduce_sum(tf.cast(total <= uniform[:, None] * total[:, -1:], tf.int32), -1)
     return tf.where(temperature > 0, drawn, tf.argmax(logits, -1, output_type=tf.int32))
 
 
-def _likeliest(shares: Any, top_k: Any, top_p: Any) -> Any:
-    """The shares float32[batch, tokens], 0 where `top_k` or `top_p` leaves a token out."""
-    num_tokens = shares.shape[-1]
-    descending, order = tf.math.top_k(shares, num_tokens)
+def _likeliest(probabilities: Any, top_k: Any, top_p: Any) -> Any:
+    """The probabilities float32[batch, tokens], 0 where `top_k` or `top_p` leaves a token out."""
+    num_tokens = probabilities.shape[-1]
+    descending, order = tf.math.top_k(probabilities, num_tokens)
     rank = tf.range(num_tokens)
     descending = tf.where(rank < tf.where(top_k > 0, top_k, num_tokens)[:, None], descending, 0.0)
     descending /= tf.reduce_sum(descending, -1, keepdims=True)
     before = tf.cumsum(descending, -1, exclusive=True)
     kept = (descending > 0) & ((before < top_p[:, None]) | (top_p[:, None] >= 1) | (rank == 0))
-    return tf.where(tf.gather(kept, tf.argsort(order), axis=1, batch_dims=1), shares, 0.0)
+    return tf.where(tf.gather(kept, tf.argsort(order), axis=1, batch_dims=1), probabilities, 0.0)
 
 
 def uniform_numbers(seeds: Any, length: Any) -> tf.Tensor:

@@ -177,24 +177,24 @@ def _kernels() -> tuple[Callable[..., Any], ...]:
         h, (c,), needs = cell.step(wide(x) + bias, wide(recurrent) + wide(contextual), h, (c,))
         return h, c, tf.cast(h, x.dtype), tf.cast(needs, x.dtype)
 
-    def step_back(needs: Any, c: Any, new_c: Any, slopes: Any, gate: Any, gate_kernel: Any, c_slope: Any) -> Any:
+    def step_back(needs: Any, c: Any, new_c: Any, gradients: Any, gate: Any, gate_kernel: Any, c_gradient: Any) -> Any:
         """Slopes of the LSTM's gates and of the memory; `gate` is that of the attention's gate in the next step."""
-        slope = tf.add_n([wide(part) for part in slopes]) + gate * gate_kernel
-        gates, _, _, (c_slope,) = cell.back(wide(needs), None, (c,), (new_c,), slope, (c_slope,))
-        return tf.cast(gates, needs.dtype), c_slope
+        gradient = tf.add_n([wide(part) for part in gradients]) + gate * gate_kernel
+        gates, _, _, (c_gradient,) = cell.back(wide(needs), None, (c,), (new_c,), gradient, (c_gradient,))
+        return tf.cast(gates, needs.dtype), c_gradient
 
     def look_back(
-        slopes: Any, weight_slope: Any, weights: Any, gate: Any, context: Any, hidden: Any, items: Any, score: Any
+        gradients: Any, weight_gradient: Any, weights: Any, gate: Any, context: Any, hidden: Any, items: Any, score: Any
     ) -> Any:
         """Slopes of the query, of the gate before its sigmoid, of the items' mean, and of the scores."""
-        slope = tf.add_n([wide(part) for part in slopes])
-        gate_slope = tf.reduce_sum(slope * wide(context), -1, keepdims=True) * (1 - gate)
-        mean_slope = gate * slope
-        weight_slope += tf.reduce_sum(wide(items) * mean_slope[:, None], -1)
-        scores = weights * (weight_slope - tf.reduce_sum(weights * weight_slope, -1, keepdims=True))
+        gradient = tf.add_n([wide(part) for part in gradients])
+        gate_gradient = tf.reduce_sum(gradient * wide(context), -1, keepdims=True) * (1 - gate)
+        mean_gradient = gate * gradient
+        weight_gradient += tf.reduce_sum(wide(items) * mean_gradient[:, None], -1)
+        scores = weights * (weight_gradient - tf.reduce_sum(weights * weight_gradient, -1, keepdims=True))
         squared = tf.square(wide(hidden))
-        query_slope = score * tf.reduce_sum(scores[..., None] * (1 - squared), 1)
-        return tf.cast(query_slope, hidden.dtype), gate_slope, tf.cast(mean_slope, hidden.dtype), scores
+        query_gradient = score * tf.reduce_sum(scores[..., None] * (1 - squared), 1)
+        return tf.cast(query_gradient, hidden.dtype), gate_gradient, tf.cast(mean_gradient, hidden.dtype), scores
 
     def items_back(scores: Any, hidden: Any, score: Any) -> Any:
         """Slope of the projected items, of all steps at once."""
@@ -251,24 +251,30 @@ def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
         )
         outputs, contexts, weights, gates, hiddens, needs, memories = (array.stack() for array in arrays)
 
-        def gradient(output_slopes: Any, context_slopes: Any, weight_slopes: Any) -> Any:
+        def gradient(output_gradients: Any, context_gradients: Any, weight_gradients: Any) -> Any:
             before = tf.concat([tf.cast(h, narrow)[None], outputs[:-1]], 0)
             memory_before = tf.concat([c[None], memories[:-1]], 0)
             to_state, to_context = product_with(tf.transpose(joined)), product_with(tf.transpose(context_kernel))
 
-            def body(n: Any, through: Any, gate: Any, c_slope: Any, arrays: Any) -> Any:
+            def body(n: Any, through: Any, gate: Any, c_gradient: Any, arrays: Any) -> Any:
                 t = times - 1 - n
-                slope, c_slope = step_back(
-                    needs[t], memory_before[t], memories[t], [output_slopes[t], through], gate, gate_kernel, c_slope
+                gradient, c_gradient = step_back(
+                    needs[t],
+                    memory_before[t],
+                    memories[t],
+                    [output_gradients[t], through],
+                    gate,
+                    gate_kernel,
+                    c_gradient,
                 )
                 query, gate, mean, scores = look_back(
-                    [context_slopes[t], to_context(slope)], weight_slopes[t], weights[t], gates[t], contexts[t],
-                    hiddens[t], items, score,
+                    [context_gradients[t], to_context(gradient)], weight_gradients[t], weights[t], gates[t],
+                    contexts[t], hiddens[t], items, score,
                 )  # fmt: skip
-                slopes = tf.concat([slope, query], -1)
-                values = (slopes, gate, mean, scores)
+                gradients = tf.concat([gradient, query], -1)
+                values = (gradients, gate, mean, scores)
                 arrays = [array.write(t, value) for array, value in zip(arrays, values, strict=True)]
-                return n + 1, to_state(slopes), gate, c_slope, arrays
+                return n + 1, to_state(gradients), gate, c_gradient, arrays
 
             begin = (
                 0,
@@ -277,33 +283,33 @@ def _trained_loop(*arguments: Any) -> tuple[Any, Any, Any]:
                 tf.zeros_like(c),
                 [tf.TensorArray(dtype, times) for dtype in (narrow, tf.float32, narrow, tf.float32)],
             )
-            _, through, gate, c_slope, arrays = tf.while_loop(
+            _, through, gate, c_gradient, arrays = tf.while_loop(
                 lambda n, *_: n < times, body, begin, parallel_iterations=1, maximum_iterations=times
             )
-            slopes, gate_slopes, mean_slopes, scores = (array.stack() for array in arrays)
-            slopes = tf.reshape(slopes, [-1, joined.shape[1]])
-            lstm_slopes = slopes[:, :width]
+            gradients, gate_gradients, mean_gradients, scores = (array.stack() for array in arrays)
+            gradients = tf.reshape(gradients, [-1, joined.shape[1]])
+            lstm_gradients = gradients[:, :width]
 
-            def against(values: Any, slopes: Any) -> Any:
-                return tf.matmul(tf.reshape(values, [-1, values.shape[-1]]), slopes, transpose_a=True)
+            def against(values: Any, gradients: Any) -> Any:
+                return tf.matmul(tf.reshape(values, [-1, values.shape[-1]]), gradients, transpose_a=True)
 
-            of_joined = against(before, slopes)
-            of_items = tf.einsum("tbi,tbc->bic", tf.cast(weights, narrow), mean_slopes)
-            ones = tf.ones([1, tf.shape(slopes)[0]], narrow)
+            of_joined = against(before, gradients)
+            of_items = tf.einsum("tbi,tbc->bic", tf.cast(weights, narrow), mean_gradients)
+            ones = tf.ones([1, tf.shape(gradients)[0]], narrow)
             return (
-                tf.reshape(tf.matmul(lstm_slopes, kernel, transpose_b=True), tf.shape(x)),
+                tf.reshape(tf.matmul(lstm_gradients, kernel, transpose_b=True), tf.shape(x)),
                 of_items,
                 tf.cast(items_back(scores, hiddens, score), narrow),
                 tf.cast(through, tf.float32) + gate * gate_kernel,
-                c_slope,
-                against(x, lstm_slopes),
+                c_gradient,
+                against(x, lstm_gradients),
                 of_joined[:, :width],
-                against(contexts, lstm_slopes),
+                against(contexts, lstm_gradients),
                 of_joined[:, width:],
-                tf.cast(tf.matmul(ones, lstm_slopes)[0], tf.float32),
-                tf.reduce_sum(gate_slopes)[None],
+                tf.cast(tf.matmul(ones, lstm_gradients)[0], tf.float32),
+                tf.reduce_sum(gate_gradients)[None],
                 tf.cast(against(hiddens, tf.reshape(tf.cast(scores, narrow), [-1, 1]))[:, 0], tf.float32),
-                tf.reduce_sum(gate_slopes * tf.cast(before, tf.float32), [0, 1]),
+                tf.reduce_sum(gate_gradients * tf.cast(before, tf.float32), [0, 1]),
             )
 
         return (outputs, contexts, weights), gradient

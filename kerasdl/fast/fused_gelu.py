@@ -57,8 +57,8 @@ def _compiled_gelu() -> Callable[[Any], Any]:
     def gradient(x: Any, upstream: Any) -> Any:
         wide = tf.cast(x, tf.float32)
         gate = tf.sigmoid(wide * (a + b * wide * wide))
-        slope = gate + wide * gate * (1 - gate) * (a + 3 * b * wide * wide)
-        return tf.cast(tf.cast(upstream, tf.float32) * slope, x.dtype)
+        gradient = gate + wide * gate * (1 - gate) * (a + 3 * b * wide * wide)
+        return tf.cast(tf.cast(upstream, tf.float32) * gradient, x.dtype)
 
     @tf.custom_gradient
     def gelu(x: Any) -> Any:

@@ -84,8 +84,8 @@ def _convolution_with_quick_gradient(x: Any, kernel: Any, stride: int) -> Any:
     @tf.custom_gradient
     def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            slope = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(x), stride)
-            return slope, tf.cast(_kernel_gradient(x, upstream, kernel.shape, stride), kernel.dtype)
+            gradient = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(x), stride)
+            return gradient, tf.cast(_kernel_gradient(x, upstream, kernel.shape, stride), kernel.dtype)
 
         return tf.nn.conv2d(x, kernel, stride, "SAME"), gradient
 
@@ -98,8 +98,8 @@ def _transposed_with_quick_gradient(x: Any, kernel: Any, stride: int) -> Any:
     @tf.custom_gradient
     def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            slope = tf.nn.conv2d(upstream, kernel, stride, "SAME")
-            return slope, tf.cast(_kernel_gradient(upstream, x, kernel.shape, stride), kernel.dtype)
+            gradient = tf.nn.conv2d(upstream, kernel, stride, "SAME")
+            return gradient, tf.cast(_kernel_gradient(upstream, x, kernel.shape, stride), kernel.dtype)
 
         height, width = (size * stride for size in x.shape[1:3])
         return tf.nn.conv2d_transpose(x, kernel, [tf.shape(x)[0], height, width, kernel.shape[2]], stride), gradient
@@ -126,8 +126,8 @@ def _kernel_gradient(x: Any, upstream: Any, shape: tuple[int, int, int, int], st
 
     def forward(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
         maps, weights = tf.transpose(x, [3, 1, 2, 0]), tf.transpose(upstream, [1, 2, 0, 3])
-        slope = tf.transpose(tf.nn.conv2d(maps, weights, 1, border, dilations=stride), [1, 2, 0, 3])
-        return tf.ensure_shape(slope, [height, width, channels, filters])
+        gradient = tf.transpose(tf.nn.conv2d(maps, weights, 1, border, dilations=stride), [1, 2, 0, 3])
+        return tf.ensure_shape(gradient, [height, width, channels, filters])
 
     def chunked(one: Callable[..., tf.Tensor], most: int) -> tf.Tensor:
         batch = tf.shape(x)[0]

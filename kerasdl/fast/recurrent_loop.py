@@ -20,8 +20,8 @@ class Cell:
 
     Attributes:
         step: (projected, recurrent, h, state) -> (new h, new state, what `back` needs).
-        back: (needs, h, state, new state, slope of new h, slopes of new state) -> (slope of projected, slope of
-            recurrent, slope of h apart from that through recurrent or None, slopes of state).
+        back: (needs, h, state, new state, gradient of new h, gradients of new state) -> (gradient of projected,
+            gradient of recurrent, gradient of h apart from that through recurrent or None, gradients of state).
     """
 
     step: Callable[..., tuple[Any, tuple[Any, ...], Any]]
@@ -37,8 +37,8 @@ def cells() -> dict[str, Cell]:
         new = tf.tanh(projected + recurrent)
         return new, (), new
 
-    def rnn_back(needs: Any, h: Any, state: Any, new_state: Any, slope: Any, state_slopes: Any) -> Any:
-        gate = slope * (1 - needs * needs)
+    def rnn_back(needs: Any, h: Any, state: Any, new_state: Any, gradient: Any, state_gradients: Any) -> Any:
+        gate = gradient * (1 - needs * needs)
         return gate, gate, None, ()
 
     def lstm_step(projected: Any, recurrent: Any, h: Any, state: Any) -> Any:
@@ -47,20 +47,20 @@ def cells() -> dict[str, Cell]:
         c = f * state[0] + i * z
         return o * tf.tanh(c), (c,), tf.concat([i, f, z, o], -1)
 
-    def lstm_back(needs: Any, h: Any, state: Any, new_state: Any, slope: Any, state_slopes: Any) -> Any:
+    def lstm_back(needs: Any, h: Any, state: Any, new_state: Any, gradient: Any, state_gradients: Any) -> Any:
         i, f, z, o = tf.split(needs, 4, -1)
         squashed = tf.tanh(new_state[0])
-        c_slope = state_slopes[0] + slope * o * (1 - squashed * squashed)
+        c_gradient = state_gradients[0] + gradient * o * (1 - squashed * squashed)
         gates = tf.concat(
             [
-                c_slope * z * i * (1 - i),
-                c_slope * state[0] * f * (1 - f),
-                c_slope * i * (1 - z * z),
-                slope * squashed * o * (1 - o),
+                c_gradient * z * i * (1 - i),
+                c_gradient * state[0] * f * (1 - f),
+                c_gradient * i * (1 - z * z),
+                gradient * squashed * o * (1 - o),
             ],
             -1,
         )
-        return gates, gates, None, (c_slope * f,)
+        return gates, gates, None, (c_gradient * f,)
 
     def gru_step(projected: Any, recurrent: Any, h: Any, state: Any) -> Any:
         (xu, xr, xz), (hu, hr, hz) = tf.split(projected, 3, -1), tf.split(recurrent, 3, -1)
@@ -68,11 +68,11 @@ def cells() -> dict[str, Cell]:
         z = tf.tanh(xz + r * hz)
         return u * h + (1 - u) * z, (), tf.concat([u, r, z, hz], -1)
 
-    def gru_back(needs: Any, h: Any, state: Any, new_state: Any, slope: Any, state_slopes: Any) -> Any:
+    def gru_back(needs: Any, h: Any, state: Any, new_state: Any, gradient: Any, state_gradients: Any) -> Any:
         u, r, z, hz = tf.split(needs, 4, -1)
-        z_gate = slope * (1 - u) * (1 - z * z)
-        gates = [slope * (h - z) * u * (1 - u), z_gate * hz * r * (1 - r)]
-        return tf.concat([*gates, z_gate], -1), tf.concat([*gates, z_gate * r], -1), slope * u, ()
+        z_gate = gradient * (1 - u) * (1 - z * z)
+        gates = [gradient * (h - z) * u * (1 - u), z_gate * hz * r * (1 - r)]
+        return tf.concat([*gates, z_gate], -1), tf.concat([*gates, z_gate * r], -1), gradient * u, ()
 
     return {"rnn": Cell(rnn_step, rnn_back), "lstm": Cell(lstm_step, lstm_back), "gru": Cell(gru_step, gru_back)}
 
@@ -94,17 +94,19 @@ def _kernels(kind: str, compiled: bool) -> tuple[Callable[..., Any], Callable[..
             new_state = tuple(tf.where(valid, new, old) for new, old in zip(new_state, state, strict=True))
         return new_h, new_state, tf.cast(new_h, narrow), tf.cast(needs, narrow)
 
-    def back(needs: Any, h: Any, state: Any, new_state: Any, slopes: Any, state_slopes: Any, valid: Any) -> Any:
+    def back(needs: Any, h: Any, state: Any, new_state: Any, gradients: Any, state_gradients: Any, valid: Any) -> Any:
         narrow = needs.dtype
-        slope = tf.add_n([tf.cast(part, tf.float32) for part in slopes])
+        gradient = tf.add_n([tf.cast(part, tf.float32) for part in gradients])
         needs, h = tf.cast(needs, tf.float32), tf.cast(h, tf.float32)
-        projected, recurrent, direct, new_slopes = cell.back(needs, h, state, new_state, slope, state_slopes)
+        projected, recurrent, direct, new_gradients = cell.back(needs, h, state, new_state, gradient, state_gradients)
         gates = [projected] if recurrent is projected else [projected, recurrent]
         if valid is not None:
             gates = [tf.where(valid, gate, 0.0) for gate in gates]
-            direct = tf.where(valid, 0.0 if direct is None else direct, slope)
-            new_slopes = tuple(tf.where(valid, new, old) for new, old in zip(new_slopes, state_slopes, strict=True))
-        return [tf.cast(gate, narrow) for gate in gates], [] if direct is None else [direct], new_slopes
+            direct = tf.where(valid, 0.0 if direct is None else direct, gradient)
+            new_gradients = tuple(
+                tf.where(valid, new, old) for new, old in zip(new_gradients, state_gradients, strict=True)
+            )
+        return [tf.cast(gate, narrow) for gate in gates], [] if direct is None else [direct], new_gradients
 
     if not compiled:
         return step, back
@@ -174,9 +176,9 @@ def _loop_back(
     states: Any,
     valid: Any,
     keep: Any,
-    output_slopes: Any,
-    h_slope: Any,
-    state_slopes: Any,
+    output_gradients: Any,
+    h_gradient: Any,
+    state_gradients: Any,
     *,
     split: bool,
 ) -> Any:
@@ -190,42 +192,42 @@ def _loop_back(
         states: tuple of float32[time + 1, batch, units], of `_loop`.
         valid: as for `_loop`.
         keep: as for `_loop`.
-        output_slopes: float[time, batch, units].
-        h_slope: float32[batch, units].
-        state_slopes: tuple of float32[batch, units].
-        split: whether the gates' slopes of input and recurrent share differ.
+        output_gradients: float[time, batch, units].
+        h_gradient: float32[batch, units].
+        state_gradients: tuple of float32[batch, units].
+        split: whether the gates' gradients of input and recurrent share differ.
 
     Returns:
-        slopes of the gates, one or two of float[time, batch, gates], slope of the first h, slopes of the first state.
+        gradients of the gates, one or two of float[time, batch, gates], of the first h, and of the first state.
     """
     import tensorflow as tf
 
     times, narrow = tf.shape(needs)[0], needs.dtype
     product = product_with(tf.transpose(kernel))
 
-    def body(n: Any, through: Any, direct: Any, state_slopes: Any, arrays: Any) -> Any:
+    def body(n: Any, through: Any, direct: Any, state_gradients: Any, arrays: Any) -> Any:
         t = times - 1 - n
-        gates, direct, state_slopes = back(
+        gates, direct, state_gradients = back(
             needs[t],
             before[t],
             tuple(array[t] for array in states),
             tuple(array[t + 1] for array in states),
-            [output_slopes[t], through, *direct],
-            state_slopes,
+            [output_gradients[t], through, *direct],
+            state_gradients,
             None if valid is None else valid[t],
         )
         through = product(gates[-1])
         through = through if keep is None else through * keep
         arrays = [array.write(t, gate) for array, gate in zip(arrays, gates, strict=True)]
-        return n + 1, through, direct, state_slopes, arrays
+        return n + 1, through, direct, state_gradients, arrays
 
     arrays = [tf.TensorArray(narrow, times) for _ in range(1 + split)]
     carries = split or valid is not None
-    begin = (0, tf.cast(h_slope, narrow), [tf.zeros_like(h_slope)] * carries, tuple(state_slopes), arrays)
-    _, through, direct, state_slopes, arrays = tf.while_loop(
+    begin = (0, tf.cast(h_gradient, narrow), [tf.zeros_like(h_gradient)] * carries, tuple(state_gradients), arrays)
+    _, through, direct, state_gradients, arrays = tf.while_loop(
         lambda n, *_: n < times, body, begin, parallel_iterations=1, maximum_iterations=times
     )
-    return [array.stack() for array in arrays], tf.add_n([tf.cast(through, tf.float32), *direct]), state_slopes
+    return [array.stack() for array in arrays], tf.add_n([tf.cast(through, tf.float32), *direct]), state_gradients
 
 
 def compiles_whole(dtype: str, num_steps: int | None) -> bool:
@@ -241,7 +243,7 @@ def compiles_whole(dtype: str, num_steps: int | None) -> bool:
 def _trained_loop(
     kind: str, x: Any, kernel: Any, recurrent_kernel: Any, biases: Any, h: Any, state: Any, valid: Any, keep: Any
 ) -> Any:
-    """As `_loop`, from the input x float[time, batch, features] on, with a derivative of its own.
+    """As `_loop`, from the input x float[time, batch, features] on, with a gradient of its own.
 
     Returns:
         outputs, last h, *last state.
@@ -254,7 +256,7 @@ def _trained_loop(
     def values(x: Any, kernel: Any, recurrent_kernel: Any, biases: Any, h: Any, state: Any) -> Any:
         return _loop(step, project(x, kernel), recurrent_kernel, biases, h, state, valid, keep, trained=True)
 
-    def slopes(
+    def gradients(
         x: Any,
         kernel: Any,
         recurrent_kernel: Any,
@@ -262,14 +264,14 @@ def _trained_loop(
         outputs: Any,
         needs: Any,
         states: Any,
-        output_slopes: Any,
-        h_slope: Any,
-        state_slopes: Any,
+        output_gradients: Any,
+        h_gradient: Any,
+        state_gradients: Any,
     ) -> Any:
         """Of everything that `values` takes."""
         narrow, split = x.dtype, kind == "gru"
         before = tf.concat([tf.cast(h, narrow)[None], outputs[:-1]], 0)
-        gates, first, state_slopes = _loop_back(
+        gates, first, state_gradients = _loop_back(
             back,
             recurrent_kernel,
             needs,
@@ -277,9 +279,9 @@ def _trained_loop(
             states,
             valid,
             keep,
-            output_slopes,
-            h_slope,
-            state_slopes,
+            output_gradients,
+            h_gradient,
+            state_gradients,
             split=split,
         )
         gates = [tf.reshape(gate, [-1, kernel.shape[1]]) for gate in gates]
@@ -292,11 +294,11 @@ def _trained_loop(
             # A product with ones: TensorFlow's sum over so many rows would first widen them all.
             tf.stack([tf.cast(tf.matmul(ones, gate)[0], tf.float32) for gate in gates[: biases.shape[0]]]),
             first,
-            *state_slopes,
+            *state_gradients,
         )
 
     if whole:
-        values, slopes = (tf.function(part, jit_compile=True, autograph=False) for part in (values, slopes))
+        values, gradients = (tf.function(part, jit_compile=True, autograph=False) for part in (values, gradients))
 
     @tf.custom_gradient
     def run(x: Any, kernel: Any, recurrent_kernel: Any, biases: Any, h: Any, *state: Any) -> Any:
@@ -304,9 +306,18 @@ def _trained_loop(
         given = tf.nest.map_structure(tf.stop_gradient, (x, kernel, recurrent_kernel, biases, h, state))
         outputs, last, last_state, (needs, *states) = values(*given)
 
-        def gradient(output_slopes: Any, h_slope: Any, *state_slopes: Any) -> Any:
-            return slopes(
-                x, kernel, recurrent_kernel, h, outputs, needs, tuple(states), output_slopes, h_slope, state_slopes
+        def gradient(output_gradients: Any, h_gradient: Any, *state_gradients: Any) -> Any:
+            return gradients(
+                x,
+                kernel,
+                recurrent_kernel,
+                h,
+                outputs,
+                needs,
+                tuple(states),
+                output_gradients,
+                h_gradient,
+                state_gradients,
             )
 
         return (outputs, last, *last_state), gradient

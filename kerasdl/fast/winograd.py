@@ -112,20 +112,20 @@ def convolution(image: Any, kernel: Any, stride: int = 1) -> Any:
             return _chunked(forward, [x])[0]
 
         def gradient(upstream: Any) -> tuple[Any, Any]:
-            def slopes() -> tuple[Any, Any]:
+            def gradients() -> tuple[Any, Any]:
                 weights = maps["kernel"](kernel)
 
                 def backward(x: Any, upstream: Any, *sums: Any) -> list[Any]:
-                    slopes = maps["upstream"](upstream)
-                    back = maps["input_back"](_products(slopes, weights, transpose_b=True), _tiles(x, stride))
-                    added = _added(sums, _products(maps["input"](x), slopes, transpose_a=True))
+                    gradients = maps["upstream"](upstream)
+                    back = maps["input_back"](_products(gradients, weights, transpose_b=True), _tiles(x, stride))
+                    added = _added(sums, _products(maps["input"](x), gradients, transpose_a=True))
                     return [_joined(back, tf.shape(x)[1:3]), *added]
 
-                slope, *sums = _chunked(backward, [x, upstream], weights)
-                return slope, maps["kernel_back"](sums)
+                gradient, *sums = _chunked(backward, [x, upstream], weights)
+                return gradient, maps["kernel_back"](sums)
 
-            slope, kernel_slope = tf.cond(much, slopes, lambda: _direct_gradient(x, upstream, kernel, stride))
-            return tf.ensure_shape(slope, x.shape), tf.ensure_shape(kernel_slope, kernel.shape)
+            gradient, kernel_gradient = tf.cond(much, gradients, lambda: _direct_gradient(x, upstream, kernel, stride))
+            return tf.ensure_shape(gradient, x.shape), tf.ensure_shape(kernel_gradient, kernel.shape)
 
         much = _is_much(tf.concat([tf.shape(x)[:1], tf.shape(x)[1:3] // stride], 0), kernel)
         y = tf.cond(much, value, lambda: tf.nn.conv2d(x, kernel, stride, "SAME"))
@@ -164,22 +164,22 @@ def transposed_convolution(image: Any, kernel: Any, stride: int) -> Any:
             return _chunked(forward, [x])[0]
 
         def gradient(upstream: Any) -> tuple[Any, Any]:
-            def slopes() -> tuple[Any, Any]:
+            def gradients() -> tuple[Any, Any]:
                 weights = maps["kernel"](kernel)
 
                 def backward(x: Any, upstream: Any, *sums: Any) -> list[Any]:
-                    slopes = maps["input"](upstream)
-                    slope = _joined(maps["output"](_products(slopes, weights), _tiles(x, 1)), tf.shape(x)[1:3])
-                    return [slope, *_added(sums, _products(slopes, maps["upstream"](x), transpose_a=True))]
+                    gradients = maps["input"](upstream)
+                    gradient = _joined(maps["output"](_products(gradients, weights), _tiles(x, 1)), tf.shape(x)[1:3])
+                    return [gradient, *_added(sums, _products(gradients, maps["upstream"](x), transpose_a=True))]
 
-                slope, *sums = _chunked(backward, [x, upstream], weights)
-                return slope, maps["kernel_back"](sums)
+                gradient, *sums = _chunked(backward, [x, upstream], weights)
+                return gradient, maps["kernel_back"](sums)
 
             def direct() -> tuple[Any, Any]:
                 return tf.nn.conv2d(upstream, kernel, stride, "SAME"), _direct_gradient(upstream, x, kernel, stride)[1]
 
-            slope, kernel_slope = tf.cond(much, slopes, direct)
-            return tf.ensure_shape(slope, x.shape), tf.ensure_shape(kernel_slope, kernel.shape)
+            gradient, kernel_gradient = tf.cond(much, gradients, direct)
+            return tf.ensure_shape(gradient, x.shape), tf.ensure_shape(kernel_gradient, kernel.shape)
 
         much = _is_much(tf.shape(x)[:3], kernel)
         y = tf.cond(much, value, lambda: tf.nn.conv2d_transpose(x, kernel, large, stride))
