@@ -68,7 +68,7 @@ class Config:
     discriminator_steps: int = 1
     """Steps of the discriminator for each of the generator; they share the batch."""
     ema_momentum: float = 0.999
-    """Momentum of the exponential moving average of the generator's weights, which draws all but training's pictures."""
+    """Momentum of the exponential moving average of the generator, which draws all but the pictures of training."""
     generator_learning_rate: float = 2e-4
     """Learning rate of the generator's Adam."""
     discriminator_learning_rate: float = 2e-4
