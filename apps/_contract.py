@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_type_hints
 
 from kerasdl.errors import UserError
 
@@ -93,26 +94,96 @@ def jsonable(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def at_least(minimum: float, **values: float | None) -> None:
-    """Checks fields of a configuration.
+class _AtLeast:
+    """Bound of a field of `Settings`: `AtLeast[int, 1]` is an int of 1 or more."""
+
+    def __init__(self, low: float) -> None:
+        self.low = low
+
+    def __class_getitem__(cls, items: tuple[Any, float]) -> Any:
+        """The annotated type."""
+        return Annotated[items[0], cls(items[1])]
+
+    def check(self, name: str, value: float | None) -> None:
+        """Checks the value of a field; None passes.
+
+        Raises:
+            UserError: it is too small.
+        """
+        if value is not None and not value >= self.low:
+            raise UserError(f"{_flag(name)} is {value}; expected {self.low} or more")
+
+
+class _Between:
+    """Bounds of a field of `Settings`: `Between[float, 0, 1]` is a float in [0, 1]."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
+
+    def __class_getitem__(cls, items: tuple[Any, float, float]) -> Any:
+        """The annotated type."""
+        return Annotated[items[0], cls(*items[1:])]
+
+    def check(self, name: str, value: float | None) -> None:
+        """Checks the value of a field; None passes.
+
+        Raises:
+            UserError: it is not within.
+        """
+        if value is not None and not self.low <= value <= self.high:
+            raise UserError(f"{_flag(name)} is {value}; expected {self.low} to {self.high}")
+
+
+if TYPE_CHECKING:
+    from typing import Annotated as AtLeast
+    from typing import Annotated as Between
+else:
+    AtLeast, Between = _AtLeast, _Between
+
+
+def at_least(low: float, **values: float | None) -> None:
+    """Checks values whose bound depends on others, or that are no fields.
 
     Raises:
-        UserError: a value is below `minimum`; None passes.
+        UserError: one is below `low`; None passes.
     """
     for name, value in values.items():
-        if value is not None and not value >= minimum:
-            raise UserError(f"{_flag(name)} is {value}; expected {minimum} or more")
+        _AtLeast(low).check(name, value)
 
 
-def between(low: float, high: float, **values: float) -> None:
-    """Checks that fields of a configuration lie in [low, high].
+def between(low: float, high: float, **values: float | None) -> None:
+    """Checks values whose bounds depend on others, or that are no fields.
 
     Raises:
-        UserError: one does not.
+        UserError: one does not lie in [low, high]; None passes.
     """
     for name, value in values.items():
-        if not low <= value <= high:
-            raise UserError(f"{_flag(name)} is {value}; expected {low} to {high}")
+        _Between(low, high).check(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A configuration whose fields say their bounds; a class of its own extends it."""
+
+    def __post_init__(self) -> None:
+        """Checks every bound.
+
+        Raises:
+            UserError: a value is not within its bounds, or early stopping has nothing to go by.
+        """
+        own: Any = type(self)
+        for name, hint in _hints(own).items():
+            for bound in getattr(hint, "__metadata__", ()):
+                if isinstance(bound, _AtLeast | _Between):
+                    bound.check(name, getattr(self, name))
+        if getattr(self, "patience", None) and getattr(self, "validation_ratio", None) == 0:
+            raise UserError("--patience needs validation data; give --validation-ratio above 0")
+
+
+@functools.cache
+def _hints(settings: Any) -> dict[str, Any]:
+    return get_type_hints(settings, include_extras=True)
 
 
 def _flag(name: str) -> str:

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import Card, Objective, Splits, at_least, between
+from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
 from kerasdl.data import captioned_pictures, feature_cache, picture_files, pipeline, synthetic, vocabulary
@@ -38,7 +38,7 @@ from kerasdl.training import fit, precision, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of the image captioner."""
 
     data: Path | None = None
@@ -49,67 +49,67 @@ class Config:
     """flickr8k: a folder of that name; coco_captions: from TFDS, whose pictures are written to --cache once."""
     data_dir: Path | None = None
     """Folder that holds flickr8k/ (images/, train.csv, ...) or TFDS' coco_captions/; else KERASDL_DATA_DIR."""
-    validation_ratio: float = 0.08
+    validation_ratio: Between[float, 0, 0.9] = 0.08
     """Share of the pictures, if there is no split for it, held out to choose epochs and settings; 0: none."""
     encoder: str = "MobileNetV2"
     """Name in keras.applications, whose weights are frozen; or `cnn`, a small network trained from scratch."""
     encoder_weights: str = "imagenet"
     """Weights of the encoder without its top: `imagenet` (Keras downloads them), a .weights.h5 file, or `none`."""
-    image_size: int = 224
+    image_size: AtLeast[int, 8] = 224
     """Side of the square to which pictures are scaled, in pixels."""
     cache: Path = Path("runs/features")
     """Folder in which the frozen encoder's features are kept; they are computed once."""
     attention: Literal["additive", "none"] = "additive"
     """additive: looks at another part of the picture for each word; none: sees the whole once."""
-    units: int = 512
+    units: AtLeast[int, 1] = 512
     """Size of the LSTM."""
-    attention_units: int = 256
+    attention_units: AtLeast[int, 1] = 256
     """Size of the hidden layer that compares the LSTM's state with the parts of the picture."""
-    feature_dim: int = 256
+    feature_dim: AtLeast[int, 1] = 256
     """Features of each part of the picture that the decoder sees."""
-    embedding_dim: int = 256
+    embedding_dim: AtLeast[int, 1] = 256
     """Size of a word's vector."""
-    min_count: int = 3
+    min_count: AtLeast[int, 1] = 3
     """Words that the training captions hold less often are unknown; they are never said."""
-    max_words: int = 20
+    max_words: AtLeast[int, 1] = 20
     """Longest caption, in words; training captions are cut there."""
-    dropout: float = 0.5
+    dropout: Between[float, 0, 0.9] = 0.5
     """Share of features dropped."""
-    label_smoothing: float = 0.1
+    label_smoothing: Between[float, 0, 0.9] = 0.1
     """Probability mass spread over all words in the targets."""
-    doubly_stochastic: float = 0.1
+    doubly_stochastic: AtLeast[float, 0] = 0.1
     """Factor of the penalty for parts of a picture at which a caption does not look."""
     flip: bool = True
     """Show every picture mirrored, too, with left and right exchanged in its captions."""
-    epochs: int = 8
+    epochs: AtLeast[int, 1] = 8
     """Passes over the training captions, each with its picture and, with --flip, with the mirrored one."""
-    tune_epochs: int = 2
+    tune_epochs: AtLeast[int, 0] = 2
     """Further passes, in which the top of the encoder is trained, too; none of cnn, which is trained anyway."""
     tune_from: str = "block_12_add"
     """Layer of the encoder behind which the top begins; here the last four blocks of MobileNetV2."""
-    tune_rate: float = 1e-4
+    tune_rate: AtLeast[float, 1e-12] = 1e-4
     """Peak learning rate of --tune-epochs."""
-    reinforce_epochs: int = 0
+    reinforce_epochs: AtLeast[int, 0] = 0
     """Then passes over the pictures: the model draws captions and learns from their CIDEr-D scores."""
-    reinforce_rate: float = 5e-5
+    reinforce_rate: AtLeast[float, 1e-12] = 5e-5
     """Peak learning rate of --reinforce-epochs."""
-    batch_size: int = 64
+    batch_size: AtLeast[int, 1] = 64
     """Captions a step."""
-    learning_rate: float = 1e-3
+    learning_rate: AtLeast[float, 1e-12] = 1e-3
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.01
+    weight_decay: AtLeast[float, 0] = 0.01
     """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
-    warmup_epochs: float = 0.2
+    warmup_epochs: AtLeast[float, 0] = 0.2
     """Epochs in which the learning rate rises."""
-    clip_norm: float | None = 5.0
+    clip_norm: AtLeast[float | None, 1e-12] = 5.0
     """Largest global norm of the gradient; None does not clip."""
-    patience: int | None = None
+    patience: AtLeast[int | None, 1] = None
     """Stop after this many epochs without a better CIDEr-D on validation pictures; None never does."""
     beam_width: int = 8
     """Hypotheses of the beam search in `evaluate` and in the export's first signature."""
-    length_penalty: float = 0.7
+    length_penalty: AtLeast[float, 0] = 0.7
     """Length penalty of the beam search: 0 prefers short captions, 1 weighs them by the mean of their words."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
@@ -118,23 +118,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Checks every value."""
-        at_least(1, units=self.units, attention_units=self.attention_units, feature_dim=self.feature_dim,
-                 embedding_dim=self.embedding_dim, min_count=self.min_count, max_words=self.max_words,
-                 epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)  # fmt: skip
-        at_least(8, image_size=self.image_size)
-        at_least(0, tune_epochs=self.tune_epochs, reinforce_epochs=self.reinforce_epochs,
-                 doubly_stochastic=self.doubly_stochastic,
-                 weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs,
-                 length_penalty=self.length_penalty)  # fmt: skip
-        at_least(1e-12, learning_rate=self.learning_rate, tune_rate=self.tune_rate, reinforce_rate=self.reinforce_rate,
-                 clip_norm=self.clip_norm)  # fmt: skip
-        between(0, 0.9, validation_ratio=self.validation_ratio, dropout=self.dropout,
-                label_smoothing=self.label_smoothing)  # fmt: skip
+        super().__post_init__()
         between(1, beam_search.MAX_WIDTH, beam_width=self.beam_width)
         if self.encoder == "cnn":
             object.__setattr__(self, "tune_epochs", 0)
-        if self.validation_ratio == 0 and self.patience:
-            raise UserError("--patience needs validation data; give --validation-ratio above 0")
 
 
 OBJECTIVE = Objective(metric="val_cider", direction="max")

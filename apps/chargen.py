@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import Card, Objective, Splits, at_least, between
+from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import export
 from kerasdl.blocks import recurrence
 from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
@@ -34,7 +34,7 @@ from kerasdl.training import carried_state, fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of the text generator."""
 
     data: Path | None = None
@@ -43,50 +43,40 @@ class Config:
     """TFDS folder that holds tiny_shakespeare; else KERASDL_DATA_DIR, else TFDS' own default and download."""
     alphabet: Literal["characters", "bytes"] = "characters"
     """What the model reads and writes: the characters of the training text, or bytes, for any text."""
-    held_out_ratio: float = 0.05
+    held_out_ratio: Between[float, 0.001, 0.4] = 0.05
     """Share of an own text kept for validation, and as much again, its end, for the test."""
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
     """Recurrent cell."""
-    units: int = 512
+    units: AtLeast[int, 1] = 512
     """Width of each layer."""
-    depth: int = 2
+    depth: AtLeast[int, 1] = 2
     """Layers."""
-    dropout: float = 0.4
+    dropout: Between[float, 0, 0.9] = 0.4
     """Share of features dropped after each layer."""
-    window: int = 128
+    window: AtLeast[int, 1] = 128
     """Characters through which the gradient goes back; the state is carried on to the next window."""
-    batch_size: int = 64
+    batch_size: AtLeast[int, 1] = 64
     """Places in the text that are read side by side."""
-    reset_ratio: float = 0.1
+    reset_ratio: Between[float, 0, 1] = 0.1
     """Share of the windows that begin with an empty state, so that the model also learns to begin a text."""
-    epochs: int = 18
+    epochs: AtLeast[int, 1] = 18
     """Passes over the training text."""
-    learning_rate: float = 3e-3
+    learning_rate: AtLeast[float, 1e-12] = 3e-3
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.01
+    weight_decay: AtLeast[float, 0] = 0.01
     """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
-    warmup_epochs: float = 0.5
+    warmup_epochs: AtLeast[float, 0] = 0.5
     """Epochs in which the learning rate rises."""
-    clip_norm: float | None = 1.0
+    clip_norm: AtLeast[float | None, 1e-12] = 1.0
     """Largest global norm of the gradient; None does not clip."""
-    patience: int | None = None
+    patience: AtLeast[int | None, 1] = None
     """Stop after this many epochs without a lower validation loss; None never does."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: int = 0
     """Seed of weights, order and dropout."""
-
-    def __post_init__(self) -> None:
-        """Checks every value."""
-        at_least(1, units=self.units, depth=self.depth, window=self.window, batch_size=self.batch_size,
-                 epochs=self.epochs, patience=self.patience)  # fmt: skip
-        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs)
-        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
-        between(0.001, 0.4, held_out_ratio=self.held_out_ratio)
-        between(0, 0.9, dropout=self.dropout)
-        between(0, 1, reset_ratio=self.reset_ratio)
 
 
 OBJECTIVE = Objective(metric="val_loss", direction="min")

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import Card, Objective, Splits, at_least, between
+from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least
 from kerasdl import export
 from kerasdl.blocks import convolution, image_classifier
 from kerasdl.data import augmentation, picture_files, pipeline, synthetic, tfds
@@ -76,7 +76,7 @@ def recipe(architecture: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of the image classifier; a field whose default is None takes the value of the architecture's recipe."""
 
     architecture: Architecture = "fast"
@@ -85,49 +85,49 @@ class Config:
     """Own pictures: a folder with one sub-folder a class, or with train/, validation/, test/ above those."""
     data_dir: Path | None = None
     """TFDS folder that holds cifar10; else KERASDL_DATA_DIR, else TFDS' own default and download."""
-    image_size: OrRecipe[int] = RECIPE
+    image_size: AtLeast[OrRecipe[int], 8] = RECIPE
     """Side of the square pictures that the network sees, in pixels; 32, or 64 with --data, or 160 for a backbone."""
-    validation_ratio: float = 0.1
+    validation_ratio: Between[float, 0, 0.9] = 0.1
     """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     strict: bool = False
     """Stop at the first broken picture of --data instead of leaving it out."""
-    epochs: OrRecipe[int] = RECIPE
+    epochs: AtLeast[OrRecipe[int], 1] = RECIPE
     """Passes over the training pictures."""
-    batch_size: OrRecipe[int] = RECIPE
+    batch_size: AtLeast[OrRecipe[int], 1] = RECIPE
     """Pictures a step."""
     optimizer: OrRecipe[Literal["muon", "sgd", "adamw"]] = RECIPE
     """muon: orthogonalised momentum for kernels; sgd: Nesterov momentum 0.9; adamw."""
-    learning_rate: OrRecipe[float] = RECIPE
+    learning_rate: AtLeast[OrRecipe[float], 1e-12] = RECIPE
     """Peak learning rate."""
-    weight_decay: OrRecipe[float] = RECIPE
+    weight_decay: AtLeast[OrRecipe[float], 0] = RECIPE
     """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: OrRecipe[Literal["constant", "linear", "step", "cosine", "one-cycle", "plateau"]] = RECIPE
     """Course of the learning rate; step: /10 at 50 % and 75 %; plateau: /10 after 5 epochs without gain."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: AtLeast[float, 0] = 0.0
     """Epochs in which the learning rate rises from 0 (linear and cosine schedules)."""
-    clip_norm: float | None = None
+    clip_norm: AtLeast[float | None, 1e-12] = None
     """Largest global norm of the gradient; None does not clip."""
-    ema_momentum: float | None = None
+    ema_momentum: Between[float | None, 0, 0.99999] = None
     """Average the weights over steps with this momentum, such as 0.999, and evaluate the average."""
-    label_smoothing: OrRecipe[float] = RECIPE
+    label_smoothing: Between[OrRecipe[float], 0, 0.9] = RECIPE
     """Probability mass spread over all classes in the targets."""
-    dropout: float = 0.0
+    dropout: Between[float, 0, 0.9] = 0.0
     """Share of features dropped before the last layer (lenet, alexnet, vgg16, backbone)."""
     augment: bool = True
     """Apply the augmentations below; --no-augment turns all of them off."""
     flip: OrRecipe[Literal["none", "random", "alternating"]] = RECIPE
     """Left-right flips; alternating: each picture every other epoch."""
-    padding: OrRecipe[int] = RECIPE
+    padding: AtLeast[OrRecipe[int], 0] = RECIPE
     """Random shifts of up to this many pixels, the border reflected."""
-    rotation_degrees: float = 0.0
+    rotation_degrees: AtLeast[float, 0] = 0.0
     """Random rotation of up to this angle either way."""
-    scale_ratio: float = 0.0
+    scale_ratio: Between[float, 0, 0.9] = 0.0
     """Random zoom of up to this share either way."""
-    color_jitter: float = 0.0
+    color_jitter: AtLeast[float, 0] = 0.0
     """Random brightness, contrast and saturation, each by up to this share."""
-    cutout_size: OrRecipe[int] = RECIPE
+    cutout_size: AtLeast[OrRecipe[int], 0] = RECIPE
     """Side of a random grey square, in pixels; 0 for none."""
-    mixup_alpha: float = 0.0
+    mixup_alpha: AtLeast[float, 0] = 0.0
     """Mix pairs of pictures and labels by a share drawn from Beta(alpha, alpha)."""
     progressive: OrRecipe[Literal["none", "resize", "crop"]] = RECIPE
     """Train at 3/4 and 7/8 of the picture size in the first half and the third quarter of the epochs: scaled or cut."""
@@ -135,9 +135,9 @@ class Config:
     """Name in keras.applications, for --architecture backbone."""
     weights: str | None = None
     """Weights of the backbone without its top: `imagenet` (Keras downloads them) or a .weights.h5 file."""
-    head_epochs: int = 3
+    head_epochs: AtLeast[int, 1] = 3
     """Backbone: epochs in which only the new head learns, before everything is tuned at a tenth of the rate."""
-    patience: int | None = None
+    patience: AtLeast[int | None, 1] = None
     """Stop after this many epochs without a better validation accuracy; None never does."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
@@ -152,23 +152,9 @@ class Config:
         if self.image_size is None:
             size = 160 if self.architecture == "backbone" else 64 if self.data else 32
             object.__setattr__(self, "image_size", size)
-        at_least(
-            1,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            head_epochs=self.head_epochs,
-            patience=self.patience,
-        )
-        at_least(8, image_size=self.image_size)
-        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs, mixup_alpha=self.mixup_alpha,
-                 padding=self.padding, cutout_size=self.cutout_size, rotation_degrees=self.rotation_degrees,
-                 color_jitter=self.color_jitter)  # fmt: skip
-        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
-        between(0, 0.9, validation_ratio=self.validation_ratio, dropout=self.dropout, scale_ratio=self.scale_ratio,
-                label_smoothing=self.label_smoothing)  # fmt: skip
-        between(0, 0.99999, ema_momentum=self.ema_momentum or 0.0)
-        if self.validation_ratio == 0 and (self.patience or self.schedule == "plateau"):
-            raise UserError("--patience and --schedule plateau need validation data; give --validation-ratio above 0")
+        super().__post_init__()
+        if self.validation_ratio == 0 and self.schedule == "plateau":
+            raise UserError("--schedule plateau needs validation data; give --validation-ratio above 0")
 
 
 OBJECTIVE = Objective(metric="val_accuracy", direction="max")

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import Card, Objective, Splits, at_least, between
+from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import command_line, export
 from kerasdl.blocks import dcgan
 from kerasdl.data import augmentation, picture_files, pipeline, synthetic, tfds
@@ -36,7 +36,7 @@ from kerasdl.training import fit, precision, run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of the DCGAN."""
 
     dataset: Literal["cifar10", "mnist"] = "cifar10"
@@ -45,17 +45,17 @@ class Config:
     """Own pictures in place of these: a folder, with one sub-folder a class if there are classes."""
     data_dir: Path | None = None
     """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
-    image_size: int | None = None
+    image_size: AtLeast[int | None, 16] = None
     """Side to which the middle squares of --data are scaled, also up, in pixels: 16, 32, 64, 128 ...; by default 64."""
-    validation_ratio: float = 0.04
+    validation_ratio: Between[float, 0, 0.8] = 0.04  # a tenth is for the test
     """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     flip: Literal["none", "random"] | None = None
     """Show half of the training pictures mirrored; by default random, but none of mnist's digits."""
     conditional: bool = False
     """Learn to draw a picture of a given class."""
-    latent_dim: int = 100
+    latent_dim: AtLeast[int, 1] = 100
     """Random numbers that a picture is made of."""
-    filters: int = 64
+    filters: AtLeast[int, 1] = 64
     """Channels of the largest map of both networks; each smaller map has twice as many, up to eight times."""
     loss: Literal["minimax", "non-saturating", "hinge"] = "non-saturating"
     """The game that the networks play."""
@@ -63,29 +63,29 @@ class Config:
     """Normalization of the discriminator; the generator has batch normalization."""
     minibatch_deviation: bool = False
     """Show the discriminator how much the pictures of a batch differ, against a generator that draws all alike."""
-    label_smoothing: float = 0.0
+    label_smoothing: Between[float, 0, 0.5] = 0.0
     """What the target of real pictures lacks to 1; not with --loss hinge."""
-    discriminator_steps: int = 1
+    discriminator_steps: AtLeast[int, 1] = 1
     """Steps of the discriminator for each of the generator; they share the batch."""
-    ema_momentum: float = 0.999
+    ema_momentum: Between[float, 0, 0.99999] = 0.999
     """Momentum of the exponential moving average of the generator, which draws all but the pictures of training."""
-    generator_learning_rate: float = 2e-4
+    generator_learning_rate: AtLeast[float, 1e-12] = 2e-4
     """Learning rate of the generator's Adam."""
-    discriminator_learning_rate: float = 2e-4
+    discriminator_learning_rate: AtLeast[float, 1e-12] = 2e-4
     """Learning rate of the discriminator's Adam."""
-    beta_1: float = 0.5
+    beta_1: Between[float, 0, 0.99999] = 0.5
     """Decay of the first moment in both."""
-    epochs: int = 24
+    epochs: AtLeast[int, 1] = 24
     """Passes over the training pictures."""
     batch_size: int = 64
     """Pictures a step of the generator."""
-    patience: int | None = None
+    patience: AtLeast[int | None, 1] = None
     """Stop after this many epochs without a smaller Fréchet distance on the validation pictures; None never does."""
-    samples_every: int = 1
+    samples_every: AtLeast[int, 1] = 1
     """Epochs between two grids of pictures in the run's figures/samples, which become figures/training.gif."""
-    validation_pictures: int = 2000
+    validation_pictures: AtLeast[int, 2] = 2000
     """Validation pictures with which as many generated ones are compared after each epoch, at most."""
-    feature_epochs: int = 8
+    feature_epochs: AtLeast[int, 1] = 8
     """Training of the small network whose features distances are measured in."""
     feature_network: str | None = None
     """In its place a network of keras.applications; with InceptionV3 the distance is FID."""
@@ -107,18 +107,9 @@ class Config:
         ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        at_least(1, latent_dim=self.latent_dim, filters=self.filters, discriminator_steps=self.discriminator_steps,
-                 epochs=self.epochs, patience=self.patience, samples_every=self.samples_every,
-                 feature_epochs=self.feature_epochs)  # fmt: skip
-        at_least(2, validation_pictures=self.validation_pictures)
+        super().__post_init__()
         at_least(self.discriminator_steps, batch_size=self.batch_size)
-        at_least(1e-12, generator_learning_rate=self.generator_learning_rate,
-                 discriminator_learning_rate=self.discriminator_learning_rate)  # fmt: skip
-        between(0, 0.8, validation_ratio=self.validation_ratio)  # a tenth is for the test
-        between(0, 0.5, label_smoothing=self.label_smoothing)
-        between(0, 0.99999, ema_momentum=self.ema_momentum, beta_1=self.beta_1)
         assert self.image_size is not None
-        at_least(16, image_size=self.image_size)
         if self.image_size & (self.image_size - 1):
             larger = 1 << self.image_size.bit_length()
             raise UserError(f"--image-size is {self.image_size}; expected a power of two: {larger // 2} or {larger}")
@@ -128,8 +119,6 @@ class Config:
             raise UserError("--loss hinge has no targets to smooth; give --label-smoothing 0, or another loss")
         if (self.feature_network is None) != (self.feature_weights is None):
             raise UserError("--feature-network and --feature-weights belong together; give both, or none")
-        if self.validation_ratio == 0 and self.patience:
-            raise UserError("--patience needs validation data; give --validation-ratio above 0")
 
 
 OBJECTIVE = Objective(metric="val_frechet", direction="min")

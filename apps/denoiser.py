@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import Card, Objective, Splits, at_least, between
+from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
 from kerasdl.data import augmentation, noise, picture_files, pipeline, synthetic, tfds
@@ -35,7 +35,7 @@ STRENGTH = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of the denoiser."""
 
     dataset: Literal["cifar10", "mnist"] = "cifar10"
@@ -46,9 +46,9 @@ class Config:
     """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
     patch_size: int = 48
     """Side of the squares cut out of --data, in pixels."""
-    patches: int = 50
+    patches: AtLeast[int, 1] = 50
     """Squares of each picture of --data."""
-    validation_ratio: float = 0.04
+    validation_ratio: Between[float, 0, 0.8] = 0.04  # a tenth is for the test
     """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     noise: Literal["gaussian", "salt_and_pepper", "masking"] = "gaussian"
     """gaussian: added to every value; salt_and_pepper: black and white pixels; masking: black pixels."""
@@ -61,27 +61,27 @@ class Config:
     """Show half of the training pictures mirrored."""
     architecture: Literal["unet", "autoencoder"] = "unet"
     """autoencoder: everything goes through the smallest map; unet: a way past it for details, at each size."""
-    width: int = 48
+    width: AtLeast[int, 1] = 48
     """Channels at the picture's size; each smaller size has twice as many."""
-    depth: int = 3
+    depth: AtLeast[int, 2] = 3
     """Sizes, each half the one before."""
-    epochs: int = 16
+    epochs: AtLeast[int, 1] = 16
     """Passes over the training pictures, each time with new noise."""
-    batch_size: int = 64
+    batch_size: AtLeast[int, 1] = 64
     """Pictures a step."""
     optimizer: Literal["muon", "adam"] = "muon"
     """muon: orthogonalised momentum for kernels, Adam at a quarter of the rate for the rest."""
-    learning_rate: float | None = None
+    learning_rate: AtLeast[float | None, 1e-12] = None
     """Peak learning rate; 0.02 for muon, 0.006 for adam."""
-    weight_decay: float = 0.0
+    weight_decay: AtLeast[float, 0] = 0.0
     """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
-    warmup_epochs: float = 0.2
+    warmup_epochs: AtLeast[float, 0] = 0.2
     """Epochs in which the learning rate rises."""
-    clip_norm: float | None = 1.0
+    clip_norm: AtLeast[float | None, 1e-12] = 1.0
     """Largest global norm of the gradient; None does not clip."""
-    patience: int | None = None
+    patience: AtLeast[int | None, 1] = None
     """Stop after this many epochs without a better validation PSNR; None never does."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
@@ -95,16 +95,9 @@ class Config:
         assert self.strength is not None
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", 2e-2 if self.optimizer == "muon" else 6e-3)
-        at_least(1, patches=self.patches, width=self.width, epochs=self.epochs, batch_size=self.batch_size,
-                 patience=self.patience)  # fmt: skip
-        at_least(2, depth=self.depth)
-        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs)
-        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
-        between(0, 0.8, validation_ratio=self.validation_ratio)  # a tenth is for the test
+        super().__post_init__()
         between(0, 255 if self.noise == "gaussian" else 1, strength=self.strength)
         at_least(max(11, 2 ** (self.depth - 1)), patch_size=self.patch_size)  # the SSIM's window
-        if self.validation_ratio == 0 and self.patience:
-            raise UserError("--patience needs validation data; give --validation-ratio above 0")
 
 
 OBJECTIVE = Objective(metric="val_psnr_db", direction="max")

@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import Card, Objective, Splits, at_least, between
+from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits
 from kerasdl import export
 from kerasdl.blocks import attention, embedding, ngrams, recurrence, sentence_convolution
 from kerasdl.data import pipeline, synthetic, table, text_file, tfds, vocabulary
@@ -40,7 +40,7 @@ TEACHER = "teacher.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of the text classifier."""
 
     data: Path | None = None
@@ -53,57 +53,57 @@ class Config:
     """Column of --data that holds the texts."""
     label_column: str = "label"
     """Column of --data that holds the labels."""
-    validation_ratio: float = 0.1
+    validation_ratio: Between[float, 0, 0.8] = 0.1  # a tenth is for the test
     """Share of the training texts held out to choose epochs and settings; 0 trains on everything."""
     architecture: Literal["lstm", "gru", "rnn", "cnn"] = "lstm"
     """Recurrent cell, or cnn: convolutions over 3, 4 and 5 words."""
     bidirectional: bool = True
     """Read the text from both ends (not cnn)."""
-    depth: int = 1
+    depth: AtLeast[int, 1] = 1
     """Recurrent layers."""
-    units: int = 128
+    units: AtLeast[int, 1] = 128
     """Width of a layer, for each direction; of cnn the filters of each width."""
-    embedding_dim: int = 64
+    embedding_dim: AtLeast[int, 1] = 64
     """Size of a word's vector; of an export's 8 MiB, 30,000 words take 3.7 at 64."""
     pooling: Literal["last", "mean", "max", "attention"] = "max"
     """How the steps of a text become one vector; cnn takes the largest of each filter."""
-    vocabulary_size: int = 30_000
+    vocabulary_size: AtLeast[int, 1] = 30_000
     """The most frequent words of the training texts, and of --unlabeled, are known."""
-    max_words: int = 600
+    max_words: AtLeast[int, 1] = 600
     """Longest text, in words; the middle of a longer one is left out, in training and in use."""
     ngrams: bool = True
     """Add a linear classifier of the text's words and pairs of words, learned before the network and apart from it."""
-    ngram_buckets: int = 750_000
+    ngram_buckets: AtLeast[int, 1] = 750_000
     """Weights that the pairs of words share, of 2 bytes each in an export, for each class when there are over two."""
-    ngram_share: float = 0.5
+    ngram_share: Between[float, 0, 1] = 0.5
     """Weight of the n-grams in the answer; the network has the rest."""
-    ngram_strength: float = 0.3
+    ngram_strength: AtLeast[float, 1e-12] = 0.3
     """Strength of the data against the L2 penalty when the n-grams are learned (C of a support vector machine)."""
-    dropout: float = 0.5
+    dropout: Between[float, 0, 0.9] = 0.5
     """Share of features dropped before the last layer and between recurrent layers."""
-    word_dropout: float = 0.2
+    word_dropout: Between[float, 0, 0.9] = 0.2
     """Probability in training that a word becomes the unknown one."""
-    recurrent_dropout: float = 0.0
+    recurrent_dropout: Between[float, 0, 0.9] = 0.0
     """Share of recurrent features dropped, the same at each word of a text."""
-    label_smoothing: float = 0.1
+    label_smoothing: Between[float, 0, 0.9] = 0.1
     """Probability mass spread over all classes in the targets."""
-    epochs: int = 4
+    epochs: AtLeast[int, 1] = 4
     """Passes over the training texts."""
-    batch_size: int = 64
+    batch_size: AtLeast[int, 1] = 64
     """Texts a step, about equally long."""
-    learning_rate: float = 2e-3
+    learning_rate: AtLeast[float, 1e-12] = 2e-3
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.01
+    weight_decay: AtLeast[float, 0] = 0.01
     """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "cosine"
     """Course of the learning rate."""
-    warmup_epochs: float = 0.5
+    warmup_epochs: AtLeast[float, 0] = 0.5
     """Epochs in which the learning rate rises."""
-    clip_norm: float | None = 1.0
+    clip_norm: AtLeast[float | None, 1e-12] = 1.0
     """Largest global norm of the gradient; None does not clip."""
-    patience: int | None = None
+    patience: AtLeast[int | None, 1] = None
     """Stop after this many epochs without a better validation accuracy; None never does."""
-    pretrain_epochs: int = 0
+    pretrain_epochs: AtLeast[int, 0] = 0
     """Passes over unlabelled and training texts in which, first of all, the recurrent layers learn to predict words."""
     teacher: Path | None = None
     """Exported text classifier of the same classes: the network learns its answers to the unlabelled texts, too."""
@@ -114,18 +114,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Checks every value."""
-        at_least(1, depth=self.depth, units=self.units, embedding_dim=self.embedding_dim, max_words=self.max_words,
-                 vocabulary_size=self.vocabulary_size, ngram_buckets=self.ngram_buckets, epochs=self.epochs,
-                 batch_size=self.batch_size, patience=self.patience)  # fmt: skip
-        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs,
-                 pretrain_epochs=self.pretrain_epochs)  # fmt: skip
-        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm, ngram_strength=self.ngram_strength)
-        between(0, 0.9, dropout=self.dropout, word_dropout=self.word_dropout, label_smoothing=self.label_smoothing,
-                recurrent_dropout=self.recurrent_dropout)  # fmt: skip
-        between(0, 1, ngram_share=self.ngram_share)
-        between(0, 0.8, validation_ratio=self.validation_ratio)  # a tenth is for the test
-        if self.validation_ratio == 0 and self.patience:
-            raise UserError("--patience needs validation data; give --validation-ratio above 0")
+        super().__post_init__()
         if self.pretrain_epochs and (self.architecture == "cnn" or (self.bidirectional and self.depth > 1)):
             raise UserError(
                 "--pretrain-epochs trains recurrent layers, each direction by itself; expected --architecture lstm, "

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import Card, Objective, Splits, at_least, between
+from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
 from kerasdl.data import picture_files, pipeline, synthetic, tfds
@@ -31,7 +31,7 @@ from kerasdl.training import fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of the variational autoencoder."""
 
     dataset: Literal["mnist", "cifar10"] = "mnist"
@@ -42,7 +42,7 @@ class Config:
     """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
     image_size: int = 32
     """Side of the middle squares to which the pictures of --data are scaled, in pixels."""
-    validation_ratio: float = 0.04
+    validation_ratio: Between[float, 0, 0.8] = 0.04  # a tenth is for the test
     """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     strict: bool = False
     """Stop at the first broken picture of --data instead of leaving it out."""
@@ -53,39 +53,39 @@ class Config:
     """Network from a picture to the mean and variance of its code; dense for mnist, convolutional for all others."""
     decoder: Literal["dense", "convolutional"] | None = None
     """Network from a code to a picture, in the same way."""
-    filters: int = 32
+    filters: AtLeast[int, 1] = 32
     """Channels at half the picture's size, twice as many at a quarter (convolutional)."""
-    units: int = 300
+    units: AtLeast[int, 1] = 300
     """Units of the hidden layers: two in a dense network, one beside the convolutions."""
-    latents: int = 40
+    latents: AtLeast[int, 1] = 40
     """Numbers of the code; with 2 a map of them is drawn."""
     objective: Literal["elbo", "iwae"] = "elbo"
     """elbo: the evidence lower bound; iwae: the tighter, importance-weighted one of all samples."""
-    samples: int = 1
+    samples: AtLeast[int, 1] = 1
     """Codes drawn for a picture in training."""
-    kl_warmup_ratio: float = 0.1
+    kl_warmup_ratio: Between[float, 0, 1] = 0.1
     """Share of the training in which the weight of the divergence rises from 0 to 1 (elbo)."""
-    free_bits: float = 0.0
+    free_bits: AtLeast[float, 0] = 0.0
     """Nats that each latent may cost for nothing (elbo)."""
     bound_samples: int = 5000
     """Codes drawn for each test picture when its likelihood is measured; a multiple of 100."""
-    epochs: int = 500
+    epochs: AtLeast[int, 1] = 500
     """Passes over the training pictures."""
-    batch_size: int = 512
+    batch_size: AtLeast[int, 1] = 512
     """Pictures a step."""
     optimizer: Literal["muon", "adam"] = "muon"
     """muon: orthogonalised momentum for matrices and kernels, Adam at a quarter of the rate for the rest."""
-    learning_rate: float | None = None
+    learning_rate: AtLeast[float | None, 1e-12] = None
     """Peak learning rate; 0.008 for muon, 0.002 for adam."""
-    weight_decay: float = 0.0
+    weight_decay: AtLeast[float, 0] = 0.0
     """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Course of the learning rate."""
-    warmup_epochs: float = 0.2
+    warmup_epochs: AtLeast[float, 0] = 0.2
     """Epochs in which the learning rate rises."""
-    clip_norm: float | None = None
+    clip_norm: AtLeast[float | None, 1e-12] = None
     """Largest global norm of the gradient; None does not clip."""
-    patience: int | None = None
+    patience: AtLeast[int | None, 1] = None
     """Stop after this many epochs without a better validation bound; None never does."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
@@ -102,12 +102,7 @@ class Config:
                 object.__setattr__(self, name, "dense" if is_mnist else "convolutional")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", 8e-3 if self.optimizer == "muon" else 2e-3)
-        at_least(1, filters=self.filters, units=self.units, latents=self.latents, samples=self.samples,
-                 epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)  # fmt: skip
-        at_least(0, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs, free_bits=self.free_bits)
-        at_least(1e-12, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
-        between(0, 0.8, validation_ratio=self.validation_ratio)  # a tenth is for the test
-        between(0, 1, kl_warmup_ratio=self.kl_warmup_ratio)
+        super().__post_init__()
         if self.image_size < 8 or self.image_size % 4:
             raise UserError(
                 f"--image-size is {self.image_size}; expected a multiple of 4, 8 or more: it is halved twice"
@@ -116,8 +111,6 @@ class Config:
             raise UserError(f"--bound-samples is {self.bound_samples}; expected a multiple of 100")
         if self.objective == "iwae" and self.free_bits:
             raise UserError("--free-bits change the divergence, which iwae has not; leave them 0")
-        if self.validation_ratio == 0 and self.patience:
-            raise UserError("--patience needs validation data; give --validation-ratio above 0")
 
 
 OBJECTIVE = Objective(metric="val_loss", direction="min")

@@ -278,7 +278,7 @@ def test_sigkill_at_a_random_moment_and_resume_gives_equal_weights(tmp_path):
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"learning_rate": float("nan")}, "--learning-rate"),
         ({"validation_ratio": 1.0}, "--validation-ratio is 1.0; expected 0 to 0.9"),
-        ({"patience": 3, "validation_ratio": 0.0}, "need validation data"),
+        ({"patience": 3, "validation_ratio": 0.0}, "needs validation data"),
         ({"image_size": 4}, "--image-size"),
     ],
 )
