@@ -24,7 +24,7 @@ import tensorflow as tf
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least
 from kerasdl import export
 from kerasdl.blocks import convolution, image_classifier
-from kerasdl.data import augmentation, picture_files, pipeline, synthetic, tfds
+from kerasdl.data import augmentation, image_data, picture_files, pipeline, synthetic
 from kerasdl.errors import UserError
 from kerasdl.figures import plots, saliency
 from kerasdl.metrics import classification
@@ -174,70 +174,27 @@ CARD = Card(
 )
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Pictures uint8[examples, size, size, 3] and labels int32[examples]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
 # --- Data ------------------------------------------------------------------------------------------------------------
 
 
 def load_data(config: Config) -> Splits:
-    """Reads CIFAR-10, or the pictures of --data."""
-    if config.data is not None:
-        return _own_pictures(config)
-    images, labels = tfds.images("cifar10", "train", config.data_dir)
-    train, validation = _hold_out(Examples(images, labels), config.validation_ratio)
+    """Reads CIFAR-10, or the pictures of --data: uint8[examples, size, size, 3] and labels int32[examples]."""
+    ratio = config.validation_ratio
+    if config.data is None:
+        found = image_data.from_tfds("cifar10", config.data_dir, validation_ratio=ratio)
+    else:
+        squares = image_data.squares(config.image_size, strict=config.strict)
+        found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes="required")
     return Splits(
-        train=train,
-        validation=validation,
-        test=lambda: Examples(*tfds.images("cifar10", "test", config.data_dir)),
+        train=found.train,
+        validation=found.validation if len(found.validation) else None,
+        test=found.test,
         info={
-            "image_size": 32,
-            "class_names": tfds.class_names("cifar10", config.data_dir),
-            **_pixel_statistics(train.images),
+            "image_size": found.train.images.shape[1],
+            "class_names": found.class_names,
+            **_pixel_statistics(found.train.images),
         },
-        description="CIFAR-10 (TFDS), test split, 10,000 pictures",
-    )
-
-
-def _hold_out(examples: Examples, ratio: float) -> tuple[Examples, Examples | None]:
-    """A split by position that is the same for every seed, so that runs and searches compare."""
-    order = np.random.default_rng(2009).permutation(len(examples.labels))
-    held, kept = np.split(order, [round(ratio * len(order))])
-    validation = Examples(examples.images[held], examples.labels[held]) if len(held) else None
-    return Examples(examples.images[kept], examples.labels[kept]), validation
-
-
-def _own_pictures(config: Config) -> Splits:
-    assert config.data is not None
-    found = picture_files.scan(config.data)
-    divided = picture_files.split(
-        found.splits["train"],
-        validation_ratio=0 if "validation" in found.splits else config.validation_ratio,
-        test_ratio=0 if "test" in found.splits else 0.1,
-        seed=2009,
-    )
-    parts = divided | {name: found.splits[name] for name in ("validation", "test") if name in found.splits}
-
-    def load(split: str) -> Examples:
-        images, labels, _ = picture_files.load(parts[split], size=config.image_size, strict=config.strict)
-        return Examples(images, labels)
-
-    train = load("train")
-    return Splits(
-        train=train,
-        validation=load("validation") if parts["validation"] else None,
-        test=lambda: load("test"),
-        info={
-            "image_size": config.image_size,
-            "class_names": list(found.class_names),
-            **_pixel_statistics(train.images),
-        },
-        description=f"pictures of {config.data.name}, test part, {len(parts['test'])} pictures",
+        description=found.description if config.data else "CIFAR-10 (TFDS), test split, 10,000 pictures",
     )
 
 
@@ -442,7 +399,7 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     return metrics
 
 
-def _draw(model: keras.Model, test: Examples, plain: np.ndarray, names: list[str], figures: Path) -> None:
+def _draw(model: keras.Model, test: image_data.Images, plain: np.ndarray, names: list[str], figures: Path) -> None:
     matrix = classification.confusion_matrix(plain, test.labels)
     plots.confusion_matrix(matrix, names, figures / "confusion_matrix.png")
     plots.calibration(plain, test.labels, figures / "calibration.png")
@@ -588,7 +545,9 @@ VERBS: tuple[Callable[..., None], ...] = (classify,)
 def tiny() -> tuple[Config, Splits]:
     """Eight drawn shapes in any colour, place and size: a small network learns them, a linear model does not."""
     images, labels = synthetic.shapes(3000, size=32, num_classes=8, seed=0)
-    train, validation, test = (Examples(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500]))
+    train, validation, test = (
+        image_data.Images(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500])
+    )
     config = Config(epochs=3, batch_size=200, progressive="none")
     info = {"tiny": True, "image_size": 32, "class_names": list(synthetic.SHAPE_NAMES[:8])}
     return config, Splits(

@@ -10,7 +10,6 @@ halves the distance of an untrained generator to drawn shapes, and draws every o
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import tensorflow as tf
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import command_line, export
 from kerasdl.blocks import dcgan
-from kerasdl.data import augmentation, picture_files, pipeline, synthetic, tfds
+from kerasdl.data import augmentation, image_data, pipeline, synthetic
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
 from kerasdl.fast import fused_adam
@@ -139,77 +138,42 @@ CARD = Card(
 )
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Pictures uint8[examples, size, size, channels] and labels int32[examples], None without classes."""
-
-    images: np.ndarray
-    labels: np.ndarray | None
-
-
 # --- Data ------------------------------------------------------------------------------------------------------------
 
 
 def load_data(config: Config) -> Splits:
-    """Reads --dataset, or the pictures of --data."""
-    if config.data is not None:
-        return _own_pictures(config)
+    """Reads --dataset, or the pictures of --data: uint8[examples, size, size, channels] and labels int32[examples]."""
+    ratio = config.validation_ratio
+    if config.data is None:
+        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
+    else:
+        assert config.image_size is not None
+        classes: Literal["required", "optional"] = "required" if config.conditional else "optional"
+        squares = image_data.squares(config.image_size)
+        try:
+            found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes=classes)
+        except UserError as error:
+            raise UserError(f"--conditional needs classes. {error}" if config.conditional else str(error)) from None
 
-    def load(split: str) -> tuple[np.ndarray, np.ndarray]:
-        images, labels = tfds.images(config.dataset, split, config.data_dir)
-        border = (32 - images.shape[1]) // 2
-        return np.pad(images, ((0, 0), (border, border), (border, border), (0, 0))), labels
+    def framed(examples: image_data.Images) -> image_data.Images:
+        border = 0 if config.data else (32 - examples.images.shape[1]) // 2
+        images = np.pad(examples.images, ((0, 0), (border, border), (border, border), (0, 0)))
+        return image_data.Images(images, examples.labels if found.class_names else None)
 
-    images, labels = load("train")
-    # A split by position that is the same for every seed, so that runs and searches compare.
-    order = np.random.default_rng(2009).permutation(len(images))
-    held, kept = np.split(order, [round(config.validation_ratio * len(order))])
     return _splits(
-        Examples(images[kept], labels[kept]),
-        Examples(images[held], labels[held]),
-        lambda: Examples(*load("test")),
-        f"{config.dataset} (TFDS), test split, 10,000 pictures",
-        source=config.dataset,
-        class_names=tfds.class_names(config.dataset, config.data_dir),
+        framed(found.train),
+        framed(found.validation),
+        lambda: framed(found.test()),
+        found.description,
+        source=config.data.name if config.data else config.dataset,
+        class_names=found.class_names,
     )
-
-
-def _own_pictures(config: Config) -> Splits:
-    assert config.data is not None
-    try:
-        found = picture_files.scan(config.data)
-        names, given = list(found.class_names), found.splits
-    except UserError as error:
-        if config.conditional:
-            raise UserError(f"--conditional needs classes. {error}") from None
-        if not config.data.is_dir():
-            raise
-        print(f"The pictures are taken without classes. {error}", file=sys.stderr)
-        names, given = [], {"train": [(path, 0) for path in picture_files.find([config.data])]}
-    divided = picture_files.split(
-        given["train"],
-        validation_ratio=0 if "validation" in given else config.validation_ratio,
-        test_ratio=0 if "test" in given else 0.1,
-        seed=2009,
-    )
-    parts = divided | {name: given[name] for name in ("validation", "test") if name in given}
-    size = config.image_size
-    assert size is not None
-
-    def load(split: str) -> Examples:
-        images, labels, _ = picture_files.load(parts[split], size=size)
-        return Examples(images, labels if names else None)
-
-    name = config.data.name
-    description = f"pictures of {name}, test part, {len(parts['test'])} pictures"
-    train, validation = load("train"), load("validation")
-    return _splits(train, validation, lambda: load("test"), description, source=name, class_names=names or None)
 
 
 def _splits(
-    train: Examples,
-    validation: Examples,
-    test: Callable[[], Examples],
+    train: image_data.Images,
+    validation: image_data.Images,
+    test: Callable[[], image_data.Images],
     description: str,
     *,
     source: str,
@@ -321,7 +285,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     )
 
 
-def _arrays(config: Config, examples: Examples) -> list[Any]:
+def _arrays(config: Config, examples: image_data.Images) -> list[Any]:
     return [examples.images, examples.labels] if config.conditional else [examples.images]
 
 
@@ -625,7 +589,9 @@ def tiny() -> tuple[Config, Splits]:
     # Bright on dark: in half a minute it learns either outlines or colours.
     light = np.abs(drawn[..., :1].astype(int) - drawn[:, :1, :1, :1])
     images = np.minimum(light * 3 // 2, 255).astype(np.uint8)
-    train, validation, test = (Examples(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500]))
+    train, validation, test = (
+        image_data.Images(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500])
+    )
     config = Config(
         conditional=True, latent_dim=32, filters=16, ema_momentum=0.95,
         generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=11, batch_size=32, samples_every=2,

@@ -11,7 +11,7 @@ and takes 2.5 dB more noise out of drawn shapes than the best Gaussian filter.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ import tensorflow as tf
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
-from kerasdl.data import augmentation, noise, picture_files, pipeline, synthetic, tfds
+from kerasdl.data import augmentation, image_data, noise, picture_files, pipeline, synthetic
 from kerasdl.decoding import tiles
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -122,37 +122,25 @@ CARD = Card(
 
 def load_data(config: Config) -> Splits:
     """Pictures uint8[pictures, height, width, channels] of --dataset, or squares of those of --data."""
-    if config.data is not None:
-        return _own_pictures(config)
-    images, _ = tfds.images(config.dataset, "train", config.data_dir)
-    # A split by position that is the same for every seed, so that runs and searches compare.
-    order = np.random.default_rng(2009).permutation(len(images))
-    held, kept = np.split(order, [round(config.validation_ratio * len(order))])
-    return _splits(
-        images[kept],
-        images[held],
-        lambda: tfds.images(config.dataset, "test", config.data_dir)[0],
-        f"{config.dataset} (TFDS), test split, 10,000 pictures",
-    )
 
-
-def _own_pictures(config: Config) -> Splits:
-    assert config.data is not None
-    parts = picture_files.split(
-        [(path, 0) for path in picture_files.find([config.data])],
-        validation_ratio=config.validation_ratio,
-        test_ratio=0.1,
-        seed=2009,
-    )
-
-    def cut(split: str) -> np.ndarray:
-        paths = [path for path, _ in parts[split]]
+    def cut(examples: Sequence[picture_files.Example], split: str) -> image_data.Images:
+        paths = [path for path, _ in examples]
         images, skipped = picture_files.patches(paths, size=config.patch_size, count=config.patches, seed=2009)
         picture_files.report_skipped(skipped, len(paths), strict=split == "train" and not len(images))
-        return images
+        return image_data.Images(images)
 
-    name = f"squares of the pictures in {config.data.name}, test part, {len(parts['test'])} pictures"
-    return _splits(cut("train"), cut("validation"), lambda: cut("test"), name)
+    ratio = config.validation_ratio
+    if config.data is None:
+        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
+    else:
+        found = image_data.from_folder(config.data, cut, validation_ratio=ratio, classes="none")
+    description = f"squares of the {found.description}".replace("pictures of", "pictures in", 1)
+    return _splits(
+        found.train.images,
+        found.validation.images,
+        lambda: found.test().images,
+        description if config.data else found.description,
+    )
 
 
 def _splits(

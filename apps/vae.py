@@ -21,7 +21,7 @@ import tensorflow as tf
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
-from kerasdl.data import picture_files, pipeline, synthetic, tfds
+from kerasdl.data import image_data, picture_files, pipeline, synthetic
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -134,49 +134,19 @@ CARD = Card(
 # --- Data ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Pictures uint8[examples, size, size, channels] and classes int32[examples], which only colour a figure."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
 def load_data(config: Config) -> Splits:
-    """Pictures uint8[pictures, size, size, channels] of --dataset or --data."""
-    if config.data is not None:
-        return _own_pictures(config)
-    images, _ = tfds.images(config.dataset, "train", config.data_dir)
-    # A split by position that is the same for every seed, so that runs and searches compare.
-    order = np.random.default_rng(2009).permutation(len(images))
-    held, kept = np.split(order, [round(config.validation_ratio * len(order))])
-    return _splits(
-        images[kept],
-        images[held],
-        lambda: Examples(*tfds.images(config.dataset, "test", config.data_dir)),
-        f"{config.dataset} (TFDS), test split, 10,000 pictures",
-    )
-
-
-def _own_pictures(config: Config) -> Splits:
-    assert config.data is not None
-    parts = picture_files.split(
-        [(path, 0) for path in picture_files.find([config.data])],
-        validation_ratio=config.validation_ratio,
-        test_ratio=0.1,
-        seed=2009,
-    )
-
-    def load(split: str) -> Examples:
-        images, labels, _ = picture_files.load(parts[split], size=config.image_size, strict=config.strict)
-        return Examples(images, labels)
-
-    name = f"pictures of {config.data.name}, test part, {len(parts['test'])} pictures"
-    return _splits(load("train").images, load("validation").images, lambda: load("test"), name)
+    """Pictures uint8[pictures, size, size, channels] of --dataset or --data; classes only colour a figure."""
+    ratio = config.validation_ratio
+    if config.data is None:
+        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
+    else:
+        squares = image_data.squares(config.image_size, strict=config.strict)
+        found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes="none")
+    return _splits(found.train.images, found.validation.images, found.test, found.description)
 
 
 def _splits(
-    train: np.ndarray, validation: np.ndarray, test: Callable[[], Examples], description: str, **info: Any
+    train: np.ndarray, validation: np.ndarray, test: Callable[[], image_data.Images], description: str, **info: Any
 ) -> Splits:
     return Splits(
         train=train,
@@ -499,5 +469,9 @@ def tiny() -> tuple[Config, Splits]:
     config = Config(filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3, bound_samples=100,
                     likelihood="bernoulli", encoder="convolutional", decoder="dense")  # fmt: skip
     return config, _splits(
-        train, validation, lambda: Examples(test, labels[3250:]), "drawn shapes, test split, 250 pictures", tiny=True
+        train,
+        validation,
+        lambda: image_data.Images(test, labels[3250:]),
+        "drawn shapes, test split, 250 pictures",
+        tiny=True,
     )

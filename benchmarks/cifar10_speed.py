@@ -32,13 +32,14 @@ def ours(network: str, precision: str) -> float:
     """The application's own path: its pipeline with augmentation, its model, its optimizer, `fit`."""
     from apps import cifar10
     from apps._contract import Splits
+    from kerasdl.data import image_data
 
     config = cifar10.Config(
         architecture=network, batch_size=BATCH, epochs=3, progressive="none", precision=precision,
     )  # fmt: skip
     images, labels = pictures()
     info = {"class_names": list("abcdefghij"), "image_size": 32, "mean": [120.0] * 3, "deviation": [60.0] * 3}
-    data = Splits(cifar10.Examples(images, labels), None, lambda: None, info, "random")
+    data = Splits(image_data.Images(images, labels), None, lambda: None, info, "random")
     clock = _contest.clock()
     cifar10.train(config, cifar10.build_model(config, data), data, [clock])
     return len(labels) / min(clock.seconds[1:])

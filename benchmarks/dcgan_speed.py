@@ -42,13 +42,14 @@ def widths(size: int) -> list[int]:
 def ours(size: int, precision: str) -> float:
     """The application's own path: its pipeline with flips, its model, its optimizers, `fit`."""
     from apps import dcgan
+    from kerasdl.data import image_data
 
     config = dcgan.Config(
         data=Path("unused"), image_size=size, filters=FILTERS, latent_dim=LATENTS, normalization="batch",
         loss="non-saturating", batch_size=BATCH, epochs=3, samples_every=4, precision=precision,
     )  # fmt: skip
     images = pictures(size)
-    train, none = dcgan.Examples(images, None), dcgan.Examples(images[:0], None)
+    train, none = image_data.Images(images, None), image_data.Images(images[:0], None)
     data = dcgan._splits(train, none, lambda: none, "random", source="random numbers", class_names=None)
     clock = _contest.clock()
     dcgan.train(config, dcgan.build_model(config, data), data, [clock])

@@ -19,7 +19,7 @@ from apps import _run, cifar10
 from apps.__main__ import main
 from apps._contract import Splits
 from kerasdl import export
-from kerasdl.data import synthetic
+from kerasdl.data import image_data, synthetic
 from kerasdl.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +34,7 @@ def shapes(count, *, classes=4, shuffled=False):
     if shuffled:
         labels = np.random.default_rng(0).permutation(labels)
     parts = np.split(np.arange(count), [round(0.7 * count), round(0.85 * count)])
-    train, validation, test = (cifar10.Examples(images[part], labels[part]) for part in parts)
+    train, validation, test = (image_data.Images(images[part], labels[part]) for part in parts)
     info = {"image_size": 32, "class_names": list(synthetic.SHAPE_NAMES[:classes])}
     return Splits(train, validation, lambda: test, info | cifar10._pixel_statistics(images), "shapes")
 
@@ -49,7 +49,7 @@ def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
     config, data = cifar10.tiny()
     assert accuracy(config, data, tmp_path) >= 0.9
     rng = np.random.default_rng(0)
-    broken = cifar10.Examples(data.train.images, rng.permutation(data.train.labels))
+    broken = image_data.Images(data.train.images, rng.permutation(data.train.labels))
     assert accuracy(dataclasses.replace(config, epochs=1), dataclasses.replace(data, train=broken), tmp_path) < 0.3
 
 
@@ -117,11 +117,11 @@ def test_progressive_pictures(progressive):
 
 
 def test_the_validation_split_is_the_same_for_every_seed():
-    examples = cifar10.Examples(np.arange(100), np.arange(100))
-    train, validation = cifar10._hold_out(examples, 0.1)
+    examples = image_data.Images(np.arange(100), np.arange(100))
+    train, validation = image_data.hold_out(examples, 0.1)
     assert len(validation.labels) == 10
     assert sorted([*train.labels, *validation.labels]) == list(range(100))
-    assert cifar10._hold_out(examples, 0.0)[1] is None
+    assert len(image_data.hold_out(examples, 0.0)[1]) == 0
 
 
 def test_ensemble_averages_probabilities(tmp_path):
@@ -202,7 +202,7 @@ def test_a_backbone_learns_its_head_first_then_everything(pictures, tmp_path):
         weights=None, precision="float32",
     )  # fmt: skip
     data = cifar10.load_data(config)
-    data = dataclasses.replace(data, train=cifar10.Examples(data.train.images[:60], data.train.labels[:60]))
+    data = dataclasses.replace(data, train=image_data.Images(data.train.images[:60], data.train.labels[:60]))
     model = cifar10.build_model(config, data)
     base = model.layers[-4]
     kernels = {"base": base.get_layer("Conv1").kernel, "head": model.get_layer("head").kernel}

@@ -15,7 +15,7 @@ from PIL import Image
 from apps import _run, dcgan
 from apps.__main__ import main
 from kerasdl import export
-from kerasdl.data import synthetic
+from kerasdl.data import image_data, synthetic
 from kerasdl.errors import UserError
 from kerasdl.models import feature_space
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
@@ -36,7 +36,7 @@ def bars(count, seed):
     images = np.full((count, 16, 16, 1), 25.0)
     for image, label, brightness in zip(images, labels, rng.uniform(150, 240, count), strict=True):
         image[4 * label : 4 * label + 4] = brightness
-    return dcgan.Examples(np.uint8(images + rng.normal(0, 6, images.shape).clip(-20, 15)), labels)
+    return image_data.Images(np.uint8(images + rng.normal(0, 6, images.shape).clip(-20, 15)), labels)
 
 
 def splits(train=None, **info):
@@ -93,7 +93,7 @@ def test_it_draws_the_class_that_is_asked_for(labels, cache, tmp_path):
     given = data
     if labels == "shuffled":
         order = np.random.default_rng(0).permutation(200)
-        given = dataclasses.replace(data, train=dcgan.Examples(data.train.images, data.train.labels[order]))
+        given = dataclasses.replace(data, train=image_data.Images(data.train.images, data.train.labels[order]))
         config = dataclasses.replace(config, cache=None, feature_epochs=1)
     model = fitted(config, given, tmp_path)
     metrics = dcgan.evaluate(dataclasses.replace(SMALL, cache=cache), model, data, tmp_path / "figures")
@@ -448,7 +448,7 @@ def test_the_trained_export_has_the_distance_on_its_card(data_dir, monkeypatch):
     monkeypatch.setattr(feature_space, "_train", lambda *_: pytest.skip("the network that measured is not kept here"))
     data = dcgan.load_data(config)
     test = data.test()
-    data = dataclasses.replace(data, test=lambda: dcgan.Examples(test.images[:1000], test.labels[:1000]))
+    data = dataclasses.replace(data, test=lambda: image_data.Images(test.images[:1000], test.labels[:1000]))
     measured = dcgan.evaluate(config, dcgan.served(export.signatures(TRAINED)), data)
     assert measured["feature_space"] == recorded["feature_space"]
     gaps = [metrics["frechet"] - metrics["frechet_floor"] for metrics in (measured, recorded)]

@@ -15,7 +15,7 @@ from apps import vae
 from apps.__main__ import main
 from kerasdl import export
 from kerasdl.blocks import variational
-from kerasdl.data import synthetic
+from kerasdl.data import image_data, synthetic
 from kerasdl.errors import UserError
 from kerasdl.models.vae import DRAWS
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
@@ -27,7 +27,7 @@ SMALL = vae.Config(filters=4, units=8, latents=2, epochs=1, batch_size=10, bound
 def splits(count=60, size=16, channels=1):
     images, labels = synthetic.shapes(count, size=size, num_classes=4, seed=3)
     parts = np.split(images[..., :channels], [count // 2, 3 * count // 4])
-    return vae._splits(*parts[:2], lambda: vae.Examples(parts[2], labels[-len(parts[2]) :]), "drawn shapes")
+    return vae._splits(*parts[:2], lambda: image_data.Images(parts[2], labels[-len(parts[2]) :]), "drawn shapes")
 
 
 def fitted(config, data, folder, *callbacks, resume=False):

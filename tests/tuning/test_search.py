@@ -9,6 +9,7 @@ import pytest
 
 from apps import cifar10
 from apps.__main__ import main as apps_main
+from kerasdl.data import image_data
 from tuning import _search
 from tuning.__main__ import main, spaces
 from tuning.cifar10 import space
@@ -18,7 +19,7 @@ CONFIG = cifar10.Config(architecture="lenet", epochs=2, batch_size=100, precisio
 
 def small():
     data = cifar10.tiny()[1]
-    part = cifar10.Examples(data.train.images[:300], data.train.labels[:300])
+    part = image_data.Images(data.train.images[:300], data.train.labels[:300])
 
     def closed():
         raise AssertionError("a search opened the test split")
