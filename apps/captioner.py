@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 import textwrap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +24,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps import _pictures
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
-from kerasdl.data import captioned_pictures, feature_cache, picture_files, pipeline, synthetic, vocabulary
+from kerasdl.data import captioned_pictures, feature_cache, pipeline, synthetic, vocabulary
 from kerasdl.decoding import beam_search, caption_writer
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -685,36 +685,28 @@ def caption(
     between(1, beam_width, top=top)
     at_least(0, length_penalty=length_penalty)
     signatures = export.signatures(model, "search", "attention")
-    files = picture_files.find(pictures)
-    failed = 0
-    for path in files:
-        try:
-            content = path.read_bytes()
-            answer = signatures["search"](
-                image_bytes=tf.constant([content]),
-                beam_width=tf.constant([beam_width]),
-                length_penalty=tf.constant([length_penalty], tf.float32),
-            )
-        except (OSError, tf.errors.InvalidArgumentError) as error:
-            failed += 1
-            reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
-            print(f"{path}: left out, {reason}", file=sys.stderr)
-            continue
+
+    def searched(content: bytes) -> Any:
+        return signatures["search"](
+            image_bytes=tf.constant([content]),
+            beam_width=tf.constant([beam_width]),
+            length_penalty=tf.constant([length_penalty], tf.float32),
+        )
+
+    for path, content, answer in _pictures.answers(pictures, searched):
         found = [
-            (one.decode(), float(share))
-            for one, share in itertools.islice(
+            (one.decode(), float(log_probability))
+            for one, log_probability in itertools.islice(
                 zip(answer["captions"].numpy()[0], answer["log_probabilities"].numpy()[0], strict=True), top
             )
         ]
         if format == "json":
-            rows = [{"caption": one, "log_probability": share} for one, share in found]
+            rows = [{"caption": one, "log_probability": log_probability} for one, log_probability in found]
             print(json.dumps({"path": str(path), "captions": rows}))
         else:
-            print(f"{path}:" + "".join(f"\n  {one} (p = {np.exp(share):.2g})" for one, share in found))
+            print(f"{path}:" + "".join(f"\n  {one} (p = {np.exp(value):.2g})" for one, value in found))
         if explain is not None:
             _explain(signatures, path, content, found[0][0], explain)
-    if failed == len(files):
-        raise UserError(f"none of the {len(files)} pictures could be read; expected JPEG, PNG, GIF or BMP files")
 
 
 def _explain(signatures: Mapping[str, Any], path: Path, content: bytes, said: str, folder: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps import _pictures
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least
 from kerasdl import export
 from kerasdl.blocks import convolution, image_classifier
@@ -502,19 +502,12 @@ def classify(
     """
     at_least(1, top=top)
     signatures = export.signatures(model, "classify", "class_name", "pixels")
-    files = picture_files.find(pictures)
-    failed = 0
     names: list[str] = []
     if format == "csv":
         print("path,class,probability")
-    for path in files:
-        try:
-            answer = signatures["classify"](image_bytes=tf.constant([path.read_bytes()]))
-        except (OSError, tf.errors.InvalidArgumentError) as error:
-            failed += 1
-            reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
-            print(f"{path}: left out, {reason}", file=sys.stderr)
-            continue
+    for path, _, answer in _pictures.answers(
+        pictures, lambda content: signatures["classify"](image_bytes=tf.constant([content]))
+    ):
         probabilities = answer["probabilities"].numpy()[0]
         names = names or [
             name.decode() for name in signatures["class_name"](index=tf.range(len(probabilities)))["label"].numpy()
@@ -528,8 +521,6 @@ def classify(
             print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in best))
         if explain is not None:
             _explain(signatures, path, names, best[0][0], explain)
-    if failed == len(files):
-        raise UserError(f"none of the {len(files)} pictures could be read; expected JPEG, PNG, GIF or BMP files")
 
 
 def _explain(signatures: Mapping[str, Any], path: Path, names: list[str], label: str, folder: Path) -> None:

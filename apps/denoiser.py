@@ -10,7 +10,6 @@ and takes 2.5 dB more noise out of drawn shapes than the best Gaussian filter.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps import _pictures
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
@@ -343,24 +343,15 @@ def denoise(model: Path, pictures: list[Path], *, output: Path) -> None:
         output: folder for the restored pictures, PNG; those of a folder keep their places in it.
     """
     signature = export.signatures(model, "denoise")["denoise"]
-    files = picture_files.find(pictures)
-    failed = 0
-    for path in files:
-        try:
-            answer = signature(image_bytes=tf.constant([path.read_bytes()]))["image_bytes"].numpy()[0]
-        except (OSError, tf.errors.InvalidArgumentError) as error:
-            failed += 1
-            reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
-            print(f"{path}: left out, {reason}", file=sys.stderr)
-            continue
+    for path, _, answer in _pictures.answers(
+        pictures, lambda content: signature(image_bytes=tf.constant([content]))["image_bytes"].numpy()[0]
+    ):
         root = next((folder for folder in pictures if folder in path.parents), path.parent)
         target = (output / path.relative_to(root)).with_suffix(".png")
         if target.resolve() == path.resolve():
             raise UserError(f"{target} would replace the noisy picture; give another folder by --output")
         write_bytes(target, answer)
         print(f"{path} -> {target}")
-    if failed == len(files):
-        raise UserError(f"none of the {len(files)} pictures could be read; expected JPEG, PNG, GIF or BMP files")
 
 
 VERBS: tuple[Callable[..., None], ...] = (denoise,)
