@@ -28,7 +28,7 @@ from apps import _pictures
 from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
-from kerasdl.data import captioned_pictures, feature_cache, pipeline, synthetic, vocabulary
+from kerasdl.data import captioned_pictures, pipeline, synthetic, vocabulary
 from kerasdl.decoding import beam_search, caption_writer
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -330,7 +330,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             if cut:
                 model.top.trainable = False
             scorer = caption_scores.CiderD([[one.tolist() for one in several] for several in bank.captions])
-            model.reinforce(_reward(scorer), samples=5, max_length=config.max_words + 1, name=DECODER)
+            model.reinforce(scorer.rewards, samples=5, max_length=config.max_words + 1, name=DECODER)
             batches, steps = bank.alone(config.batch_size, **common)
         if begin:
             peak = config.reinforce_rate if kind == "reinforce" else config.tune_rate
@@ -358,16 +358,7 @@ def _phases(config: Config) -> list[tuple[int, int, Literal["fit", "tune", "rein
     return [(0, first, "fit"), (first, second, "tune"), (second, second + config.reinforce_epochs, "reinforce")]
 
 
-def _reward(scorer: caption_scores.CiderD) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    def reward(numbers: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """With the end as a word, so that it is not left out to gain another."""
-        captions = (row[row != vocabulary.PADDING].tolist() for row in tokens)
-        return np.array([scorer.score(*pair) for pair in zip(numbers, captions, strict=True)], np.float32)
-
-    return reward
-
-
-def _cider_of_validation(config: Config, bank: Bank) -> keras.callbacks.Callback:
+def _cider_of_validation(config: Config, bank: captioner.FeatureBank) -> keras.callbacks.Callback:
     """Adds val_cider to the log: the CIDEr-D of the captions that the beam search of `evaluate` finds.
 
     It is a few percent above the `cider` of `evaluate`, since to it all unknown words of the references are one.
@@ -401,71 +392,9 @@ def _parts(decoder: keras.Model) -> keras.Model:
     return keras.Model(decoder.input["picture"], decoder.get_layer("features").output)
 
 
-@dataclass(frozen=True)
-class Bank:
-    """Pictures and their captions as numbers, in memory, and the batches of them.
-
-    `pictures` holds what the decoder takes, or with the key `cut` what the encoder's top takes; a caption is
-    int32[words] with the end.
-    """
-
-    key: Literal["picture", "cut"]
-    pictures: np.ndarray
-    captions: list[list[np.ndarray]]
-
-    def by_caption(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
-        """Captions about equally long, each with its picture; and the steps of an epoch."""
-        rows = np.repeat(np.arange(len(self.captions), dtype=np.int32), [len(several) for several in self.captions])
-        batches = pipeline.bucketed_batches(list(itertools.chain(*self.captions)), [rows], batch_size, **common)
-        example = self._example()
-        return batches.map(lambda tokens, row: example(row, tokens)), pipeline.num_steps(len(rows), batch_size)
-
-    def by_picture(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
-        """Pictures with all their captions, about `batch_size` captions a step."""
-        count = len(self.captions)
-        pictures = max(1, round(batch_size * count / sum(map(len, self.captions))))
-        example, captions = self._example(), self._ragged()
-        batches = pipeline.training_batches(
-            [np.arange(count)],
-            pictures,
-            **common,
-            transform=lambda row, **_: example(row, tf.gather(captions, row).to_tensor()),
-        )
-        return batches, pipeline.num_steps(count, pictures)
-
-    def alone(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
-        """Pictures with their numbers."""
-        pictures = tf.constant(self.pictures)
-        numbers = np.arange(len(pictures), dtype=np.int32)
-        batches = pipeline.training_batches(
-            [numbers], batch_size, **common, transform=lambda row, **_: ({self.key: tf.gather(pictures, row)}, row)
-        )
-        return batches, pipeline.num_steps(len(numbers), batch_size)
-
-    def whole(self, batch_size: int) -> tf.data.Dataset:
-        """Every picture once, with all its captions."""
-        example, captions = self._example(), self._ragged()
-        return pipeline.evaluation_batches([np.arange(len(self.captions))], batch_size).map(
-            lambda row: example(row, tf.gather(captions, row).to_tensor())
-        )
-
-    def _example(self) -> Callable[[tf.Tensor, tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]:
-        pictures = tf.constant(self.pictures)
-
-        def example(row: tf.Tensor, tokens: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            """The word before each step goes in, the word itself is to come out."""
-            before = tf.concat([tf.zeros_like(tokens[..., :1]), tokens[..., :-1]], -1)
-            return {self.key: tf.gather(pictures, row), "tokens": before}, tokens
-
-        return example
-
-    def _ragged(self) -> tf.RaggedTensor:
-        flat = list(itertools.chain(*self.captions))
-        lengths = [[len(several) for several in self.captions], [len(one) for one in flat]]
-        return tf.RaggedTensor.from_nested_row_lengths(np.concatenate(flat), lengths)
-
-
-def _bank(config: Config, model: keras.Model, examples: Examples, data: Splits, *, cut: bool, mirrored: bool) -> Bank:
+def _bank(
+    config: Config, model: keras.Model, examples: Examples, data: Splits, *, cut: bool, mirrored: bool
+) -> captioner.FeatureBank:
     id_of = {word: caption_decoder.END + i for i, word in enumerate(data.info["words"])}
 
     def encoded(words: Sequence[str]) -> np.ndarray:
@@ -480,43 +409,16 @@ def _bank(config: Config, model: keras.Model, examples: Examples, data: Splits, 
             [encoded([exchanged.get(word, word) for word in words]) for words in examples.captions[i]] for i in kept
         ]
         pictures = np.concatenate([pictures, _inputs(config, model, examples.pictures, cut=cut, mirrored=True)[0]])
-    return Bank("cut" if cut else "picture", pictures, captions)
+    return captioner.FeatureBank("cut" if cut else "picture", pictures, captions)
 
 
 def _inputs(
-    config: Config,
-    model: keras.Model,
-    pictures: Sequence[Path] | np.ndarray,
-    *,
-    cut: bool = False,
-    mirrored: bool = False,
+    config: Config, model: keras.Model, pictures: Any, *, cut: bool = False, mirrored: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, or features from the cache, and which of the pictures they belong to: broken ones are left out."""
-    if model.encoder is None:
-        pixels, kept = _pixels(pictures, config.image_size)
-        return pixels[:, :, ::-1] if mirrored else pixels, kept
-    network = keras.Sequential([model.encoder] if cut or model.top is None else [model.encoder, model.top])
-    view = slice(None, None, -1 if mirrored else 1)
-    if isinstance(pictures, np.ndarray):
-        parts = [network.predict_on_batch(pictures[part][:, :, view]) for part in pipeline.slices(len(pictures), 32)]
-        return np.concatenate(parts).astype(np.float16), np.arange(len(pictures))
-    weights = zlib.crc32(b"".join(weight.tobytes() for weight in network.get_weights()))
-    found = feature_cache.features(
-        pictures,
-        lambda images: network.predict_on_batch(images[:, :, view]),
-        size=config.image_size,
-        encoder=f"{config.encoder}, weights {weights:08x}, up to {config.tune_from if cut else 'its end'}"
-        + ", mirrored" * mirrored,
-        folder=config.cache,
-        progress=True,
+    encoder = f"{config.encoder}{{weights}}, up to {config.tune_from if cut else 'its end'}"
+    return captioner.features(
+        model, pictures, config.image_size, cut=cut, mirrored=mirrored, encoder=encoder, cache=config.cache
     )
-    return found.array[found.rows], found.kept
-
-
-def _pixels(pictures: Sequence[Path] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(pictures, np.ndarray):
-        return pictures, np.arange(len(pictures))
-    return captioned_pictures.load(pictures, size=size)[:2]
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
@@ -525,7 +427,7 @@ def _pixels(pictures: Sequence[Path] | np.ndarray, size: int) -> tuple[np.ndarra
 def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
     """Scores of the captions that the beam search finds for the test pictures, and how much of their own they say."""
     test = data.test()
-    images, kept = _pixels(test.pictures, data.info["image_size"])
+    images, kept = captioner.pixels(test.pictures, data.info["image_size"])
     references = [[" ".join(words) for words in test.captions[i]] for i in kept]
     said = describe(model, images, data)
     metrics = caption_scores.caption_scores(said, references)
@@ -612,7 +514,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             answer["weights"] = tf.reshape(found["weights"], [*tf.unstack(tf.shape(before)), side, side])
         return answer
 
-    example, _ = _pixels(data.train.pictures[:1], size)
+    example, _ = captioner.pixels(data.train.pictures[:1], size)
     encoded = np.array([tf.io.encode_jpeg(example[0]).numpy()], object)
     bytes_in = {"image_bytes": tf.TensorSpec([None], tf.string)}
     settings = {

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kerasdl.data.vocabulary import WordVocabulary
+from kerasdl.data.vocabulary import PADDING, WordVocabulary
 from kerasdl.errors import UserError
 
 
@@ -167,6 +167,21 @@ class CiderD:
                 if norm and other_norm:
                     total += closeness * common / (norm * other_norm)
         return 10 * total / (4 * len(self._references[picture]))
+
+    def rewards(self, pictures: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The scores of captions that a model has drawn.
+
+        Their end counts as a word, so that it is not left out to gain another.
+
+        Args:
+            pictures: int[captions], positions in `references`, which have the end, too.
+            tokens: int[captions, time], padded behind the end.
+
+        Returns:
+            float32[captions].
+        """
+        captions = (row[row != PADDING].tolist() for row in tokens)
+        return np.array([self.score(*pair) for pair in zip(pictures, captions, strict=True)], np.float32)
 
     @staticmethod
     def _count(caption: Sequence[Hashable]) -> list[Counter[tuple[Hashable, ...]]]:

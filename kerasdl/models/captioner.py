@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
-from kerasdl.data import vocabulary
+from kerasdl.data import captioned_pictures, feature_cache, pipeline, vocabulary
 from kerasdl.decoding import caption_writer
 
 _PARTS = ("encoder", "top", "decoder")
@@ -174,3 +180,134 @@ class Captioner(keras.Model):
             for part in _PARTS
         }
         return cls(**models, **config)
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Pictures and their captions as numbers, in memory, and the batches of them.
+
+    Attributes:
+        key: `picture` if `pictures` holds what the decoder takes, `cut` if what the encoder's top takes.
+        pictures: features or pixels float[pictures, ...].
+        captions: of each picture, int32[words] with END.
+
+    Source: own.
+    """
+
+    key: Literal["picture", "cut"]
+    pictures: np.ndarray
+    captions: list[list[np.ndarray]]
+
+    def by_caption(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
+        """Captions about equally long, each with its picture; and the steps of an epoch."""
+        rows = np.repeat(np.arange(len(self.captions), dtype=np.int32), [len(several) for several in self.captions])
+        batches = pipeline.bucketed_batches(list(itertools.chain(*self.captions)), [rows], batch_size, **common)
+        example = self._example()
+        return batches.map(lambda tokens, row: example(row, tokens)), pipeline.num_steps(len(rows), batch_size)
+
+    def by_picture(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
+        """Pictures with all their captions, about `batch_size` captions a step."""
+        count = len(self.captions)
+        pictures = max(1, round(batch_size * count / sum(map(len, self.captions))))
+        example, captions = self._example(), self._ragged()
+        batches = pipeline.training_batches(
+            [np.arange(count)],
+            pictures,
+            **common,
+            transform=lambda row, **_: example(row, tf.gather(captions, row).to_tensor()),
+        )
+        return batches, pipeline.num_steps(count, pictures)
+
+    def alone(self, batch_size: int, **common: Any) -> tuple[tf.data.Dataset, int]:
+        """Pictures with their numbers."""
+        pictures = tf.constant(self.pictures)
+        numbers = np.arange(len(pictures), dtype=np.int32)
+        batches = pipeline.training_batches(
+            [numbers], batch_size, **common, transform=lambda row, **_: ({self.key: tf.gather(pictures, row)}, row)
+        )
+        return batches, pipeline.num_steps(len(numbers), batch_size)
+
+    def whole(self, batch_size: int) -> tf.data.Dataset:
+        """Every picture once, with all its captions."""
+        example, captions = self._example(), self._ragged()
+        return pipeline.evaluation_batches([np.arange(len(self.captions))], batch_size).map(
+            lambda row: example(row, tf.gather(captions, row).to_tensor())
+        )
+
+    def _example(self) -> Callable[[tf.Tensor, tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]:
+        pictures = tf.constant(self.pictures)
+
+        def example(row: tf.Tensor, tokens: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            """The word before each step goes in, the word itself is to come out."""
+            before = tf.concat([tf.zeros_like(tokens[..., :1]), tokens[..., :-1]], -1)
+            return {self.key: tf.gather(pictures, row), "tokens": before}, tokens
+
+        return example
+
+    def _ragged(self) -> tf.RaggedTensor:
+        flat = list(itertools.chain(*self.captions))
+        lengths = [[len(several) for several in self.captions], [len(one) for one in flat]]
+        return tf.RaggedTensor.from_nested_row_lengths(np.concatenate(flat), lengths)
+
+
+def features(
+    model: keras.Model,
+    pictures: Sequence[Path] | np.ndarray,
+    size: int,
+    *,
+    cut: bool,
+    mirrored: bool,
+    encoder: str,
+    cache: Path,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a captioner's decoder, or the top of its encoder, takes of pictures.
+
+    Args:
+        model: the `Captioner`.
+        pictures: files, or uint8[pictures, size, size, 3].
+        size: side to which files are scaled, in pixels.
+        cut: features for the encoder's top.
+        mirrored: of the pictures' mirror images.
+        encoder: name of the features in the cache, in which `{weights}` becomes the checksum of the encoder's weights.
+        cache: folder in which features of files are kept.
+
+    Returns:
+        Features float16, or pixels if the model has no encoder, and int64 indices of the pictures that they belong to:
+        those that cannot be decoded are left out.
+
+    Raises:
+        UserError: no picture can be decoded.
+    """
+    if model.encoder is None:
+        found, kept = pixels(pictures, size)
+        return found[:, :, ::-1] if mirrored else found, kept
+    network = keras.Sequential([model.encoder] if cut or model.top is None else [model.encoder, model.top])
+    view = slice(None, None, -1 if mirrored else 1)
+    if isinstance(pictures, np.ndarray):
+        parts = [network.predict_on_batch(pictures[part][:, :, view]) for part in pipeline.slices(len(pictures), 32)]
+        return np.concatenate(parts).astype(np.float16), np.arange(len(pictures))
+    checksum = zlib.crc32(b"".join(weight.tobytes() for weight in network.get_weights()))
+    kept_features = feature_cache.features(
+        pictures,
+        lambda images: network.predict_on_batch(images[:, :, view]),
+        size=size,
+        encoder=encoder.format(weights=f", weights {checksum:08x}") + ", mirrored" * mirrored,
+        folder=cache,
+        progress=True,
+    )
+    return kept_features.array[kept_features.rows], kept_features.kept
+
+
+def pixels(pictures: Sequence[Path] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8[pictures, size, size, 3], and indices of those that can be decoded.
+
+    Args:
+        pictures: files, or such an array.
+        size: side to which files are scaled, in pixels.
+
+    Raises:
+        UserError: no picture can be decoded.
+    """
+    if isinstance(pictures, np.ndarray):
+        return pictures, np.arange(len(pictures))
+    return captioned_pictures.load(pictures, size=size)[:2]

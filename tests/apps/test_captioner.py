@@ -18,6 +18,7 @@ from kerasdl import export
 from kerasdl.blocks import caption_decoder
 from kerasdl.data import captioned_pictures, synthetic
 from kerasdl.errors import UserError
+from kerasdl.models.captioner import pixels
 from kerasdl.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -318,7 +319,7 @@ def test_broken_pictures_are_left_out_with_their_captions(own, tmp_path, capsys)
     model = captioner.build_model(config, data)
     splits = (data.train, data.validation)
     banks = [captioner._bank(config, model, part, data, cut=False, mirrored=False) for part in splits]
-    test, _ = captioner._pixels(data.test().pictures, 32)
+    test, _ = pixels(data.test().pictures, 32)
     assert sum(len(bank.pictures) for bank in banks) + len(test) == 39
     assert "0.png" in capsys.readouterr().err
     assert all(len(bank.captions) == len(bank.pictures) for bank in banks)
