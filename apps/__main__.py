@@ -2,10 +2,8 @@
 
 import ast
 import dataclasses
-import difflib
 import importlib
 import inspect
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from apps._contract import jsonable
-from apps._lazy import defer_heavy_imports, end_deferral
+from apps._lazy import defer_heavy_imports, start_keras
 from kerasdl import command_line
 from kerasdl.errors import UserError
 
@@ -75,72 +73,6 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
-def start_keras(*, inference: bool = False) -> None:
-    """Imports Keras and TensorFlow without their greetings, set up for training or for inference."""
-    end_deferral()
-    from kerasdl.startup import import_keras
-
-    import_keras(inference=inference)
-
-
-def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list[str]:
-    """A configuration in JSON values as words of a command line, so that one parser checks both.
-
-    Raises:
-        UserError: a name that is no field; names the nearest.
-    """
-    fields = {field.name: field.type for field in dataclasses.fields(config_class)}
-    found: list[str] = []
-    for name, value in content.items():
-        if name not in fields:
-            close = difflib.get_close_matches(name, list(fields), 1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(fields))}"
-            raise UserError(f"{origin}: {name} is no field of this application; {hint}")
-        flag = name.replace("_", "-")
-        if fields[name] in (bool, "bool"):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            found += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    return found
-
-
-def read_words(path: Path, config_class: type[Any]) -> list[str]:
-    """The fields of a JSON file as words of a command line, each checked.
-
-    Raises:
-        UserError: unreadable, unknown field, value that does not fit.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; expected a JSON file of configuration fields") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); expected an object of configuration fields") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected an object of configuration fields")
-    found = words(content, config_class, str(path))
-    try:
-        command_line.parse(config_class, found, "train")
-    except UserError as error:
-        raise UserError(f"{path}: {str(error).removesuffix('; see train --help')}") from None
-    return found
-
-
-def read_config(path: Path, config_class: type[Any]) -> Any:
-    """A configuration from a JSON file; see `read_words`."""
-    return command_line.parse(config_class, read_words(path, config_class), str(path))
-
-
-def option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of one option before the real parsing, because it decides the defaults of the others."""
-    for i, word in enumerate(arguments):
-        if word == f"--{name}" and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
-    return None
-
-
 def _train(module: Any, application: str, arguments: list[str], program: str) -> None:
     """Resolves the configuration (--resume or --config or --tiny, then flags), then trains."""
 
@@ -157,19 +89,19 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
         runs: Path = Path("runs")
         """Folder in which the run's own folder is made."""
 
-    resume, file = option(arguments, "resume"), option(arguments, "config")
+    resume, file = command_line.option(arguments, "resume"), command_line.option(arguments, "config")
     tiny = "--tiny" in arguments
     given: list[str] = []
     if resume is not None:
         from kerasdl.training import run
 
         tiny = run.read(Path(resume), application)[1]["data"].get("tiny", False)
-        given = read_words(Path(resume) / run.CONFIG, module.Config)
+        given = command_line.read_words(Path(resume) / run.CONFIG, module.Config)
     elif file is not None:
-        given = read_words(Path(file), module.Config)
+        given = command_line.read_words(Path(file), module.Config)
     elif tiny:
         start_keras()
-        given = words(jsonable(module.tiny()[0]), module.Config, "tiny")
+        given = command_line.words(jsonable(module.tiny()[0]), module.Config, "tiny")
     parsed = command_line.parse(Train, [*given, *arguments], program)
     config = parsed.settings
     if resume is not None:
@@ -194,7 +126,7 @@ def _opened(module: Any, application: str, folder: Path) -> tuple[Any, Any]:
     from kerasdl.training import run
 
     _, recorded = run.read(folder, application)
-    config = read_config(folder / run.CONFIG, module.Config)
+    config = command_line.read_config(folder / run.CONFIG, module.Config)
     start_keras(inference=True)
     data = module.tiny()[1] if recorded["data"].get("tiny", False) else module.load_data(config)
     _run.check_data(recorded, data, folder)

@@ -61,6 +61,9 @@ def defer_heavy_imports() -> None:
         sys.meta_path.insert(0, _finder)
 
 
-def end_deferral() -> None:
-    """Makes all imports real again."""
+def start_keras(*, inference: bool = False) -> None:
+    """Imports Keras and TensorFlow without their greetings, set up for training or for inference."""
     _finder.stop()
+    from kerasdl.startup import import_keras
+
+    import_keras(inference=inference)

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from apps import _run, denoiser
-from apps.__main__ import read_config
 from benchmarks import _results
 from kerasdl import export
+from kerasdl.command_line import read_config
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.metrics import denoising

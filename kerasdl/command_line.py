@@ -1,14 +1,17 @@
 """What every command line of the project shares: one parser, and mistakes in one line."""
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
 import io
+import json
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -79,6 +82,64 @@ def parse(target: Any, arguments: Sequence[str], program: str, *, deferred: bool
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue(), program)) from None
+
+
+def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list[str]:
+    """A configuration in JSON values as words of a command line, so that one parser checks both.
+
+    Raises:
+        UserError: a name that is no field; names the nearest.
+    """
+    fields = {field.name: field.type for field in dataclasses.fields(config_class)}
+    found: list[str] = []
+    for name, value in content.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, list(fields), 1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(fields))}"
+            raise UserError(f"{origin}: {name} is no field of this application; {hint}")
+        flag = name.replace("_", "-")
+        if fields[name] in (bool, "bool"):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            found += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return found
+
+
+def read_words(path: Path, config_class: type[Any]) -> list[str]:
+    """The fields of a JSON file as words of a command line, each checked.
+
+    Raises:
+        UserError: unreadable, unknown field, value that does not fit.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; expected a JSON file of configuration fields") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}); expected an object of configuration fields") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected an object of configuration fields")
+    found = words(content, config_class, str(path))
+    try:
+        parse(config_class, found, "train")
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removesuffix('; see train --help')}") from None
+    return found
+
+
+def read_config(path: Path, config_class: type[Any]) -> Any:
+    """A configuration from a JSON file; see `read_words`."""
+    return parse(config_class, read_words(path, config_class), str(path))
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of one option before the real parsing, because it decides the defaults of the others."""
+    for i, word in enumerate(arguments):
+        if word == f"--{name}" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+    return None
 
 
 def _defer(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:

@@ -227,8 +227,7 @@ def version_folder(folder: Path) -> Path:
     versions = [path for path in folder.glob("*") if path.name.isdigit() and (path / "saved_model.pb").is_file()]
     if not versions:
         raise UserError(
-            f"{folder} holds no exported model; give a folder such as saved_models/<application> "
-            "that `python -m apps APPLICATION export RUN` wrote"
+            f"{folder} holds no exported model; give a folder that an export has written, such as saved_models/vae"
         )
     return max(versions, key=lambda path: int(path.name))
 

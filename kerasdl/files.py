@@ -1,14 +1,15 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
 
-import fcntl
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -38,27 +39,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def lock(path: Path, waiting: str) -> TextIO:
+def lock(path: Path, waiting: str) -> AbstractContextManager[Any]:
     """Takes a lock that one process at a time has; the others wait, and say so in a line on standard error.
 
     Args:
-        path: an empty file that stands for it; it is created and stays.
+        path: an empty file that stands for it; it is created.
         waiting: the line.
 
     Returns:
-        The file, open: the lock is held until it is closed.
+        A context that releases the lock at its end.
 
     Raises:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("w")
+    taken = FileLock(path)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        return taken.acquire(blocking=False)
+    except Timeout:
         print(waiting, file=sys.stderr)
-        fcntl.flock(stream, fcntl.LOCK_EX)
-    return stream
+        return taken.acquire()
 
 
 def write_text(path: Path, text: str) -> None:

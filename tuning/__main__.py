@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from apps import __main__ as command
 from apps._contract import jsonable
-from apps._lazy import defer_heavy_imports
+from apps._lazy import defer_heavy_imports, start_keras
 from kerasdl import command_line
 from kerasdl.errors import UserError
 
@@ -50,17 +49,17 @@ def _dispatch(arguments: list[str]) -> int:
         folder: Path | None = None
         """Where the search writes; runs/tuning/<application>/<time> by default."""
 
-    file = command.option(rest, "config")
+    file = command_line.option(rest, "config")
     given: list[str] = []
     if file is not None:
-        given = command.read_words(Path(file), module.Config)
+        given = command_line.read_words(Path(file), module.Config)
     elif "--tiny" in rest:
-        command.start_keras()
-        given = command.words(jsonable(module.tiny()[0]), module.Config, "tiny")
+        start_keras()
+        given = command_line.words(jsonable(module.tiny()[0]), module.Config, "tiny")
     parsed = command_line.parse(Search, [*given, *rest], f"python -m tuning {name}")
     if parsed.trials < 1:
         raise UserError(f"--trials is {parsed.trials}; expected 1 or more")
-    command.start_keras()
+    start_keras()
     try:
         from tuning import _search
     except ModuleNotFoundError as error:

@@ -16,9 +16,10 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +160,7 @@ class _Cache:
         self.shape: tuple[int, ...] = ()
         self.rows: dict[str, tuple[int, int]] = {}
 
-    def locked(self) -> TextIO:
+    def locked(self) -> AbstractContextManager[Any]:
         """Keeps other processes from appending to the same rows."""
         waiting = f"Waiting for another process that fills the cache {self.index}."
         try:

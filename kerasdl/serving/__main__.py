@@ -74,8 +74,7 @@ def _check(options: Options) -> None:
         raise UserError(f"{root} is not a folder; give the folder that holds the exported models")
     if not find_models(root):
         raise UserError(
-            f"no model below {root}; expected {root}/<name>/<integer version>/saved_model.pb, as written by "
-            "`python -m apps APPLICATION export RUN`"
+            f"no model below {root}; expected {root}/<name>/<integer version>/saved_model.pb, as an export writes it"
         )
 
 

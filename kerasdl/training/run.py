@@ -98,14 +98,12 @@ def read(folder: Path, application: str) -> tuple[dict[str, Any], dict[str, Any]
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} is not a run folder: it has no {Path(error.filename).name}; give a folder that "
-            f"`python -m apps {application} train` printed"
+            f"{folder} is not a run folder: it has no {Path(error.filename).name}; give a folder that training printed"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder} is damaged ({error}); restore {CONFIG} and {RUN} or train again") from None
     if run["application"] != application:
         raise UserError(
-            f"{folder} is a run of {run['application']}, not of {application}; "
-            f"use `python -m apps {run['application']}`"
+            f"{folder} is a run of {run['application']}, not of {application}; give it to {run['application']}"
         )
     return config, run

@@ -93,8 +93,8 @@ def test_a_configuration_survives_its_file_and_flags_win(tmp_path):
     config = cifar10.Config(architecture="resnet20", epochs=7, augment=False, data=Path("my pictures"), patience=3)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(command.jsonable(config)))
-    assert command.read_config(path, cifar10.Config) == config
-    words = command.read_words(path, cifar10.Config)
+    assert command_line.read_config(path, cifar10.Config) == config
+    words = command_line.read_words(path, cifar10.Config)
     assert command_line.parse(cifar10.Config, [*words, "--epochs", "9"], "train").epochs == 9
 
 
@@ -164,7 +164,7 @@ def test_the_precision_is_chosen_once_and_kept_on_another_machine(tmp_path, monk
     assert command.main(["cifar10", "train", *flags]) == 0
     assert "precision bfloat16: AVX-512 bf16 computes it" in capsys.readouterr().out
     (folder,) = (tmp_path / "cifar10").iterdir()
-    kept = command.read_config(folder / run.CONFIG, cifar10.Config)
+    kept = command_line.read_config(folder / run.CONFIG, cifar10.Config)
     monkeypatch.setattr(processor, "instructions", lambda: frozenset({"avx2"}))
     assert _run.with_precision(kept).precision == kept.precision == "bfloat16"
     assert "warning: precision bfloat16, as asked, but the processor (AVX2)" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def test_create_and_read(tmp_path):
 
 def test_damage_and_strangers_are_named(tmp_path):
     folder = run.create(tmp_path, "vae", {}, {})
-    with pytest.raises(UserError, match="is a run of vae, not of cifar10; use `python -m apps vae`"):
+    with pytest.raises(UserError, match="is a run of vae, not of cifar10; give it to vae"):
         run.read(folder, "cifar10")
     with pytest.raises(UserError, match=r"has no run\.json"):
         run.read(tmp_path, "cifar10")
