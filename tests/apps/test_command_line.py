@@ -1,6 +1,7 @@
 """`python -m apps`: lists from docstrings alone, parses before it imports, says mistakes in one line."""
 
 import ast
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from apps import __main__ as command
-from apps import _run, cifar10
+from apps import _contract, _run, cifar10
 from kerasdl import command_line, processor
+from kerasdl.errors import UserError
 from kerasdl.training import run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -170,3 +172,34 @@ def test_the_precision_is_chosen_once_and_kept_on_another_machine(tmp_path, monk
     assert "warning: precision bfloat16, as asked, but the processor (AVX2)" in capsys.readouterr().err
     assert _run.with_precision(cifar10.Config()).precision == "float32"
     assert "precision float32: the processor (AVX2) has no instructions" in capsys.readouterr().out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounded(_contract.Settings):
+    """Fields with bounds."""
+
+    units: _contract.AtLeast[int, 2] = 2
+    clip_norm: _contract.AtLeast[float | None, 1e-12] = None
+    dropout: _contract.Between[float, 0, 0.9] = 0.0
+    patience: int | None = None
+    validation_ratio: float = 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"units": 1}, "--units is 1; expected 2 or more"),
+        ({"clip_norm": 0.0}, "--clip-norm is 0.0; expected 1e-12 or more"),
+        ({"dropout": 1.0}, "--dropout is 1.0; expected 0 to 0.9"),
+        ({"dropout": float("nan")}, "--dropout is nan; expected 0 to 0.9"),
+        ({"patience": 1, "validation_ratio": 0}, "--patience needs validation data"),
+    ],
+)
+def test_a_field_says_its_bounds(fields, message):
+    with pytest.raises(UserError, match=message):
+        Bounded(**fields)
+
+
+def test_values_within_their_bounds_pass():
+    Bounded(units=2, clip_norm=1.0, dropout=0.9, patience=1)
+    Bounded(validation_ratio=0)

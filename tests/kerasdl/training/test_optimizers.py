@@ -1,10 +1,12 @@
+import types
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kerasdl.fast.fused_adam import FusedAdam
-from kerasdl.training.optimizers import Muon, NormalizedMuon, orthogonalize
+from kerasdl.training.optimizers import Muon, NormalizedMuon, make, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(18, 64), (64, 18), (32, 32)])
@@ -133,3 +135,34 @@ def test_muon_takes_a_kernel_for_a_matrix_and_serialises():
     assert np.abs(kernel.numpy() - start).max() > 0.01
     assert again.get_config() == optimizer.get_config()
     assert (again.adam_ratio, again.momentum, again.newton_schulz_steps) == (0.5, 0.8, 4)
+
+
+def settings(**changes):
+    usual = {"epochs": 10, "learning_rate": 0.5, "schedule": "linear", "warmup_epochs": 2.0, "weight_decay": 0.1}
+    return types.SimpleNamespace(**usual | {"clip_norm": 3.0} | changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("adam", FusedAdam),
+        ("adamw", keras.optimizers.AdamW),
+        ("sgd", keras.optimizers.SGD),
+        ("muon", Muon),
+        ("normalized_muon", NormalizedMuon),
+    ],
+)
+def test_an_optimizer_takes_all_that_the_settings_say(kind, made):
+    optimizer = make(kind, settings(), 4, scale=0.5, use_ema=True)
+    assert type(optimizer) is made
+    assert (optimizer.weight_decay, optimizer.global_clipnorm, optimizer.use_ema) == (0.1, 3.0, True)
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 7, 8, 40)]
+    np.testing.assert_allclose(rates, [0.25 / 9, 0.25 * 8 / 9, 0.25, 0], atol=1e-7)
+
+
+def test_the_schedule_may_have_another_length_and_a_plateau_is_constant():
+    optimizer = make("adam", settings(), 4, epochs=5)
+    assert float(optimizer._learning_rate(20)) == 0
+    constant = make("sgd", settings(schedule="plateau", warmup_epochs=0.0, weight_decay=0.0), 4)
+    assert constant.weight_decay is None
+    assert float(constant.learning_rate) == 0.5

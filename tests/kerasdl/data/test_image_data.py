@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerasdl.data import image_data
+from kerasdl.errors import UserError
+
+
+def folder(root, names, count=20):
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (9, 9), (100 * number, index, 0)).save(root / name / f"{index}.png")
+    return root
+
+
+def read(path, classes, **options):
+    return image_data.from_folder(
+        path, image_data.squares(8), validation_ratio=options.get("validation_ratio", 0.1), classes=classes
+    )
+
+
+def colors(examples):
+    return {tuple(image[0, 0]) for image in examples.images}
+
+
+@pytest.mark.parametrize("classes", ["required", "optional", "none"])
+def test_every_picture_stands_in_one_part(tmp_path, classes):
+    found = read(folder(tmp_path / "own", ["a", "b"]), classes)
+    parts = [found.train, found.validation, found.test()]
+    assert [len(part) for part in parts] == [32, 4, 4]
+    assert len(set.union(*map(colors, parts))) == 40
+    assert found.description == "pictures of own, test part, 4 pictures"
+    labels = np.concatenate([part.labels for part in parts])
+    if classes == "none":
+        assert found.class_names is None
+        assert not labels.any()
+    else:
+        assert found.class_names == ["a", "b"]
+        reds = np.concatenate([part.images[:, 0, 0, 0] for part in parts])
+        np.testing.assert_array_equal(reds, 100 * labels)
+
+
+def test_what_is_divided_already_stays_so(tmp_path):
+    for part, count in (("train", 5), ("val", 2), ("test", 3)):
+        folder(tmp_path / part, ["a", "b"], count)
+    found = read(tmp_path, "required", validation_ratio=0.5)
+    assert [len(part) for part in (found.train, found.validation, found.test())] == [10, 4, 6]
+
+
+def test_a_folder_without_classes_is_refused_or_said(tmp_path, capsys):
+    folder(tmp_path / "flat", [""])
+    with pytest.raises(UserError):
+        read(tmp_path / "flat", "required")
+    found = read(tmp_path / "flat", "optional")
+    assert "The pictures are taken without classes." in capsys.readouterr().err
+    assert found.class_names is None
+    assert len(found.train) + len(found.validation) + len(found.test()) == 20
+
+
+@pytest.mark.parametrize("classes", ["required", "optional", "none"])
+def test_a_missing_folder_is_named(tmp_path, classes):
+    with pytest.raises(UserError, match="missing"):
+        read(tmp_path / "missing", classes)
+
+
+def test_the_files_of_a_split_are_read_when_it_is_asked_for(tmp_path):
+    asked = []
+
+    def load(examples, split):
+        asked.append(split)
+        return image_data.Images(np.zeros((len(examples), 8, 8, 3), np.uint8))
+
+    path = folder(tmp_path, ["a", "b"])
+    found = image_data.from_folder(path, load, validation_ratio=0, classes="required")
+    assert asked == ["train", "validation"]
+    assert len(found.validation) == 0
+    found.test()
+    assert asked[2:] == ["test"]

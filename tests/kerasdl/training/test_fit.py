@@ -1,0 +1,59 @@
+import keras
+import numpy as np
+import pytest
+
+from kerasdl.data.pipeline import training_batches
+from kerasdl.training.checkpoint import Checkpoint
+from kerasdl.training.fit import fit
+
+RANDOM = np.random.default_rng(0)
+X, Y = RANDOM.normal(size=(60, 4)).astype(np.float32), RANDOM.normal(size=(60, 1)).astype(np.float32)
+
+
+class Worse(keras.callbacks.Callback):
+    """Adds a validation score that is best in the first epoch, in place of one that a model would have."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_score"] = -float(epoch)
+
+
+def run(folder, *, epochs, resume=False, validation=(X, Y), patience=3, others=None):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    saver = Checkpoint(folder, monitor="val_score", maximize=True, resume=resume)
+    batches = training_batches((X, Y), 10, initial_epoch=saver.initial_epoch, seed=5)
+    options = {"epochs": epochs, "steps": 6, "validation": validation, "patience": patience}
+    fit(model, batches, [saver], others=[Worse()] if others is None else others, **options)
+    return saver.history, model.get_weights()
+
+
+def test_early_stopping_sees_what_a_callback_of_the_application_measures(tmp_path):
+    history, _ = run(tmp_path, epochs=9)
+    assert len(history) == 1 + 3
+
+
+@pytest.mark.parametrize("options", [{"patience": None}, {"validation": None}])
+def test_without_patience_or_validation_nothing_stops_early(tmp_path, options):
+    assert len(run(tmp_path, epochs=6, **options)[0]) == 6
+
+
+def plateau():
+    return keras.callbacks.ReduceLROnPlateau("val_score", patience=2, factor=0.5, mode="max")
+
+
+def test_counters_are_resumed_whatever_the_order_of_the_callbacks(tmp_path):
+    whole, weights = run(tmp_path / "whole", epochs=9, others=[Worse(), plateau()])
+    run(tmp_path / "cut", epochs=2, others=[Worse(), plateau()])
+    cut, again = run(tmp_path / "cut", epochs=9, resume=True, others=[plateau(), Worse()])
+    assert len(cut) == len(whole) == 4
+    assert [row["learning_rate"] for row in cut] == [row["learning_rate"] for row in whole]
+    assert whole[-1]["learning_rate"] < 0.01, "the plateau never came"
+    for one, other in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_last_callback_is_the_checkpoint(tmp_path):
+    saver = Checkpoint(tmp_path, monitor="val_score", maximize=True)
+    with pytest.raises(TypeError, match="fit got Worse as the last callback"):
+        fit(keras.Sequential(), None, [saver, Worse()], epochs=1, steps=1)
