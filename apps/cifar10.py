@@ -9,7 +9,6 @@ and ends above 90 % on drawn shapes (chance 12.5 %).
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -300,7 +299,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             config.batch_size,
             initial_epoch=saver.initial_epoch,
             seed=config.seed,
-            transform=augmenter(config, data),
+            transform=augmentation.chain(config, num_classes=classes, size=data.info["image_size"]),
         )
         saver.optimizer_since = begin
         fit.fit(
@@ -315,63 +314,6 @@ def _phases(config: Config) -> list[tuple[int, int, bool]]:
     if config.architecture != "backbone" or config.head_epochs >= config.epochs:
         return [(0, config.epochs, False)]
     return [(0, config.head_epochs, False), (config.head_epochs, config.epochs, True)]
-
-
-def augmenter(config: Config, data: Splits) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """The transform of a training batch: uint8 pictures and labels -> float32 pictures 0..255 and one-hot targets."""
-    classes = len(data.info["class_names"])
-    size = data.info["image_size"]
-    sizes = training_sizes(config, size)
-    stages = sorted(set(sizes))
-    stage_of_epoch = tf.constant([stages.index(side) for side in sizes])
-
-    def shrunk(images: tf.Tensor, side: int, seed: tf.Tensor) -> tf.Tensor:
-        if config.progressive == "resize":
-            return augmentation.resize(images, side)
-        margin = (size - side) // 2
-        shift = margin + (config.padding if config.augment else 0)
-        return augmentation.pad_and_crop(images, seed, padding=shift)[:, margin : margin + side, margin : margin + side]
-
-    def transform(
-        images: tf.Tensor, labels: tf.Tensor, *, index: tf.Tensor, epoch: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        seeds = [tf.random.fold_in(seed, i) for i in range(6)]
-        targets = tf.one_hot(labels, classes)
-        if config.augment:
-            if config.flip == "alternating":
-                images = augmentation.alternating_flip(images, index, epoch, [config.seed, 1])
-            elif config.flip == "random":
-                images = augmentation.random_flip(images, seeds[0])
-            if config.padding and config.progressive != "crop":
-                images = augmentation.pad_and_crop(images, seeds[1], padding=config.padding)
-            if config.rotation_degrees or config.scale_ratio:
-                images = augmentation.random_affine(
-                    images, seeds[2], rotation_degrees=config.rotation_degrees, scale_ratio=1 + config.scale_ratio
-                )
-            if config.color_jitter:
-                share = config.color_jitter
-                images = augmentation.color_jitter(images, seeds[3], brightness=share, contrast=share, saturation=share)
-            if config.cutout_size:
-                images = augmentation.random_erasing(images, seeds[4], size=config.cutout_size)
-            if config.mixup_alpha:
-                images, targets = augmentation.mixup(images, targets, seeds[5], alpha=config.mixup_alpha)
-        if config.progressive != "none":
-            stage = tf.gather(stage_of_epoch, epoch)
-            images = tf.switch_case(stage, [functools.partial(shrunk, images, side, seeds[1]) for side in stages])
-        return tf.cast(images, tf.float32), targets
-
-    return transform
-
-
-def training_sizes(config: Config, size: int) -> list[int]:
-    """Picture side of each epoch: 3/4 in the first half, 7/8 in the third quarter, then whole.
-
-    Source: progressive resizing, Howard 2018 (DAWNBench); sizes: own.
-    """
-    shares = [
-        0.75 if e < config.epochs / 2 else 0.875 if e < 3 * config.epochs / 4 else 1 for e in range(config.epochs)
-    ]
-    return [round(share * size) for share in shares]
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from apps import _run, cifar10
 from apps.__main__ import main
 from apps._contract import Splits
 from kerasdl import export
-from kerasdl.data import image_data, synthetic
+from kerasdl.data import augmentation, image_data, synthetic
 from kerasdl.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,6 +67,10 @@ def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
     assert after.output.dtype == "float32"
 
 
+def augmenter(config, data):
+    return augmentation.chain(config, num_classes=len(data.info["class_names"]), size=data.info["image_size"])
+
+
 def test_every_augmentation_and_option_goes_through(tmp_path):
     config = dataclasses.replace(
         QUICK, epochs=2, flip="random", padding=3, rotation_degrees=10.0, scale_ratio=0.1, color_jitter=0.2,
@@ -74,7 +78,7 @@ def test_every_augmentation_and_option_goes_through(tmp_path):
         learning_rate=1e-3, schedule="plateau", patience=5,
     )  # fmt: skip
     data = shapes(100)
-    transform = cifar10.augmenter(config, data)
+    transform = augmenter(config, data)
     images, labels = data.train.images[:20], data.train.labels[:20]
     batch = {"index": tf.range(20, dtype=tf.int64), "epoch": tf.constant(0, tf.int64), "seed": tf.constant([1, 2])}
     changed, targets = transform(tf.constant(images), tf.constant(labels), **batch)
@@ -82,7 +86,7 @@ def test_every_augmentation_and_option_goes_through(tmp_path):
     assert np.abs(changed.numpy() - images).mean() > 5
     np.testing.assert_allclose(targets.numpy().sum(-1), 1, rtol=1e-5)
     assert ((targets.numpy() > 0).sum(-1) == 2).any(), "mixup mixed nothing"
-    plain, hard = cifar10.augmenter(dataclasses.replace(config, augment=False), data)(
+    plain, hard = augmenter(dataclasses.replace(config, augment=False), data)(
         tf.constant(images), tf.constant(labels), **batch
     )
     np.testing.assert_array_equal(plain.numpy(), images)
@@ -92,15 +96,14 @@ def test_every_augmentation_and_option_goes_through(tmp_path):
 
 
 def test_progressive_resizing_ends_at_the_full_size():
-    config = cifar10.Config(epochs=12)
-    assert cifar10.training_sizes(config, 32) == [24] * 6 + [28] * 3 + [32] * 3
-    assert cifar10.training_sizes(dataclasses.replace(config, epochs=1), 32) == [24]
+    assert augmentation.progressive_sizes(12, 32) == [24] * 6 + [28] * 3 + [32] * 3
+    assert augmentation.progressive_sizes(1, 32) == [24]
 
 
 @pytest.mark.parametrize("progressive", ["resize", "crop"])
 def test_progressive_pictures(progressive):
     config = cifar10.Config(epochs=4, progressive=progressive, flip="none", padding=0, cutout_size=0)
-    transform = cifar10.augmenter(config, shapes(40))
+    transform = augmenter(config, shapes(40))
     source = shapes(40).train.images[:2].astype(np.float32)
     for epoch, size in enumerate([24, 24, 28, 32]):
         images, _ = transform(
