@@ -30,6 +30,7 @@ from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text
+from kerasdl.models import character_reader
 from kerasdl.training import carried_state, fit, optimizers, precision
 
 
@@ -239,74 +240,19 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
-READ = 256  # characters read at once: what a long text takes of memory
-
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Prompt in, text out; the same in two parts, for streaming; the loss of a text; what the cells remember."""
     letters = vocabulary_of(data)
-    layers = recurrent_layers(model)
-    for layer in layers:
-        layer.use_cudnn = False  # an export runs without a GPU, too
-    head = model.get_layer("logits")
-    # A state holds the logits of the next character, then what the layers carry.
-    sizes = [letters.size, *(size for layer in layers for size in tf.nest.flatten(layer.cell.state_size))]
-    line_break = int(next(iter(letters.encode_text("\n")), 0))
-
-    def nothing_read(texts: tf.Tensor) -> tf.Tensor:
-        return tf.zeros([tf.shape(texts)[0], sum(sizes)])
-
-    def carried(state: tf.Tensor) -> list[list[tf.Tensor]]:
-        """What each layer carries."""
-        parts = iter(tf.split(state, sizes, -1)[1:])
-        return [[next(parts) for _ in tf.nest.flatten(layer.cell.state_size)] for layer in layers]
-
-    def step(token: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
-        x, new = tf.one_hot(token, letters.size), []
-        for layer, before in zip(layers, carried(state), strict=True):
-            x, after = layer.cell(x, before)
-            new += after
-        return tf.concat([head(x), *new], -1)
-
-    def encode(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tokens int32[batch, time], at least one wide, with line breaks behind the end; and which ones count."""
-        ragged = letters.encode(texts)
-        lengths = ragged.row_lengths()
-        longest = tf.maximum(tf.reduce_max(lengths), 1)
-        tokens = ragged.to_tensor(line_break, shape=tf.stack([ragged.nrows(), longest]))
-        return tokens, tf.sequence_mask(lengths, longest)
-
-    def read(tokens: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The state after each text, and the loss of its characters after the first."""
-
-        def block(t: Any, state: Any, nats: Any) -> Any:
-            token, valid = tokens[:, t : t + READ], mask[:, t : t + READ]
-            x, new = tf.one_hot(token, letters.size), []
-            for layer, before in zip(layers, carried(state), strict=True):
-                _, x, after = layer.inner_loop(x, before, valid, training=False)
-                new += after
-            logits = tf.concat([state[:, None, : letters.size], head(x)], 1)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(token, logits[:, :-1])
-            counted = valid & (t + tf.range(tf.shape(token)[1]) > 0)
-            # A text that ended before this block keeps its state.
-            state = tf.where(valid[:, :1], tf.concat([logits[:, -1], *new], -1), state)
-            return t + READ, state, nats + tf.reduce_sum(tf.where(counted, losses, 0.0), 1)
-
-        begin = (0, nothing_read(tokens), tf.zeros_like(tokens[:, 0], tf.float32))
-        _, state, nats = tf.while_loop(lambda t, *_: t < tf.shape(tokens)[1], block, begin, parallel_iterations=1)
-        return state, nats
-
-    def begins_character(tokens: tf.Tensor) -> tf.Tensor:
-        """Everywhere, but at a byte that continues a character of UTF-8."""
-        return tf.bitwise.bitwise_and(tokens, 0xC0) != 0x80 if letters.characters is None else tokens >= 0
+    reader = character_reader.CharacterReader(recurrent_layers(model), model.get_layer("logits"), letters)
 
     def begin(prompt: tf.Tensor) -> dict[str, tf.Tensor]:
-        tokens, mask = encode(prompt)
+        tokens, mask = reader.encode(prompt)
         # A prompt without a known character stands for a line break.
-        return {"state": read(tokens, mask | (tf.range(tf.shape(tokens)[1]) == 0))[0]}
+        return {"state": reader.read(tokens, mask | (tf.range(tf.shape(tokens)[1]) == 0))[0]}
 
     def advance(state: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
-        tokens, state = sampling.continuation(step, state, letters.size, **settings)
+        tokens, state = sampling.continuation(reader.step, state, letters.size, **settings)
         return {"text": letters.decode(tokens), "state": state}
 
     def generate(prompt: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -314,24 +260,12 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return {"text": answer["text"]}
 
     def score(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        tokens, mask = encode(text)
-        counted = (mask & begins_character(tokens))[:, 1:]
-        return {"nats": read(tokens, mask)[1], "characters": tf.reduce_sum(tf.cast(counted, tf.int32), 1)}
+        tokens, mask = reader.encode(text)
+        counted = (mask & reader.begins_character(tokens))[:, 1:]
+        return {"nats": reader.read(tokens, mask)[1], "characters": tf.reduce_sum(tf.cast(counted, tf.int32), 1)}
 
     def cells(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        tokens, mask = encode(text)
-        times = tf.shape(tokens)[1]
-
-        def body(t: Any, state: Any, values: Any) -> Any:
-            state = step(tokens[:, t], state)
-            remembered = tf.concat([parts[-1] for parts in carried(state)], -1)
-            return t + 1, state, values.write(t, tf.tanh(remembered))
-
-        start = (0, nothing_read(tokens), tf.TensorArray(tf.float32, times))
-        values = tf.while_loop(lambda t, *_: t < times, body, start, parallel_iterations=1)[2]
-        following = tf.pad(tokens[:, 1:], [[0, 0], [0, 1]])
-        memory = tf.ragged.boolean_mask(tf.transpose(values.stack(), [1, 0, 2]), mask & begins_character(following))
-        return {"memory": memory.to_tensor(), "text": letters.decode(letters.encode(text))}
+        return {"memory": reader.memory(text), "text": letters.decode(letters.encode(text))}
 
     strings, whole, real = (tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.int32, tf.float32))
     settings = {"length": whole, "temperature": real, "top_k": whole, "top_p": real, "seed": whole}
@@ -351,8 +285,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         ),
         "advance": export.Endpoint(
             advance,
-            {"state": tf.TensorSpec([None, sum(sizes)], tf.float32), "start": whole, **settings},
-            {"state": np.zeros([1, sum(sizes)], np.float32), "start": np.array([0]), **example},
+            {"state": tf.TensorSpec([None, reader.state_size], tf.float32), "start": whole, **settings},
+            {"state": np.zeros([1, reader.state_size], np.float32), "start": np.array([0]), **example},
             "the next characters and the state after them, for streaming; `start` counts those already made",
         ),
         "score": export.Endpoint(

@@ -18,6 +18,7 @@ from kerasdl import export
 from kerasdl.data import pipeline, synthetic
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
+from kerasdl.models import character_reader
 from kerasdl.training.carried_state import FreshStarts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -282,7 +283,7 @@ def nats(logits, ids):
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_score_and_cells_equal_the_model_step_by_step(cell, monkeypatch):
     """Texts of unequal lengths, read in blocks that end inside of them; one is empty, one has unknown characters."""
-    monkeypatch.setattr(chargen, "READ", 7)
+    monkeypatch.setattr(character_reader, "READ", 7)
     model, data = untrained(dataclasses.replace(SMALL, cell=cell))
     endpoints, letters = chargen.endpoints(model, data), chargen.vocabulary_of(data)
     given = [data.test()[1][:30], "", "a", "a€nn€€a", data.train[:7], data.train[5:13], "€"]
@@ -325,7 +326,7 @@ def test_the_likeliest_text_equals_the_model_step_by_step():
 
 def test_begin_and_advance_equal_generate(monkeypatch):
     """A batch of prompts of unequal lengths, its pieces of unequal lengths; reading goes by short blocks."""
-    monkeypatch.setattr(chargen, "READ", 5)
+    monkeypatch.setattr(character_reader, "READ", 5)
     model, data = untrained()
     generate, begin, advance = (chargen.endpoints(model, data)[n].function for n in ("generate", "begin", "advance"))
     prompts = ["", "a", data.train[:23], "€", "anna\n"]
