@@ -507,8 +507,13 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         ended = tf.concat([ids, tf.fill([ids.nrows(), 1], caption_decoder.END)], 1).to_tensor(vocabulary.PADDING)
         before = tf.pad(ended[:, :-1], [[0, 0], [1, 0]])
         found = decoder({"picture": model.encode(image), "tokens": before}, training=False)
-        shares = tf.nn.log_softmax(tf.where(tf.range(len(words)) >= caption_decoder.END, found["logits"], -1e9))
-        answer = {"words": tf.gather(words, ended), "log_probabilities": tf.gather(shares, ended, batch_dims=2)}
+        log_probabilities = tf.nn.log_softmax(
+            tf.where(tf.range(len(words)) >= caption_decoder.END, found["logits"], -1e9)
+        )
+        answer = {
+            "words": tf.gather(words, ended),
+            "log_probabilities": tf.gather(log_probabilities, ended, batch_dims=2),
+        }
         if "weights" in found:
             side = round(found["weights"].shape[-1] ** 0.5)
             answer["weights"] = tf.reshape(found["weights"], [*tf.unstack(tf.shape(before)), side, side])

@@ -193,7 +193,8 @@ def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -
 
 
 def _root_mean_square_error(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    # A picture of strong noise counts no more than by its noise, and what is clipped for the PSNR costs nothing.
+    # The root makes each picture count in proportion to its noise level, not to its square. Restored values are
+    # clipped as for the PSNR, so that values outside of 0..255 cost nothing more.
     error = (clean - tf.clip_by_value(restored, 0, 255)) / 128
     return tf.sqrt(tf.reduce_mean(tf.square(error), [1, 2, 3]) + 1e-6)
 

@@ -448,10 +448,10 @@ def probabilities(model: Any, texts: Sequence[str], data: Splits) -> np.ndarray:
         classify = model["classify"]
     else:
         classify = tf.function(endpoints(model, data)["classify"].function, autograph=False, reduce_retracing=True)
-    shares = np.empty([len(texts), len(data.info["class_names"])], np.float32)
+    found = np.empty([len(texts), len(data.info["class_names"])], np.float32)
     for part in pipeline.sorted_slices([len(text) for text in texts], 250):
-        shares[part] = classify(text=tf.constant([texts[i] for i in part]))["probabilities"].numpy()
-    return shares
+        found[part] = classify(text=tf.constant([texts[i] for i in part]))["probabilities"].numpy()
+    return found
 
 
 def _accuracy_by_length(right: np.ndarray, texts: Sequence[str]) -> dict[str, float]:
@@ -482,8 +482,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         inner = keras.Model([model.input, layers["embedding"].output], model.output)
 
     def classify(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        shares = tf.nn.softmax(model(words(text), training=False))
-        return {"label": tf.gather(names, tf.argmax(shares, -1)), "probabilities": shares}
+        probabilities = tf.nn.softmax(model(words(text), training=False))
+        return {"label": tf.gather(names, tf.argmax(probabilities, -1)), "probabilities": probabilities}
 
     def explain(text: tf.Tensor) -> dict[str, tf.Tensor]:
         tokens = words(text)
@@ -499,9 +499,9 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             margin = tf.reduce_max(logits, -1) - tf.reduce_mean(logits, -1)
         weight = tf.reduce_sum(tape.gradient(margin, x) * x, -1)
         if "ngrams" in layers:
-            shares = layers["blend"].share * layers["ngrams"].by_word(tokens)
-            predicted = tf.gather(shares, tf.argmax(logits, -1), axis=2, batch_dims=1)
-            weight += predicted - tf.reduce_mean(shares, -1)
+            by_word = layers["blend"].share * layers["ngrams"].by_word(tokens)
+            predicted = tf.gather(by_word, tf.argmax(logits, -1), axis=2, batch_dims=1)
+            weight += predicted - tf.reduce_mean(by_word, -1)
         return weight
 
     def class_name(index: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -142,8 +142,8 @@ def continuation(
     compiled = tf.function(loop, jit_compile=True, autograph=False)
 
     def first_row(tensor: Any) -> Any:
-        # Of a slice: what is said of the shape of a tensor itself, TensorFlow's optimizer takes for granted outside of
-        # the branch, too, and then leaves the other branch out of an export.
+        # The slice matters. If ensure_shape saw the tensor itself, TensorFlow's optimizer would assume its shape outside
+        # of this branch as well, and remove the other branch from an export.
         return tf.ensure_shape(tensor[:1], [1, *tensor.shape[1:]])
 
     def alone() -> tuple[Any, Any]:

@@ -231,7 +231,7 @@ def _loop_back(
 
 
 def compiles_whole(dtype: str, num_steps: int | None) -> bool:
-    """Whether XLA compiles the loop with its products, for the whole batch, rather than the steps' elementwise parts.
+    """Whether XLA compiles the whole loop, matrix products included, and not only the elementwise part of a step.
 
     In float32 XLA's product of a few rows takes half the time of TensorFlow's (AMD EPYC family 26 model 2, oneDNN held
     to AVX2); in half precision it takes twice as long. A compilation for each number of steps costs a second: it is

@@ -101,7 +101,7 @@ class Captioner(keras.Model):
         counted = ops.cast(y > vocabulary.UNKNOWN, "float32")
         losses = ops.sparse_categorical_crossentropy(y, logits, from_logits=True)
         if training and self.label_smoothing:
-            # By so much the mean over all words is larger; the softmax need not be written out for it.
+            # Cross-entropy with the uniform distribution exceeds that with the right word by this difference.
             right = ops.take_along_axis(logits, y[..., None], -1)[..., 0]
             losses += self.label_smoothing * (right - ops.mean(logits, -1))
         total = ops.sum(losses * counted)

@@ -88,8 +88,8 @@ def make(
 class NormalizedMuon(keras.optimizers.Optimizer):
     """Muon on convolution kernels of constant norm, Nesterov SGD on everything else.
 
-    A kernel float32[height, width, in, out] is first scaled to Frobenius norm sqrt(out), then moves by the
-    orthogonalised momentum, computed on the matrix [height * width * in, out]. Keras' own Muon serves matrices only
+    A kernel float32[height, width, in, out] is first scaled to Frobenius norm sqrt(out). Its step is the orthogonalised
+    momentum, computed on the matrix [height * width * in, out]. Keras' own Muon serves matrices only
     and gives other weights to Adam.
 
     All rates follow one schedule: `learning_rate` is that of the kernels, the others are stated as ratios to it.
