@@ -142,8 +142,8 @@ def continuation(
     compiled = tf.function(loop, jit_compile=True, autograph=False)
 
     def first_row(tensor: Any) -> Any:
-        # The slice matters. If ensure_shape saw the tensor itself, TensorFlow's optimizer would assume its shape outside
-        # of this branch as well, and remove the other branch from an export.
+        # The slice matters: if ensure_shape saw the tensor itself, TensorFlow's optimizer would assume its shape out
+        # of this branch, too, and remove the other branch from an export.
         return tf.ensure_shape(tensor[:1], [1, *tensor.shape[1:]])
 
     def alone() -> tuple[Any, Any]:
