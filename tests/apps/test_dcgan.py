@@ -152,8 +152,8 @@ def test_digits_get_a_border_and_are_not_mirrored(monkeypatch):
     drawn = np.random.default_rng(0).integers(1, 256, (100, 28, 28, 1), np.uint8)
     labels = np.arange(100, dtype=np.int32) % 10
     of = {"train": slice(None), "test": slice(9)}
-    monkeypatch.setattr(dcgan.tfds, "images", lambda name, split, folder: (drawn[of[split]], labels[of[split]]))
-    monkeypatch.setattr(dcgan.tfds, "class_names", lambda name, folder: list("0123456789"))
+    monkeypatch.setattr(image_data.tfds, "images", lambda name, split, folder: (drawn[of[split]], labels[of[split]]))
+    monkeypatch.setattr(image_data.tfds, "class_names", lambda name, folder: list("0123456789"))
     config = dcgan.Config(dataset="mnist")
     assert (config.flip, config.image_size) == ("none", 32)
     assert dcgan.Config().flip == "random"

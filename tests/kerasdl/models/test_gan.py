@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from kerasdl.blocks import dcgan
 from kerasdl.data.pipeline import training_batches
-from kerasdl.models import gan
-from kerasdl.models.gan import GAN
+from kerasdl.models.gan import GAN, LOSSES, CollapseWarning
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 from kerasdl.training.precision import precision
 
@@ -85,7 +84,7 @@ def stepped(networks, game, parts, latents):
     generator, discriminator = (keras.models.clone_model(network) for network in networks)
     for copy, network in zip((generator, discriminator), networks, strict=True):
         copy.set_weights(network.get_weights())
-    judge_loss, paint_loss = gan.LOSSES[game]
+    judge_loss, paint_loss = LOSSES[game]
     norms = []
     for real, latent in zip(parts, latents, strict=True):
         with tf.GradientTape() as tape:
@@ -104,7 +103,7 @@ def stepped(networks, game, parts, latents):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("game", gan.LOSSES)
+@pytest.mark.parametrize("game", LOSSES)
 def test_a_step_is_k_of_the_discriminator_and_one_of_the_generator(game, k):
     networks, real = dense_networks(), points()
     seeds = keras.random.SeedGenerator(3)
@@ -444,7 +443,7 @@ def warnings_of(capsys):
         generator, discriminator = dense_networks()
         generator.layers[-1].kernel.assign(scale * generator.layers[-1].kernel)
         gan = compiled((generator, discriminator), rates=(0.0, 0.0))
-        watch = gan.CollapseWarning(**options)
+        watch = CollapseWarning(**options)
         gan.fit(points(rows=16), batch_size=8, epochs=2, verbose=0, callbacks=[watch])
         return capsys.readouterr().err.splitlines()
 
