@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from kerasdl.blocks import dcgan
 from kerasdl.fast.batch_normalization import FusedBatchNormalization
-from kerasdl.models import gan
 from kerasdl.training.precision import precision
 
 RNG = np.random.default_rng(0)
@@ -370,69 +369,3 @@ def test_spectral_normalization_is_saved_with_its_vector(tmp_path):
     for one, other in zip(model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(model(normal(2, 16, 16, 3)), again(normal(2, 16, 16, 3)))
-
-
-# --- Losses ----------------------------------------------------------------------------------------------------------
-
-REAL, GENERATED = 3 * normal(7, 1, seed=4), 3 * normal(7, 1, seed=5)
-ZERO = np.zeros((2, 1), "float32")
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
-def test_logistic_loss_is_the_cross_entropy_with_a_smoothed_target_of_real_pictures(smoothing):
-    real, generated = oracles.sigmoid(REAL), oracles.sigmoid(GENERATED)
-    target = 1 - smoothing
-    expected = -np.mean(target * np.log(real) + smoothing * np.log(1 - real)) - np.mean(np.log(1 - generated))
-    loss = gan.logistic_discriminator_loss(REAL, GENERATED, label_smoothing=smoothing)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-
-
-def test_generator_losses_equal_their_equations():
-    chance = oracles.sigmoid(GENERATED)
-    minimax, non_saturating, hinge = (gan.LOSSES[game][1] for game in ("minimax", "non-saturating", "hinge"))
-    assert float(minimax(GENERATED)) == pytest.approx(np.mean(np.log(1 - chance)), rel=1e-5)
-    assert float(non_saturating(GENERATED)) == pytest.approx(-np.mean(np.log(chance)), rel=1e-5)
-    assert float(hinge(GENERATED)) == pytest.approx(-GENERATED.mean(), rel=1e-5)
-
-
-def test_worked_values():
-    """A discriminator that knows nothing: log 4 as in section 4.1 of Goodfellow et al."""
-    for game in ("minimax", "non-saturating"):
-        assert float(gan.LOSSES[game][0](ZERO, ZERO)) == pytest.approx(math.log(4))
-    assert float(gan.minimax_generator_loss(ZERO)) == pytest.approx(-math.log(2))
-    assert float(gan.non_saturating_generator_loss(ZERO)) == pytest.approx(math.log(2))
-    real, generated = np.float32([[3.0], [0.5]]), np.float32([[-2.0], [0.5]])
-    # (0 + 0.5) / 2 for the real ones, (0 + 1.5) / 2 for the others
-    assert float(gan.hinge_discriminator_loss(real, generated)) == pytest.approx(1.0)
-    assert float(gan.hinge_generator_loss(generated)) == pytest.approx(0.75)
-
-
-def test_the_smoothed_loss_is_least_where_the_discriminator_says_nine_tenths():
-    logit = tf.Variable([[math.log(9.0)]])
-    with tf.GradientTape() as tape:
-        loss = gan.logistic_discriminator_loss(logit, [[0.0]], label_smoothing=0.1)
-    assert abs(float(tape.gradient(loss, logit)[0, 0])) < 1e-6
-
-
-@pytest.mark.parametrize("game", gan.LOSSES)
-def test_large_logits_neither_overflow_nor_lose_their_gradient(game):
-    large = tf.constant([[1e4]])
-    judge, paint = gan.LOSSES[game]
-    wrong = {"minimax": 2e4, "non-saturating": 2e4, "hinge": 2e4 + 2}[game]
-    assert float(judge(-large, large)) == pytest.approx(wrong)
-    assert float(judge(large, -large)) == 0
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(large)
-        losses = [paint(large), paint(-large)]
-    expected = {"minimax": [-1e4, 0], "non-saturating": [0, 1e4], "hinge": [-1e4, 1e4]}[game]
-    assert [float(loss) for loss in losses] == pytest.approx(expected)
-    slopes = [float(tape.gradient(loss, large)[0, 0]) for loss in losses]
-    # Only the minimax game has no gradient where the discriminator is surely right.
-    assert slopes == {"minimax": [-1, 0], "non-saturating": [0, 1], "hinge": [-1, 1]}[game]
-
-
-@pytest.mark.parametrize("game", gan.LOSSES)
-def test_losses_of_bfloat16_logits_are_float32(game):
-    logits = tf.cast(REAL, tf.bfloat16)
-    judge, paint = gan.LOSSES[game]
-    assert judge(logits, logits).dtype == paint(logits).dtype == "float32"

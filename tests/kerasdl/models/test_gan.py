@@ -3,12 +3,23 @@ import math
 
 import keras
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 
 from kerasdl.blocks import dcgan
 from kerasdl.data.pipeline import training_batches
-from kerasdl.models.gan import GAN, LOSSES, CollapseWarning
+from kerasdl.models.gan import (
+    GAN,
+    LOSSES,
+    CollapseWarning,
+    diversity,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    logistic_discriminator_loss,
+    minimax_generator_loss,
+    non_saturating_generator_loss,
+)
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 from kerasdl.training.precision import precision
 
@@ -418,21 +429,21 @@ def test_diversity_is_the_ratio_of_distances_to_the_nearest_other():
     generated, real = (
         rng.normal(size=(2, 9, 4, 3, 2)).astype("float32") * np.float32([[[[[[0.3]]]]], [[[[[1]]]]]])[:, 0]
     )
-    value = gan.diversity(generated, real)
+    value = diversity(generated, real)
     assert float(value) == pytest.approx(nearest(generated) / nearest(real), rel=1e-4)
-    assert float(gan.diversity(real, real)) == pytest.approx(1)
-    assert float(gan.diversity(tf.cast(real, tf.bfloat16), real)) == pytest.approx(1, rel=0.02)
+    assert float(diversity(real, real)) == pytest.approx(1)
+    assert float(diversity(tf.cast(real, tf.bfloat16), real)) == pytest.approx(1, rel=0.02)
 
 
 def test_diversity_of_one_picture_or_of_twins_is_nothing():
     real = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype("float32")
     same = np.broadcast_to(real[:1], real.shape)
-    assert float(gan.diversity(same, real)) < 1e-5
+    assert float(diversity(same, real)) < 1e-5
     twins = np.repeat(real[:4], 2, axis=0)  # their variance is that of four real pictures
-    assert float(gan.diversity(twins, real)) < 1e-3
+    assert float(diversity(twins, real)) < 1e-3
     almost = 0.9 + 1e-3 * real  # distances are not lost in rounding
-    assert float(gan.diversity(almost, real)) == pytest.approx(1e-3, rel=1e-3)
-    assert float(gan.diversity(real[:1], real[:1])) == 1
+    assert float(diversity(almost, real)) == pytest.approx(1e-3, rel=1e-3)
+    assert float(diversity(real[:1], real[:1])) == 1
 
 
 @pytest.fixture
@@ -488,3 +499,69 @@ def test_the_generator_learns_to_draw_what_it_is_asked_for(broken):
     share, distance = recognised(gan, pictures, label)
     assert share > 0.95 if broken is None else share < 0.6
     assert distance > 0.7 if broken == "frozen" else distance < 0.5
+
+
+# --- Losses ----------------------------------------------------------------------------------------------------------
+
+REAL, GENERATED = (3 * np.random.default_rng(seed).normal(size=(7, 1)).astype("float32") for seed in (4, 5))
+ZERO = np.zeros((2, 1), "float32")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_logistic_loss_is_the_cross_entropy_with_a_smoothed_target_of_real_pictures(smoothing):
+    real, generated = oracles.sigmoid(REAL), oracles.sigmoid(GENERATED)
+    target = 1 - smoothing
+    expected = -np.mean(target * np.log(real) + smoothing * np.log(1 - real)) - np.mean(np.log(1 - generated))
+    loss = logistic_discriminator_loss(REAL, GENERATED, label_smoothing=smoothing)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_generator_losses_equal_their_equations():
+    chance = oracles.sigmoid(GENERATED)
+    minimax, non_saturating, hinge = (LOSSES[game][1] for game in ("minimax", "non-saturating", "hinge"))
+    assert float(minimax(GENERATED)) == pytest.approx(np.mean(np.log(1 - chance)), rel=1e-5)
+    assert float(non_saturating(GENERATED)) == pytest.approx(-np.mean(np.log(chance)), rel=1e-5)
+    assert float(hinge(GENERATED)) == pytest.approx(-GENERATED.mean(), rel=1e-5)
+
+
+def test_worked_values():
+    """A discriminator that knows nothing: log 4 as in section 4.1 of Goodfellow et al."""
+    for game in ("minimax", "non-saturating"):
+        assert float(LOSSES[game][0](ZERO, ZERO)) == pytest.approx(math.log(4))
+    assert float(minimax_generator_loss(ZERO)) == pytest.approx(-math.log(2))
+    assert float(non_saturating_generator_loss(ZERO)) == pytest.approx(math.log(2))
+    real, generated = np.float32([[3.0], [0.5]]), np.float32([[-2.0], [0.5]])
+    # (0 + 0.5) / 2 for the real ones, (0 + 1.5) / 2 for the others
+    assert float(hinge_discriminator_loss(real, generated)) == pytest.approx(1.0)
+    assert float(hinge_generator_loss(generated)) == pytest.approx(0.75)
+
+
+def test_the_smoothed_loss_is_least_where_the_discriminator_says_nine_tenths():
+    logit = tf.Variable([[math.log(9.0)]])
+    with tf.GradientTape() as tape:
+        loss = logistic_discriminator_loss(logit, [[0.0]], label_smoothing=0.1)
+    assert abs(float(tape.gradient(loss, logit)[0, 0])) < 1e-6
+
+
+@pytest.mark.parametrize("game", LOSSES)
+def test_large_logits_neither_overflow_nor_lose_their_gradient(game):
+    large = tf.constant([[1e4]])
+    judge, paint = LOSSES[game]
+    wrong = {"minimax": 2e4, "non-saturating": 2e4, "hinge": 2e4 + 2}[game]
+    assert float(judge(-large, large)) == pytest.approx(wrong)
+    assert float(judge(large, -large)) == 0
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(large)
+        losses = [paint(large), paint(-large)]
+    expected = {"minimax": [-1e4, 0], "non-saturating": [0, 1e4], "hinge": [-1e4, 1e4]}[game]
+    assert [float(loss) for loss in losses] == pytest.approx(expected)
+    slopes = [float(tape.gradient(loss, large)[0, 0]) for loss in losses]
+    # Only the minimax game has no gradient where the discriminator is surely right.
+    assert slopes == {"minimax": [-1, 0], "non-saturating": [0, 1], "hinge": [-1, 1]}[game]
+
+
+@pytest.mark.parametrize("game", LOSSES)
+def test_losses_of_bfloat16_logits_are_float32(game):
+    logits = tf.cast(REAL, tf.bfloat16)
+    judge, paint = LOSSES[game]
+    assert judge(logits, logits).dtype == paint(logits).dtype == "float32"
