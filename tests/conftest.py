@@ -26,15 +26,19 @@ def golden(request):
 
     def compare(name, facts, rel):
         path = ROOT / "tests" / "golden" / f"{name}.json"
+        command = f"python -m pytest '{request.node.nodeid}' --write-golden"
         kept = json.loads(path.read_text()) if path.exists() else {}
         if request.config.getoption("--write-golden"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(kept | facts, indent=1) + "\n")
         else:
             for key, value in facts.items():
-                assert key in kept, f"{path} has no {key}: python -m pytest tests --write-golden"
+                assert key in kept, f"{path} has no {key}; write it: {command}"
                 words = isinstance(value, list) and any(isinstance(item, str) for item in value)
-                assert value == (kept[key] if words else pytest.approx(kept[key], rel=rel, abs=rel)), key
+                expected = kept[key] if words else pytest.approx(kept[key], rel=rel, abs=rel)
+                assert value == expected, (
+                    f"{key} of {path}; if it should change, say why in CHANGELOG.md, then: {command}"
+                )
 
     return compare
 
