@@ -20,13 +20,16 @@ def answers(pictures: list[Path], ask: Callable[[bytes], Any]) -> Iterator[tuple
         pictures: picture files and folders of them.
         ask: from the content of a file to an answer.
 
-    Yields:
-        Those that can be read; the others are a line each on standard error.
+    Returns:
+        Those that can be read, one after another; the others are a line each on standard error.
 
     Raises:
-        UserError: there are no pictures, or none can be read.
+        UserError: there are no pictures; later, that none could be read.
     """
-    files = picture_files.find(pictures)
+    return _answers(picture_files.find(pictures), ask)
+
+
+def _answers(files: list[Path], ask: Callable[[bytes], Any]) -> Iterator[tuple[Path, bytes, Any]]:
     failed = 0
     for path in files:
         try:

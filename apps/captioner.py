@@ -206,7 +206,7 @@ def _splits(
     if not words:
         raise UserError(f"no word stands {config.min_count} times in the training captions; lower --min-count")
     facts: dict[str, Any] = {
-        "words": ["<end>", *words],  # its id is captioning.END
+        "words": ["<end>", *words],  # its id is caption_decoder.END
         "image_size": config.image_size,
         "max_words": config.max_words,
         "beam": [config.beam_width, config.length_penalty],

@@ -444,12 +444,11 @@ def classify(
     """
     at_least(1, top=top)
     signatures = export.signatures(model, "classify", "class_name", "pixels")
+    answers = _pictures.answers(pictures, lambda content: signatures["classify"](image_bytes=tf.constant([content])))
     names: list[str] = []
     if format == "csv":
         print("path,class,probability")
-    for path, _, answer in _pictures.answers(
-        pictures, lambda content: signatures["classify"](image_bytes=tf.constant([content]))
-    ):
+    for path, _, answer in answers:
         probabilities = answer["probabilities"].numpy()[0]
         names = names or [
             name.decode() for name in signatures["class_name"](index=tf.range(len(probabilities)))["label"].numpy()

@@ -152,21 +152,24 @@ def load_data(config: Config) -> Splits:
         squares = image_data.squares(config.image_size)
         try:
             found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes=classes)
-        except UserError as error:
-            raise UserError(f"--conditional needs classes. {error}" if config.conditional else str(error)) from None
+        except image_data.NoClasses as error:
+            raise UserError(f"--conditional needs classes. {error}") from None
+    names, test = found.class_names, found.test  # `found` would keep the training pictures a second time
 
     def framed(examples: image_data.Images) -> image_data.Images:
         border = 0 if config.data else (32 - examples.images.shape[1]) // 2
-        images = np.pad(examples.images, ((0, 0), (border, border), (border, border), (0, 0)))
-        return image_data.Images(images, examples.labels if found.class_names else None)
+        images = examples.images
+        if border:
+            images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+        return image_data.Images(images, examples.labels if names else None)
 
     return _splits(
         framed(found.train),
         framed(found.validation),
-        lambda: framed(found.test()),
+        lambda: framed(test()),
         found.description,
         source=config.data.name if config.data else config.dataset,
-        class_names=found.class_names,
+        class_names=names,
     )
 
 

@@ -135,10 +135,11 @@ def load_data(config: Config) -> Splits:
     else:
         found = image_data.from_folder(config.data, cut, validation_ratio=ratio, classes="none")
     description = f"squares of the {found.description}".replace("pictures of", "pictures in", 1)
+    test = found.test
     return _splits(
         found.train.images,
         found.validation.images,
-        lambda: found.test().images,
+        lambda: test().images,
         description if config.data else found.description,
     )
 

@@ -568,21 +568,21 @@ def classify(
     pieces: list[tuple[str, float]] = []
     for part in pipeline.slices(len(lines), 64):
         batch = tf.constant(lines[part])
-        shares = signatures["classify"](text=batch)["probabilities"].numpy()
-        order = tf.range(shares.shape[1])
+        predicted = signatures["classify"](text=batch)["probabilities"].numpy()
+        order = tf.range(predicted.shape[1])
         names = [name.decode() for name in signatures["class_name"](index=order)["label"].numpy()]
-        explained = _explained(signatures, batch) if colored else [[]] * len(shares)
-        for line, row, weighed in zip(lines[part], shares, explained, strict=True):
-            label, share = names[row.argmax()], float(row.max())
+        explained = _explained(signatures, batch) if colored else [[]] * len(predicted)
+        for line, row, weighed in zip(lines[part], predicted, explained, strict=True):
+            label, probability = names[row.argmax()], float(row.max())
             if format == "json":
                 shown = dict(zip(names, row.tolist(), strict=True))
                 print(json.dumps({"text": line, "label": label, "probabilities": shown}))
             elif format == "csv":
-                rows.writerow([line, label, f"{share:.6f}"])
+                rows.writerow([line, label, f"{probability:.6f}"])
             elif colored:
-                pieces += [(f"{label} {share:.1%}: ", 0.0), *weighed, ("\n", 0.0)]
+                pieces += [(f"{label} {probability:.1%}: ", 0.0), *weighed, ("\n", 0.0)]
             else:
-                print(f"{label} {share:.1%}: {line}")
+                print(f"{label} {probability:.1%}: {line}")
     if colored:
         words, values = zip(*pieces, strict=True)
         colored_text.colored(words, values, title="red mattered for the class, blue spoke against it", html=html)

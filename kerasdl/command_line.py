@@ -7,7 +7,6 @@ import functools
 import inspect
 import io
 import json
-import os
 import re
 import sys
 import traceback
@@ -36,9 +35,6 @@ def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> i
     except KeyboardInterrupt:
         print("interrupted; finished epochs are on disk, see train --resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads has enough, such as head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush
-        return 0
     except Exception as error:
         if debug:
             traceback.print_exc()

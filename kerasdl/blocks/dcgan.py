@@ -57,7 +57,7 @@ def dcgan_generator(
     one_hot = _one_hot(label, num_classes, name)
     if one_hot is not None:
         # A long trained vector of the class is learned so much faster than the noise that each class becomes one
-        # picture: after 2,000 steps on MNIST, `gan_training.diversity` was 0.05 with it and is 0.96.
+        # picture: after 2,000 steps on MNIST, `kerasdl.models.gan.diversity` was 0.05 with it and is 0.96.
         x = keras.layers.Concatenate(name=f"{name}_conditioned")([x, one_hot])
     x = keras.layers.Dense(
         _SMALLEST_MAP**2 * first, use_bias=False, kernel_initializer=_normal(), name=f"{name}_project"

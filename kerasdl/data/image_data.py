@@ -19,6 +19,10 @@ Load: TypeAlias = Callable[[Sequence[picture_files.Example], str], "Images"]
 """Reads files with their labels; the second argument is train, validation or test."""
 
 
+class NoClasses(UserError):
+    """A folder has no sub-folders that could be classes."""
+
+
 @dataclass(frozen=True)
 class Images:
     """Pictures uint8[examples, height, width, channels] and labels int32[examples], None without classes."""
@@ -66,10 +70,10 @@ def hold_out(examples: Images, ratio: float) -> tuple[Images, Images]:
 
 
 def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float) -> Divided:
-    """Reads a data set of TFDS that has a split for training and one for the test.
+    """Reads a data set of TFDS with a split for training and one of 10,000 pictures for the test.
 
     Args:
-        name: of the data set, such as `cifar10`.
+        name: of the data set: `cifar10` or `mnist`.
         data_dir: see `kerasdl.data.tfds.builder`.
         validation_ratio: share of the training split that is held out.
 
@@ -109,7 +113,8 @@ def from_folder(
         The pictures.
 
     Raises:
-        UserError: the folder lacks pictures or classes.
+        NoClasses: classes are required, and the folder is not there or has none.
+        UserError: the folder lacks pictures.
     """
     names: list[str] | None = None
     if classes != "none":
@@ -117,7 +122,9 @@ def from_folder(
             found = picture_files.scan(path)
             names, given = list(found.class_names), found.splits
         except UserError as error:
-            if classes == "required" or not path.is_dir():
+            if classes == "required":
+                raise NoClasses(str(error)) from None
+            if not path.is_dir():
                 raise
             print(f"The pictures are taken without classes. {error}", file=sys.stderr)
     if names is None:

@@ -10,9 +10,9 @@ T = TypeVar("T")
 def divide(classes: Iterable[list[T]], *, validation_ratio: float, test_ratio: float) -> dict[str, list[T]]:
     """Cuts each class, shuffled already, in the same ratio.
 
-    The test part is taken first and does not depend on the validation ratio. So a final model that is trained on the
-    validation examples as well is still tested on examples that no choice was made by. A class too small for three
-    parts has no test example.
+    The test part is taken first, and but for classes too small for three parts it does not depend on the validation
+    ratio. So a final model that is trained on the validation examples as well is still tested on examples that no
+    choice was made by. A class too small for three parts gives its test examples to validation.
 
     Args:
         classes: the shuffled examples of each class.

@@ -178,7 +178,7 @@ def _kernels() -> tuple[Callable[..., Any], ...]:
         return h, c, tf.cast(h, x.dtype), tf.cast(needs, x.dtype)
 
     def step_back(needs: Any, c: Any, new_c: Any, gradients: Any, gate: Any, gate_kernel: Any, c_gradient: Any) -> Any:
-        """Slopes of the LSTM's gates and of the memory; `gate` is that of the attention's gate in the next step."""
+        """Gradients of the LSTM's gates and of the memory; `gate` is that of the attention's gate in the next step."""
         gradient = tf.add_n([wide(part) for part in gradients]) + gate * gate_kernel
         gates, _, _, (c_gradient,) = cell.back(wide(needs), None, (c,), (new_c,), gradient, (c_gradient,))
         return tf.cast(gates, needs.dtype), c_gradient
@@ -186,7 +186,7 @@ def _kernels() -> tuple[Callable[..., Any], ...]:
     def look_back(
         gradients: Any, weight_gradient: Any, weights: Any, gate: Any, context: Any, hidden: Any, items: Any, score: Any
     ) -> Any:
-        """Slopes of the query, of the gate before its sigmoid, of the items' mean, and of the scores."""
+        """Gradients of the query, of the gate before its sigmoid, of the items' mean, and of the scores."""
         gradient = tf.add_n([wide(part) for part in gradients])
         gate_gradient = tf.reduce_sum(gradient * wide(context), -1, keepdims=True) * (1 - gate)
         mean_gradient = gate * gradient
@@ -197,7 +197,7 @@ def _kernels() -> tuple[Callable[..., Any], ...]:
         return tf.cast(query_gradient, hidden.dtype), gate_gradient, tf.cast(mean_gradient, hidden.dtype), scores
 
     def items_back(scores: Any, hidden: Any, score: Any) -> Any:
-        """Slope of the projected items, of all steps at once."""
+        """Gradient of the projected items, of all steps at once."""
         return score * tf.reduce_sum(scores[..., None] * (1 - tf.square(wide(hidden))), 0)
 
     options: dict[str, Any] = {"jit_compile": True, "autograph": False, "reduce_retracing": True}

@@ -1,6 +1,6 @@
 """Scores of restored pictures, and the classical filters as peers of a denoiser.
 
-    noisy = corruption.add_noise(pictures, seed, kind="gaussian", strength=25).numpy()
+    noisy = noise.add_noise(pictures, seed, kind="gaussian", strength=25).numpy()
     for name, restore in FILTERS.items():
         settings = best_settings(name, validation_pictures, noisy_validation_pictures)
         scores[name] = psnr_and_ssim(pictures, restore(noisy, **settings))

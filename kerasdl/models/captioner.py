@@ -137,7 +137,6 @@ class Captioner(keras.Model):
         """One step of `fit`."""
         if self._reinforcement is None:
             return super().train_step(data)
-        import tensorflow as tf
 
         reward, samples, max_length, name = self._reinforcement
         inputs, numbers = data
@@ -188,7 +187,7 @@ class FeatureBank:
 
     Attributes:
         key: `picture` if `pictures` holds what the decoder takes, `cut` if what the encoder's top takes.
-        pictures: features or pixels float[pictures, ...].
+        pictures: features float16, or pixels uint8, [pictures, ...].
         captions: of each picture, int32[words] with END.
 
     Source: own.

@@ -165,8 +165,13 @@ class Checkpoint(keras.callbacks.Callback):
         for i, variable in enumerate(variables):
             variable.assign(arrays[str(i)])
         for counters in filter(None, state["callbacks"]):
-            (callback,) = (other for other in self._others if all(hasattr(other, name) for name in counters))
-            vars(callback).update(counters)
+            found = [other for other in self._others if all(hasattr(other, name) for name in counters)]
+            if len(found) != 1:
+                raise UserError(
+                    f"{self.folder / CHECKPOINT} has counters {', '.join(counters)} that belong to {len(found)} "
+                    "callbacks; resume with the settings and code that the run began with"
+                )
+            vars(found[0]).update(counters)
 
 
 def _counters(callback: keras.callbacks.Callback) -> dict[str, Any]:

@@ -174,15 +174,6 @@ def test_the_precision_is_chosen_once_and_kept_on_another_machine(tmp_path, monk
     assert "precision float32: the processor (AVX2) has no instructions" in capsys.readouterr().out
 
 
-def test_a_reader_that_has_enough_is_no_failure():
-    script = f"{sys.executable} -m apps cifar10 train --help | head -n 1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: python -m apps cifar10 train")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bounded(_contract.Settings):
     """Fields with bounds."""

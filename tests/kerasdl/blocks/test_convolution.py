@@ -208,7 +208,7 @@ def assert_same_gradients(ours, theirs, x, filters):
 )
 def test_quick_gradient_equals_keras(batch, size, channels, kernel_size):
     """Small and large maps, one and several chunks with a remainder, many and few channels."""
-    # float64, since float32 is computed in another way: tests/kerasdl/test_winograd.py
+    # float64, since float32 is computed in another way: tests/kerasdl/fast/test_winograd.py
     options = {"padding": "same", "use_bias": False, "activation": "relu", "dtype": "float64"}
     inputs = keras.Input((None, None, channels), dtype="float64")
     theirs = keras.Model(inputs, keras.layers.Conv2D(130, kernel_size, **options)(inputs))

@@ -277,8 +277,8 @@ def data_dir_of_coco(tmp_path_factory):
     def example(name, texts):
         pixels = np.random.default_rng(int(name[-5])).integers(0, 256, (24, 16, 3), np.uint8)
         Image.fromarray(pixels).save(root / name, quality=30)
-        captioned_pictures = [{"id": index, "text": text} for index, text in enumerate(texts)]
-        return {"image": root / name, "image/filename": name, "image/id": 7, "captions": captioned_pictures}
+        captions = [{"id": index, "text": text} for index, text in enumerate(texts)]
+        return {"image": root / name, "image/filename": name, "image/id": 7, "captions": captions}
 
     source.dataset_builders.store_as_tfds_dataset(
         name="coco_captions",
