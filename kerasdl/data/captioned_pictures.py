@@ -54,8 +54,8 @@ def read(path: Path, *, images: Path | None = None) -> dict[str, Captioned]:
     both are counted in a line on standard error.
 
     Args:
-        path: a captions file; or a folder with one, or with one for each split, named as `picture_files.SPLITS` names them
-            (train.csv, val.csv) or as COCO does (captions_train2017.json).
+        path: a captions file; or a folder with one, or with one for each split, named as `picture_files.SPLITS` names
+            them (train.csv, val.csv) or as COCO does (captions_train2017.json).
         images: the folder of the pictures; None for the folder `images` beside the captions file, or if there is
             none, the file's own. A picture is looked for there, then in a sub-folder named as the captions file
             (train for train.csv, train2017 for captions_train2017.json).
