@@ -39,7 +39,7 @@ def test_without_patience_or_validation_nothing_stops_early(tmp_path, options):
 
 
 def plateau():
-    return keras.callbacks.ReduceLROnPlateau("val_score", patience=2, factor=0.5, mode="max")
+    return keras.callbacks.ReduceLROnPlateau("val_loss", patience=2, factor=0.5, min_delta=10.0)
 
 
 def test_counters_are_resumed_whatever_the_order_of_the_callbacks(tmp_path):
