@@ -125,7 +125,9 @@ def load_data(config: Config) -> Splits:
 
     def cut(examples: Sequence[picture_files.Example], split: str) -> image_data.Images:
         paths = [path for path, _ in examples]
-        images, skipped = picture_files.patches(paths, size=config.patch_size, count=config.patches, seed=2009)
+        images, skipped = picture_files.patches(
+            paths, size=config.patch_size, count=config.patches, seed=image_data.SEED
+        )
         picture_files.report_skipped(skipped, len(paths), strict=split == "train" and not len(images))
         return image_data.Images(images)
 
@@ -134,14 +136,8 @@ def load_data(config: Config) -> Splits:
         found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
     else:
         found = image_data.from_folder(config.data, cut, validation_ratio=ratio, classes="none")
-    description = f"squares of the {found.description}".replace("pictures of", "pictures in", 1)
-    test = found.test
-    return _splits(
-        found.train.images,
-        found.validation.images,
-        lambda: test().images,
-        description if config.data else found.description,
-    )
+    test, description = found.test, f"squares of the {found.description}" if config.data else found.description
+    return _splits(found.train.images, found.validation.images, lambda: test().images, description)
 
 
 def _splits(
