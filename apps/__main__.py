@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from apps._contract import jsonable
-from apps._lazy import defer_heavy_imports, start_keras
+from apps._lazy import defer_heavy_imports, sketch, start_keras
 from kerasdl import command_line
 from kerasdl.errors import UserError
 
@@ -48,7 +48,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name = command_line.nearest(arguments[0], known, "application")
     defer_heavy_imports()
-    module = importlib.import_module(f"apps.{name}")
+    module = sketch(name)
     own = {verb.__name__: verb for verb in module.VERBS}
     if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
         print(f"{inspect.getdoc(module)}\n\nverbs:")
@@ -60,9 +60,9 @@ def _dispatch(arguments: list[str]) -> int:
     rest = arguments[2:]
     program = f"python -m apps {name} {verb}"
     if verb in own:
-        call = command_line.parse(own[verb], rest, program, deferred=True)
+        values, named = command_line.parse_call(own[verb], rest, program)
         start_keras(inference=True)
-        call()
+        getattr(_real(name), verb)(*values, **named)
         return 0
     shared: dict[str, Callable[[Any, str, list[str], str], None]] = {
         "train": _train,
@@ -73,13 +73,17 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
+def _real(application: str) -> Any:
+    """The module of an application, once Keras is imported."""
+    return importlib.import_module(f"apps.{application}")
+
+
 def _train(module: Any, application: str, arguments: list[str], program: str) -> None:
     """Resolves the configuration (--resume or --config or --tiny, then flags), then trains."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Train:
         __doc__ = inspect.getdoc(module)
-        settings: Annotated[module.Config, tyro.conf.OmitArgPrefixes]
         config: Path | None = None
         """JSON file of fields, such as best.json of a search or config.json of a run; flags win over it."""
         resume: Path | None = None
@@ -101,11 +105,11 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
         given = command_line.read_words(Path(file), module.Config)
     elif tiny:
         start_keras()
+        module = _real(application)
         given = command_line.words(jsonable(module.tiny()[0]), module.Config, "tiny")
-    parsed = command_line.parse(Train, [*given, *arguments], program)
-    config = parsed.settings
+    parsed, config = command_line.parse_with_config(Train, module.Config, [*given, *arguments], program)
     if resume is not None:
-        before = command_line.parse(module.Config, given, program)
+        before = command_line.parse_config(module.Config, given, program)
         names = [field.name for field in dataclasses.fields(config)]
         changed = [name for name in names if getattr(config, name) != getattr(before, name)]
         if changed:
@@ -116,21 +120,25 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
     start_keras()
     from apps import _run
 
+    module = _real(application)
+    config = module.Config(**vars(config))
     data = module.tiny()[1] if tiny else module.load_data(config)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
 
 
-def _opened(module: Any, application: str, folder: Path) -> tuple[Any, Any]:
-    """Configuration and data of a run."""
+def _opened(module: Any, application: str, folder: Path) -> tuple[Any, Any, Any]:
+    """The application's module, with Keras, and configuration and data of a run."""
     from apps import _run
     from kerasdl.training import run
 
     _, recorded = run.read(folder, application)
     config = command_line.read_config(folder / run.CONFIG, module.Config)
     start_keras(inference=True)
+    module = _real(application)
+    config = module.Config(**vars(config))
     data = module.tiny()[1] if recorded["data"].get("tiny", False) else module.load_data(config)
     _run.check_data(recorded, data, folder)
-    return config, data
+    return module, config, data
 
 
 def _evaluate(module: Any, application: str, arguments: list[str], program: str) -> None:
@@ -147,7 +155,7 @@ def _evaluate(module: Any, application: str, arguments: list[str], program: str)
     opened = [_opened(module, application, folder) for folder in folders]
     from apps import _run
 
-    _run.evaluate(module, opened, folders)
+    _run.evaluate(opened[0][0], [(config, data) for _, config, data in opened], folders)
 
 
 def _export(module: Any, application: str, arguments: list[str], program: str) -> None:
@@ -163,7 +171,7 @@ def _export(module: Any, application: str, arguments: list[str], program: str) -
         """Number of the version folder; the next free one by default."""
 
     parsed = command_line.parse(Export, arguments, program)
-    config, data = _opened(module, application, parsed.run)
+    module, config, data = _opened(module, application, parsed.run)
     from apps import _run
 
     _run.export_run(module, application, config, data, parsed.run, root=parsed.saved_models, version=parsed.version)

@@ -1,10 +1,12 @@
 """Lets a command line be parsed before Keras and TensorFlow are imported, which takes seconds."""
 
+import ast
 import importlib
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -59,6 +61,28 @@ def defer_heavy_imports() -> None:
     """Defers Keras, TensorFlow, NumPy and the modules of kerasdl; for `__main__` modules only."""
     if "keras" not in sys.modules:
         sys.meta_path.insert(0, _finder)
+
+
+def sketch(name: str) -> ModuleType:
+    """The module of an application; while imports are deferred, as much of it as a command line needs.
+
+    That is all but its decorators and the classes that extend others, which would import Keras. It goes by another
+    name: the real module is still to be imported when something is computed.
+    """
+    path = Path(__file__).with_name(f"{name}.py")
+    if _finder not in sys.meta_path or not path.is_file():
+        return importlib.import_module(f"{__package__}.{name}")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in [*tree.body]:
+        if isinstance(node, ast.ClassDef) and not any("dataclass" in ast.unparse(one) for one in node.decorator_list):
+            tree.body.remove(node)
+        elif isinstance(node, ast.FunctionDef):
+            node.decorator_list.clear()
+    module = ModuleType(f"{__package__}._sketch_of_{name}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses and type hints look for their names
+    exec(compile(tree, str(path), "exec"), vars(module))
+    return module
 
 
 def start_keras(*, inference: bool = False) -> None:

@@ -136,12 +136,21 @@ def evaluate(module: Application, opened: list[tuple[Any, Splits]], folders: lis
         if not hasattr(module, "ensemble"):
             raise UserError(f"evaluate takes one run here, got {len(folders)}; models of this kind are not averaged")
         model, folder = module.ensemble(models), folders[0] / "ensemble"
-    metrics = module.evaluate(config, model, data, folder / run.FIGURES)
+    metrics = measure(module, config, model, data, folder / run.FIGURES)
+    if hasattr(module, "figures"):
+        module.figures(model, data, folder / run.FIGURES)
     runs = {"runs": [str(path) for path in folders]} if len(folders) > 1 else {}
     write_json(folder / run.METRICS, {**runs, "split": data.description, **metrics})
     print_metrics(metrics)
     print(f"metrics.json and figures in {folder}")
     return metrics
+
+
+def measure(
+    module: Application, config: Any, model: keras.Model, data: Splits, figures: Path | None = None
+) -> dict[str, float]:
+    """The metrics of a model in memory on the test split, through the signatures that an export of it would have."""
+    return module.evaluate(config, export.in_memory(module.endpoints(model, data)), data, figures)
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
@@ -180,7 +189,7 @@ def export_run(
     endpoints = module.endpoints(model, data)
 
     def finish(temporary: Path) -> None:
-        metrics = module.evaluate(config, module.served(export.signatures(temporary)), data)
+        metrics = module.evaluate(config, export.signatures(temporary), data)
         print_metrics(metrics)
         model_card.write_documents(
             temporary,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import textwrap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 from apps import _pictures
-from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
+from apps._contract import Card, Objective, Splits
+from apps._settings import RECIPE, AtLeast, Between, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
 from kerasdl.data import captioned_pictures, pipeline, synthetic, vocabulary
@@ -38,8 +38,8 @@ from kerasdl.training import fit, precision, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Settings):
-    """Settings of the image captioner."""
+class Config(Training, epochs=8, weight_decay=0.01, warmup_epochs=0.2, clip_norm=5.0):
+    """Image captioner."""
 
     data: Path | None = None
     """Captions: a CSV or TSV (columns image, caption), COCO's JSON, or a folder with one a split; else --dataset."""
@@ -80,11 +80,9 @@ class Config(Settings):
     doubly_stochastic: AtLeast[float, 0] = 0.1
     """Factor of the penalty for parts of a picture at which a caption does not look."""
     flip: bool = True
-    """Show every picture mirrored, too, with left and right exchanged in its captions."""
-    epochs: AtLeast[int, 1] = 8
-    """Passes over the training captions, each with its picture and, with --flip, with the mirrored one."""
-    tune_epochs: AtLeast[int, 0] = 2
-    """Further passes, in which the top of the encoder is trained, too; none of cnn, which is trained anyway."""
+    """Show every picture mirrored, too, with left and right exchanged in its captions; an epoch is both."""
+    tune_epochs: AtLeast[int, 0] = RECIPE
+    """Further epochs in which the top of the encoder is trained, too: 2, but none of cnn, which is trained anyway."""
     tune_from: str = "block_12_add"
     """Layer of the encoder behind which the top begins; here the last four blocks of MobileNetV2."""
     tune_rate: AtLeast[float, 1e-12] = 1e-4
@@ -93,55 +91,25 @@ class Config(Settings):
     """Then passes over the pictures: the model draws captions and learns from their CIDEr-D scores."""
     reinforce_rate: AtLeast[float, 1e-12] = 5e-5
     """Peak learning rate of --reinforce-epochs."""
-    batch_size: AtLeast[int, 1] = 64
-    """Captions a step."""
-    learning_rate: AtLeast[float, 1e-12] = 1e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: AtLeast[float, 0] = 0.01
-    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate."""
-    warmup_epochs: AtLeast[float, 0] = 0.2
-    """Epochs in which the learning rate rises."""
-    clip_norm: AtLeast[float | None, 1e-12] = 5.0
-    """Largest global norm of the gradient; None does not clip."""
-    patience: AtLeast[int | None, 1] = None
-    """Stop after this many epochs without a better CIDEr-D on validation pictures; None never does."""
     beam_width: int = 8
     """Hypotheses of the beam search in `evaluate` and in the export's first signature."""
     length_penalty: AtLeast[float, 0] = 0.7
     """Length penalty of the beam search: 0 prefers short captions, 1 weighs them by the mean of their words."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
-    seed: int = 0
-    """Seed of weights, order and dropout; the validation split does not depend on it."""
+
+    @staticmethod
+    def recipe(encoder: str) -> dict[str, Any]:
+        """Whether a part of the encoder can be tuned."""
+        return {"tune_epochs": 0 if encoder == "cnn" else 2}
 
     def __post_init__(self) -> None:
         """Checks every value."""
         super().__post_init__()
-        between(1, beam_search.MAX_WIDTH, beam_width=self.beam_width)
-        if self.encoder == "cnn":
-            object.__setattr__(self, "tune_epochs", 0)
+        between(1, 50, beam_width=self.beam_width)  # beam_search.MAX_WIDTH
+        if self.encoder == "cnn" and self.tune_epochs:
+            raise UserError("--tune-epochs trains the top of a frozen encoder; --encoder cnn is trained anyway: give 0")
 
 
 OBJECTIVE = Objective(metric="val_cider", direction="max")
-
-CARD = Card(
-    summary="Says in a sentence what a picture shows; trained by `python -m apps captioner train`.",
-    limits=(
-        "It says what is usual in its training captions, also where the picture shows something else; colours, counts "
-        "and actions are often wrong.",
-        "Flickr8k shows people and dogs out of doors; of other pictures it knows little.",
-        "Its captions repeat the habits of those who wrote the training captions, such as guesses at age and sex; "
-        "nothing should be decided about a person by them.",
-        "Flickr8k is for research use.",
-    ),
-    sources=(
-        "Hodosh et al. 2013, Framing Image Description as a Ranking Task, JAIR 47 (Flickr8k).",
-        "Xu et al. 2015, Show, Attend and Tell, arXiv:1502.03044.",
-        "Sandler et al. 2018, MobileNetV2, arXiv:1801.04381.",
-    ),
-)
 
 DECODER = "decoder"  # prefix of its layers' names
 
@@ -163,7 +131,7 @@ def load_data(config: Config) -> Splits:
         path = config.cache / config.dataset
         found = captioned_pictures.from_tfds(config.data_dir, path, progress=True)
     else:
-        path = config.data or _flickr8k(config.data_dir)
+        path = config.data or captioned_pictures.flickr8k(config.data_dir)
         found = captioned_pictures.read(path, images=config.images)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
@@ -176,18 +144,6 @@ def load_data(config: Config) -> Splits:
     parts = {**divided, **found, "train": divided["train"]}
     train, validation, test = (_examples(parts[name]) for name in ("train", "validation", "test"))
     return _splits(config, train, validation, test, f"{path.name}, {len(test.captions):,} pictures held out")
-
-
-def _flickr8k(data_dir: Path | None) -> Path:
-    root = data_dir or os.environ.get("KERASDL_DATA_DIR")
-    path = Path(root or ".") / "flickr8k"
-    if not (path / "train.csv").is_file():
-        raise UserError(
-            f"there is no {path / 'train.csv'}; Flickr8k cannot be downloaded automatically: give --data-dir or "
-            "KERASDL_DATA_DIR, a folder with flickr8k/images, flickr8k/train.csv and flickr8k/validation.csv "
-            "(columns image, caption), or your own captions by --data"
-        )
-    return path
 
 
 def _examples(found: captioned_pictures.Captioned) -> Examples:
@@ -298,9 +254,9 @@ def _encoder(config: Config) -> tuple[keras.Model, keras.Model | None]:
 
 
 def _compile(config: Config, model: keras.Model, steps: int, peak: float) -> None:
-    rate = schedule.schedule(
-        config.schedule, peak, total_steps=steps, warmup_steps=round(steps * config.warmup_epochs / config.epochs)
-    )
+    kind = "constant" if config.schedule == "plateau" else config.schedule
+    warmup = 0 if config.schedule == "plateau" else round(steps * config.warmup_epochs / config.epochs)
+    rate = schedule.schedule(kind, peak, total_steps=steps, warmup_steps=warmup)
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
         jit_compile=False,  # the lengths of the captions differ from batch to batch
@@ -340,12 +296,17 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         if data.validation is not None:
             held = _bank(config, model, data.validation, data, cut=cut, mirrored=False)
             validation = held.whole(25)
-            others.append(_cider_of_validation(config, held))
+            others.append(
+                captioner.CiderOfValidation(
+                    held,
+                    beam_width=config.beam_width,
+                    length_penalty=config.length_penalty,
+                    max_words=config.max_words,
+                    name=DECODER,
+                )
+            )
         saver.optimizer_since = begin
-        fit.fit(
-            model, batches, callbacks,
-            epochs=end, steps=steps, validation=validation, patience=config.patience, others=others,
-        )  # fmt: skip
+        fit.fit(model, batches, callbacks, config, steps=steps, validation=validation, epochs=end, others=others)
         if model.stop_training:
             break
     return model.history
@@ -358,78 +319,36 @@ def _phases(config: Config) -> list[tuple[int, int, Literal["fit", "tune", "rein
     return [(0, first, "fit"), (first, second, "tune"), (second, second + config.reinforce_epochs, "reinforce")]
 
 
-def _cider_of_validation(config: Config, bank: captioner.FeatureBank) -> keras.callbacks.Callback:
-    """Adds val_cider to the log: the CIDEr-D of the captions that the beam search of `evaluate` finds.
-
-    It is a few percent above the `cider` of `evaluate`, since to it all unknown words of the references are one.
-    """
-    scorer = caption_scores.CiderD([[one[:-1].tolist() for one in several] for several in bank.captions])
-
-    @tf.function(autograph=False)
-    def written(model: keras.Model, batch: tf.Tensor) -> tf.Tensor:
-        seen = _parts(model.decoder)(model.finish(batch) if bank.key == "cut" else batch)
-        step, state, given = caption_writer.writer(model.decoder, seen, DECODER)
-        rows = tf.shape(batch)[0]
-        return beam_search.beam_search(
-            step, state, given, start=caption_decoder.START, end=caption_decoder.END,
-            width=tf.fill([rows], config.beam_width), length_penalty=tf.fill([rows], config.length_penalty),
-            max_length=config.max_words + 1,
-        )[0][:, 0]  # fmt: skip
-
-    def score(model: keras.Model) -> float:
-        count = len(bank.captions)
-        parts = [written(model, tf.constant(bank.pictures[part])) for part in pipeline.slices(count, 100)]
-        found = (row[row != caption_decoder.END].tolist() for row in np.concatenate(parts))
-        return float(np.mean([scorer.score(i, caption) for i, caption in enumerate(found)]))
-
-    callback = keras.callbacks.Callback()
-    callback.on_epoch_end = lambda epoch, logs=None: logs.update(val_cider=score(callback.model))
-    return callback
-
-
-def _parts(decoder: keras.Model) -> keras.Model:
-    """Pictures or features -> parts of the pictures float[batch, parts, features]."""
-    return keras.Model(decoder.input["picture"], decoder.get_layer("features").output)
-
-
 def _bank(
     config: Config, model: keras.Model, examples: Examples, data: Splits, *, cut: bool, mirrored: bool
 ) -> captioner.FeatureBank:
-    id_of = {word: caption_decoder.END + i for i, word in enumerate(data.info["words"])}
+    def inputs(mirrors: bool) -> tuple[np.ndarray, np.ndarray]:
+        encoder = f"{config.encoder}{{weights}}, up to {config.tune_from if cut else 'its end'}"
+        return captioner.features(
+            model, examples.pictures, config.image_size, cut=cut, mirrored=mirrors, encoder=encoder, cache=config.cache
+        )
 
-    def encoded(words: Sequence[str]) -> np.ndarray:
-        ids = [id_of.get(word, vocabulary.UNKNOWN) for word in words[: config.max_words]]
-        return np.array([*ids, caption_decoder.END], np.int32)
-
-    pictures, kept = _inputs(config, model, examples.pictures, cut=cut)
-    captions = [[encoded(words) for words in examples.captions[i]] for i in kept]
-    if mirrored:
-        exchanged = {"left": "right", "right": "left"}
-        captions += [
-            [encoded([exchanged.get(word, word) for word in words]) for words in examples.captions[i]] for i in kept
-        ]
-        pictures = np.concatenate([pictures, _inputs(config, model, examples.pictures, cut=cut, mirrored=True)[0]])
-    return captioner.FeatureBank("cut" if cut else "picture", pictures, captions)
-
-
-def _inputs(
-    config: Config, model: keras.Model, pictures: Any, *, cut: bool = False, mirrored: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    encoder = f"{config.encoder}{{weights}}, up to {config.tune_from if cut else 'its end'}"
-    return captioner.features(
-        model, pictures, config.image_size, cut=cut, mirrored=mirrored, encoder=encoder, cache=config.cache
+    return captioner.feature_bank(
+        examples.captions,
+        data.info["words"],
+        inputs,
+        key="cut" if cut else "picture",
+        max_words=config.max_words,
+        mirrored=mirrored,
     )
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+def evaluate(
+    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+) -> dict[str, float]:
     """Scores of the captions that the beam search finds for the test pictures, and how much of their own they say."""
     test = data.test()
     images, kept = captioner.pixels(test.pictures, data.info["image_size"])
     references = [[" ".join(words) for words in test.captions[i]] for i in kept]
-    said = describe(model, images, data)
+    said = describe(signatures, images)
     metrics = caption_scores.caption_scores(said, references)
     known = [" ".join(words) for several in data.train.captions for words in several]
     metrics |= caption_scores.diversity(said, known)
@@ -446,17 +365,31 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     return metrics
 
 
-def describe(model: Any, images: np.ndarray, data: Splits) -> list[str]:
-    """The best caption of each picture uint8[pictures, size, size, 3], of a model or of an export's signatures."""
-    if isinstance(model, Mapping):
-        pixels = model["pixels"]
-    else:
-        pixels = tf.function(endpoints(model, data)["pixels"].function, autograph=False, reduce_retracing=True)
-    parts = [pixels(image=tf.constant(images[part]))["caption"].numpy() for part in pipeline.slices(len(images), 32)]
+def describe(signatures: Mapping[str, Any], images: np.ndarray) -> list[str]:
+    """The best caption of each picture uint8[pictures, size, size, 3]."""
+    parts = [signatures["pixels"](image=tf.constant(images[p]))["caption"] for p in pipeline.slices(len(images), 32)]
     return [caption.decode() for caption in np.concatenate(parts)]
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------
+
+
+CARD = Card(
+    summary="Says in a sentence what a picture shows; trained by `python -m apps captioner train`.",
+    limits=(
+        "It says what is usual in its training captions, also where the picture shows something else; colours, counts "
+        "and actions are often wrong.",
+        "Flickr8k shows people and dogs out of doors; of other pictures it knows little.",
+        "Its captions repeat the habits of those who wrote the training captions, such as guesses at age and sex; "
+        "nothing should be decided about a person by them.",
+        "Flickr8k is for research use.",
+    ),
+    sources=(
+        "Hodosh et al. 2013, Framing Image Description as a Ranking Task, JAIR 47 (Flickr8k).",
+        "Xu et al. 2015, Show, Attend and Tell, arXiv:1502.03044.",
+        "Sandler et al. 2018, MobileNetV2, arXiv:1801.04381.",
+    ),
+)
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
@@ -466,18 +399,15 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     words = tf.constant(["", "", "", *data.info["words"][1:]])
     known = vocabulary.WordVocabulary(data.info["words"])
     decoder = model.decoder
-    parts = _parts(decoder)
+    parts = captioner.parts(decoder)
 
     def seen(image: tf.Tensor) -> tf.Tensor:
         """Parts of the pictures float32[batch, parts, features]."""
         return parts(model.encode(image))
 
     def searched(image: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
-        step, state, given = caption_writer.writer(decoder, seen(image), DECODER)
         ids, log_probability, _ = beam_search.beam_search(
-            step,
-            state,
-            given,
+            *caption_writer.writer(decoder, seen(image), DECODER),
             start=caption_decoder.START,
             end=caption_decoder.END,
             width=beam_width,
@@ -487,16 +417,13 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         written = tf.strings.strip(tf.strings.reduce_join(tf.gather(words, ids), -1, separator=" "))
         return {"captions": written, "log_probabilities": log_probability}
 
-    def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
+    def best(image: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.shape(image)[0]
         found = searched(image, tf.fill([rows], width), tf.fill([rows], tf.constant(penalty, tf.float32)))
         return {"caption": found["captions"][:, 0], "log_probability": found["log_probabilities"][:, 0]}
 
     def decoded(image_bytes: tf.Tensor) -> tf.Tensor:
         return export.decode_images(image_bytes, size, squash=True)
-
-    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return from_pixels(decoded(image_bytes))
 
     def search(image_bytes: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
         return searched(decoded(image_bytes), beam_width, length_penalty)
@@ -520,36 +447,25 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return answer
 
     example, _ = captioner.pixels(data.train.pictures[:1], size)
-    encoded = np.array([tf.io.encode_jpeg(example[0]).numpy()], object)
-    bytes_in = {"image_bytes": tf.TensorSpec([None], tf.string)}
-    settings = {
-        "beam_width": tf.TensorSpec([None], tf.int32),
-        "length_penalty": tf.TensorSpec([None], tf.float32),
-    }
-    first = " ".join(data.train.captions[0][0])
+    bytes_in, encoded = export.encoded(example)
+    settings = {"beam_width": tf.TensorSpec([None], tf.int32), "length_penalty": tf.TensorSpec([None], tf.float32)}
+    usual = {"beam_width": np.array([5]), "length_penalty": np.array([penalty], np.float32)}
+    first = np.array([" ".join(data.train.captions[0][0])], object)
     kinds = "encoded JPEG, PNG, GIF or BMP pictures of any size"
     return {
-        "caption": export.Endpoint(
-            from_bytes, bytes_in, {"image_bytes": encoded}, f"{kinds}; beam search of width {width}"
-        ),
+        **export.of_pictures("caption", best, example, f"beam search of width {width}", squash=True),
         "search": export.Endpoint(
             search,
             bytes_in | settings,
-            {"image_bytes": encoded, "beam_width": np.array([5]), "length_penalty": np.array([penalty], np.float32)},
+            encoded | usual,
             f"{kinds}; beam_width captions of each, the best first, and the natural logarithms of their probabilities",
         ),
         "attention": export.Endpoint(
             attention,
             bytes_in | {"caption": tf.TensorSpec([None], tf.string)},
-            {"image_bytes": encoded, "caption": np.array([first], object)},
+            encoded | {"caption": first},
             f"{kinds}, a caption for each: the probability of its words (the last is the end), and where it looks",
             (known.table,),
-        ),
-        "pixels": export.Endpoint(
-            from_pixels,
-            {"image": tf.TensorSpec([None, size, size, 3], tf.uint8)},
-            {"image": example},
-            f"RGB pixels 0..255, {size} by {size}; beam search of width {width}",
         ),
     }
 
@@ -557,11 +473,6 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
 def eight_bit(model: keras.Model) -> list[keras.Variable]:
     """The decoder's kernels and word vectors: more than a quarter of the export's size."""
     return model.decoder.trainable_variables if model.encoder is not None else []
-
-
-def served(signatures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The export as `evaluate` takes it."""
-    return signatures
 
 
 # --- Verb ------------------------------------------------------------------------------------------------------------

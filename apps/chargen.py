@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,20 +22,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
+from apps._contract import Card, Objective, Splits
+from apps._settings import AtLeast, Between, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import recurrence
 from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text
+from kerasdl.metrics import cell_features
 from kerasdl.models import character_reader
 from kerasdl.training import carried_state, fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Settings):
-    """Settings of the text generator."""
+class Config(Training, epochs=18, learning_rate=3e-3, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0):
+    """Text generator."""
 
     data: Path | None = None
     """Own text: a UTF-8 file, or a folder whose text files are joined (source code too); else Tiny Shakespeare."""
@@ -56,45 +57,11 @@ class Config(Settings):
     """Share of features dropped after each layer."""
     window: AtLeast[int, 1] = 128
     """Characters through which the gradient goes back; the state is carried on to the next window."""
-    batch_size: AtLeast[int, 1] = 64
-    """Places in the text that are read side by side."""
     reset_ratio: Between[float, 0, 1] = 0.1
     """Share of the windows that begin with an empty state, so that the model also learns to begin a text."""
-    epochs: AtLeast[int, 1] = 18
-    """Passes over the training text."""
-    learning_rate: AtLeast[float, 1e-12] = 3e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: AtLeast[float, 0] = 0.01
-    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate."""
-    warmup_epochs: AtLeast[float, 0] = 0.5
-    """Epochs in which the learning rate rises."""
-    clip_norm: AtLeast[float | None, 1e-12] = 1.0
-    """Largest global norm of the gradient; None does not clip."""
-    patience: AtLeast[int | None, 1] = None
-    """Stop after this many epochs without a lower validation loss; None never does."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
-    seed: int = 0
-    """Seed of weights, order and dropout."""
 
 
 OBJECTIVE = Objective(metric="val_loss", direction="min")
-
-CARD = Card(
-    summary="Continues a text character by character; trained by `python -m apps chargen train`.",
-    limits=(
-        "It imitates the form of its training text and knows nothing of the world: what it writes is made up.",
-        "Characters of a prompt that the training text lacks are left out.",
-        "It remembers a few hundred characters; names and plots drift beyond that.",
-    ),
-    sources=(
-        "Karpathy 2015, The Unreasonable Effectiveness of Recurrent Neural Networks (Tiny Shakespeare).",
-        "Hochreiter and Schmidhuber 1997, Long Short-Term Memory, Neural Computation 9(8).",
-    ),
-)
-
 
 # --- Data ------------------------------------------------------------------------------------------------------------
 
@@ -179,27 +146,11 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             ids, config.batch_size, config.window, initial_epoch=callbacks[-1].initial_epoch, seed=config.seed
         ),
         callbacks,
-        epochs=config.epochs,
+        config,
         steps=pipeline.num_windows(len(ids), config.batch_size, config.window),
-        validation=_in_streams(encode(data.validation), config),
-        patience=config.patience,
+        validation=pipeline.streams(encode(data.validation), config.batch_size, config.window),
         others=[carried_state.FreshStarts(reset_ratio=config.reset_ratio, seed=config.seed)],
     )
-
-
-def _in_streams(ids: np.ndarray, config: Config) -> tf.data.Dataset:
-    """A text in reading order, cut into batch_size streams; less than a window of each is left out at the end."""
-    rows = config.batch_size
-    length = (len(ids) - 1) // rows  # of a stream
-    if length == 0:
-        raise UserError(
-            f"the validation text has {len(ids)} characters; expected more than --batch-size {rows}; give a longer "
-            "text, a smaller batch, or a higher --held-out-ratio"
-        )
-    window = min(config.window, length)
-    length -= length % window
-    streams = (ids[begin : begin + rows * length].reshape(rows, -1, window) for begin in (0, 1))
-    return pipeline.evaluation_batches([part.swapaxes(0, 1).reshape(-1, window) for part in streams], rows)
 
 
 def recurrent_layers(model: keras.Model) -> list[Any]:
@@ -210,20 +161,18 @@ def recurrent_layers(model: keras.Model) -> list[Any]:
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+def evaluate(
+    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+) -> dict[str, float]:
     """Loss on the test text with carried state, and by nanoGPT's protocol on validation and test text together.
 
     nanoGPT holds out the last tenth of Tiny Shakespeare, its best checkpoint is chosen on it, and its loss is the mean
     over random windows of 256 characters that begin without memory; here a window begins every 64 characters.
     """
-    if isinstance(model, Mapping):
-        score = model["score"]
-    else:
-        score = tf.function(endpoints(model, data)["score"].function, autograph=False, reduce_retracing=True)
     validation, test = data.test()
 
     def nats(texts: list[str]) -> float:
-        answers = [score(text=tf.constant(texts[part])) for part in pipeline.slices(len(texts), 64)]
+        answers = [signatures["score"](text=tf.constant(texts[part])) for part in pipeline.slices(len(texts), 64)]
         totals = [(float(tf.reduce_sum(a["nats"])), int(tf.reduce_sum(a["characters"]))) for a in answers]
         return sum(total for total, _ in totals) / sum(count for _, count in totals)
 
@@ -239,6 +188,20 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------
+
+
+CARD = Card(
+    summary="Continues a text character by character; trained by `python -m apps chargen train`.",
+    limits=(
+        "It imitates the form of its training text and knows nothing of the world: what it writes is made up.",
+        "Characters of a prompt that the training text lacks are left out.",
+        "It remembers a few hundred characters; names and plots drift beyond that.",
+    ),
+    sources=(
+        "Karpathy 2015, The Unreasonable Effectiveness of Recurrent Neural Networks (Tiny Shakespeare).",
+        "Hochreiter and Schmidhuber 1997, Long Short-Term Memory, Neural Computation 9(8).",
+    ),
+)
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
@@ -301,11 +264,6 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     }
 
 
-def served(signatures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The export as `evaluate` takes it."""
-    return signatures
-
-
 # --- Verbs -----------------------------------------------------------------------------------------------------------
 
 
@@ -364,37 +322,6 @@ def generate(
         print()
 
 
-FEATURES: dict[str, Callable[[str], list[float]]] = {
-    "inside quotes": lambda text: _inside(text, '"', '"'),
-    "inside brackets": lambda text: _inside(text, "([{", ")]}"),
-    "place in the line": lambda text: [
-        float(place) for line in text.splitlines(keepends=True) for place in range(len(line))
-    ],
-    "place in the word": lambda text: [
-        float(place) for word in _words(text) for place in range(len(word))
-    ],
-    "capital letters": lambda text: [float(letter.isupper()) for letter in text],
-    "speaker's line": lambda text: [
-        float(line.rstrip().endswith(":")) for line in text.splitlines(keepends=True) for _ in line
-    ],
-}  # fmt: skip
-
-
-def _inside(text: str, opening: str, closing: str) -> list[float]:
-    depths, depth = [], 0
-    for letter in text:
-        if letter in closing and depth:
-            depth -= 1
-        elif letter in opening:
-            depth += 1
-        depths.append(float(depth > 0))
-    return depths
-
-
-def _words(text: str) -> list[str]:
-    return [part for part in re.split(r"(?<=\W)|(?=\W)", text) if part]
-
-
 def inspect(
     model: Path,
     *,
@@ -426,11 +353,11 @@ def inspect(
     if not known:
         raise UserError(f"{model} knows no character of this text; expected text like that of its training")
     rows: list[tuple[float, int, str]] = []
-    for name, feature in FEATURES.items():
+    for name, feature in cell_features.FEATURES.items():
         values = np.array(feature(known))
         if values.std() == 0:
             continue
-        scores = np.abs(_correlation(memory, values))
+        scores = np.abs(cell_features.correlation(memory, values))
         best = np.argsort(-scores)[:top]
         rows += [(float(scores[i]), int(i), name) for i in best]
         print(f"{name:<20}" + "  ".join(f"cell {i} ({scores[i]:.2f})" for i in best))
@@ -440,11 +367,6 @@ def inspect(
     reason = f", {max(rows)[2]}" if cell is None and rows else ""
     title = f"cell {chosen}{reason}: blue remembers -1, red +1"
     colored_text.colored(list(known[:width]), memory[:width, chosen], title=title, html=html)
-
-
-def _correlation(memory: np.ndarray, values: np.ndarray) -> np.ndarray:
-    centred, values = memory - memory.mean(0), values - values.mean()
-    return values @ centred / (np.linalg.norm(values) * np.linalg.norm(centred, axis=0) + 1e-9)
 
 
 VERBS: tuple[Callable[..., None], ...] = (generate, inspect)

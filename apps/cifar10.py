@@ -13,18 +13,18 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from apps import _pictures
-from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least
+from apps._contract import Card, Objective, Splits
+from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_least
 from kerasdl import export
 from kerasdl.blocks import convolution, image_classifier
 from kerasdl.data import augmentation, image_data, picture_files, pipeline, synthetic
-from kerasdl.errors import UserError
 from kerasdl.figures import plots, saliency
 from kerasdl.metrics import classification
 from kerasdl.models import pretrained
@@ -34,13 +34,6 @@ Architecture = Literal[
     "fast", "lenet", "alexnet", "vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
     "plain20", "plain32", "plain44", "plain56", "backbone",
 ]  # fmt: skip
-
-if TYPE_CHECKING:
-    T = TypeVar("T")
-    OrRecipe = Annotated[T, "after __post_init__"]
-else:
-    OrRecipe = Optional
-RECIPE: Any = None
 
 # What a paper (or a search on the validation split) found for an architecture; flags left out take these values.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -67,56 +60,28 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def recipe(architecture: str) -> dict[str, Any]:
-    """The defaults of an architecture."""
-    if architecture.startswith(("resnet", "plain")):
-        return RECIPES["resnet"]
-    return RECIPES.get(architecture, RECIPES["classic"])
-
-
 @dataclass(frozen=True, kw_only=True)
-class Config(Settings):
-    """Settings of the image classifier; a field whose default is None takes the value of the architecture's recipe."""
+class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_rate=RECIPE, weight_decay=RECIPE,
+             schedule=RECIPE):  # fmt: skip
+    """Image classifier; many defaults are those of the architecture's recipe."""
 
     architecture: Architecture = "fast"
     """Network; `backbone` is a keras.applications network, see --backbone and --weights."""
-    data: Path | None = None
-    """Own pictures: a folder with one sub-folder a class, or with train/, validation/, test/ above those."""
-    data_dir: Path | None = None
-    """TFDS folder that holds cifar10; else KERASDL_DATA_DIR, else TFDS' own default and download."""
-    image_size: AtLeast[OrRecipe[int], 8] = RECIPE
+    image_size: AtLeast[int, 8] = RECIPE
     """Side of the square pictures that the network sees, in pixels; 32, or 64 with --data, or 160 for a backbone."""
-    validation_ratio: Between[float, 0, 0.9] = 0.1
-    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
-    strict: bool = False
-    """Stop at the first broken picture of --data instead of leaving it out."""
-    epochs: AtLeast[OrRecipe[int], 1] = RECIPE
-    """Passes over the training pictures."""
-    batch_size: AtLeast[OrRecipe[int], 1] = RECIPE
-    """Pictures a step."""
-    optimizer: OrRecipe[Literal["muon", "sgd", "adamw"]] = RECIPE
+    optimizer: Literal["muon", "sgd", "adamw"] = RECIPE
     """muon: orthogonalised momentum for kernels; sgd: Nesterov momentum 0.9; adamw."""
-    learning_rate: AtLeast[OrRecipe[float], 1e-12] = RECIPE
-    """Peak learning rate."""
-    weight_decay: AtLeast[OrRecipe[float], 0] = RECIPE
-    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
-    schedule: OrRecipe[Literal["constant", "linear", "step", "cosine", "one-cycle", "plateau"]] = RECIPE
-    """Course of the learning rate; step: /10 at 50 % and 75 %; plateau: /10 after 5 epochs without gain."""
-    warmup_epochs: AtLeast[float, 0] = 0.0
-    """Epochs in which the learning rate rises from 0 (linear and cosine schedules)."""
-    clip_norm: AtLeast[float | None, 1e-12] = None
-    """Largest global norm of the gradient; None does not clip."""
     ema_momentum: Between[float | None, 0, 0.99999] = None
     """Average the weights over steps with this momentum, such as 0.999, and evaluate the average."""
-    label_smoothing: Between[OrRecipe[float], 0, 0.9] = RECIPE
+    label_smoothing: Between[float, 0, 0.9] = RECIPE
     """Probability mass spread over all classes in the targets."""
     dropout: Between[float, 0, 0.9] = 0.0
     """Share of features dropped before the last layer (lenet, alexnet, vgg16, backbone)."""
     augment: bool = True
     """Apply the augmentations below; --no-augment turns all of them off."""
-    flip: OrRecipe[Literal["none", "random", "alternating"]] = RECIPE
+    flip: Literal["none", "random", "alternating"] = RECIPE
     """Left-right flips; alternating: each picture every other epoch."""
-    padding: AtLeast[OrRecipe[int], 0] = RECIPE
+    padding: AtLeast[int, 0] = RECIPE
     """Random shifts of up to this many pixels, the border reflected."""
     rotation_degrees: AtLeast[float, 0] = 0.0
     """Random rotation of up to this angle either way."""
@@ -124,11 +89,11 @@ class Config(Settings):
     """Random zoom of up to this share either way."""
     color_jitter: AtLeast[float, 0] = 0.0
     """Random brightness, contrast and saturation, each by up to this share."""
-    cutout_size: AtLeast[OrRecipe[int], 0] = RECIPE
+    cutout_size: AtLeast[int, 0] = RECIPE
     """Side of a random grey square, in pixels; 0 for none."""
     mixup_alpha: AtLeast[float, 0] = 0.0
     """Mix pairs of pictures and labels by a share drawn from Beta(alpha, alpha)."""
-    progressive: OrRecipe[Literal["none", "resize", "crop"]] = RECIPE
+    progressive: Literal["none", "resize", "crop"] = RECIPE
     """Train at 3/4 and 7/8 of the picture size in the first half and the third quarter of the epochs: scaled or cut."""
     backbone: str = "MobileNetV2"
     """Name in keras.applications, for --architecture backbone."""
@@ -136,42 +101,16 @@ class Config(Settings):
     """Weights of the backbone without its top: `imagenet` (Keras downloads them) or a .weights.h5 file."""
     head_epochs: AtLeast[int, 1] = 3
     """Backbone: epochs in which only the new head learns, before everything is tuned at a tenth of the rate."""
-    patience: AtLeast[int | None, 1] = None
-    """Stop after this many epochs without a better validation accuracy; None never does."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
-    seed: int = 0
-    """Seed of weights, order and augmentation; the validation split does not depend on it."""
 
-    def __post_init__(self) -> None:
-        """Fills in the recipe and the picture size, and checks every value."""
-        for name, value in recipe(self.architecture).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if self.image_size is None:
-            size = 160 if self.architecture == "backbone" else 64 if self.data else 32
-            object.__setattr__(self, "image_size", size)
-        super().__post_init__()
-        if self.validation_ratio == 0 and self.schedule == "plateau":
-            raise UserError("--schedule plateau needs validation data; give --validation-ratio above 0")
+    @staticmethod
+    def recipe(architecture: str, data: Path | None) -> dict[str, Any]:
+        """What a paper, or a search on the validation split, found for an architecture."""
+        kind = "resnet" if architecture.startswith(("resnet", "plain")) else architecture
+        size = 160 if architecture == "backbone" else 64 if data else 32
+        return {**RECIPES.get(kind, RECIPES["classic"]), "image_size": size}
 
 
 OBJECTIVE = Objective(metric="val_accuracy", direction="max")
-
-CARD = Card(
-    summary="Classifies a picture; trained by `python -m apps cifar10 train`.",
-    limits=(
-        "It knows only the classes below and always names one of them, whatever the picture shows.",
-        "Pictures are scaled to the training size and cropped to a square: what lies outside is not seen.",
-        "CIFAR-10 holds small web photographs of 2009; expect lower accuracy on pictures of other origin.",
-    ),
-    sources=(
-        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
-        "Jordan 2024, 94 % on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498.",
-        "He et al. 2015, Deep Residual Learning for Image Recognition, arXiv:1512.03385.",
-    ),
-)
-
 
 # --- Data ------------------------------------------------------------------------------------------------------------
 
@@ -278,16 +217,12 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     """Fits the model; a backbone in two phases, its head first."""
     saver = callbacks[-1]
     classes = len(data.info["class_names"])
-    steps = pipeline.num_steps(len(data.train.labels), config.batch_size)
+    steps = pipeline.num_steps(len(data.train), config.batch_size)
     validation = None
-    others: list[keras.callbacks.Callback] = []
     if data.validation is not None:
         targets = np.eye(classes, dtype=np.float32)[data.validation.labels]
         validation = pipeline.evaluation_batches((data.validation.images, targets), 500)
-        if config.schedule == "plateau":
-            others.append(keras.callbacks.ReduceLROnPlateau("val_accuracy", factor=0.1, patience=5, mode="max"))
-    if config.ema_momentum:
-        others.append(keras.callbacks.SwapEMAWeights())
+    averaged = [keras.callbacks.SwapEMAWeights()] if config.ema_momentum else []
     for begin, end, tuned in _phases(config):
         if saver.initial_epoch >= end:
             continue
@@ -302,10 +237,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             transform=augmentation.chain(config, num_classes=classes, size=data.info["image_size"]),
         )
         saver.optimizer_since = begin
-        fit.fit(
-            model, batches, callbacks,
-            epochs=end, steps=steps, validation=validation, patience=config.patience, others=others,
-        )  # fmt: skip
+        fit.fit(model, batches, callbacks, config, steps=steps, validation=validation, epochs=end, others=averaged)
     return model.history
 
 
@@ -319,46 +251,52 @@ def _phases(config: Config) -> list[tuple[int, int, bool]]:
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def probabilities(model: Any, images: np.ndarray) -> np.ndarray:
+def probabilities(signatures: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
     """float32[examples, classes] for pictures uint8[examples, size, size, 3]."""
-    parts = [model.predict_on_batch(images[part]) for part in pipeline.slices(len(images), 500)]
-    return keras.ops.convert_to_numpy(keras.ops.softmax(np.concatenate(parts)))
+    parts = [signatures["pixels"](image=images[part])["probabilities"] for part in pipeline.slices(len(images), 500)]
+    return np.concatenate(parts)
 
 
-def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+def evaluate(
+    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+) -> dict[str, float]:
     """Accuracy and calibration on the test split, plain, and apart from that averaged over a left-right flip."""
     test = data.test()
     names = data.info["class_names"]
-    plain = probabilities(model, test.images)
-    flipped = probabilities(model, test.images[:, :, ::-1])
+    plain = probabilities(signatures, test.images)
+    flipped = probabilities(signatures, test.images[:, :, ::-1])
     metrics = classification.classification_report(plain, test.labels)
     metrics["flip_average_accuracy"] = float(np.mean((plain + flipped).argmax(1) == test.labels))
     recall = classification.per_class_accuracy(plain, test.labels)
     seen = zip(names, recall, strict=True)
     metrics |= {f"class_accuracy_{name}": float(value) for name, value in seen if np.isfinite(value)}
     if figures is not None:
-        _draw(model, test, plain, names, figures)
+        matrix = classification.confusion_matrix(plain, test.labels)
+        plots.confusion_matrix(matrix, names, figures / "confusion_matrix.png")
+        plots.calibration(plain, test.labels, figures / "calibration.png")
+        plots.worst_errors(test.images, test.labels, plain, names, figures / "worst_errors.png")
+        if config.architecture != "backbone":  # hundreds of large pictures
+            _explain(signatures, test.images[0], names, figures / "occlusion.png")
     return metrics
 
 
-def _draw(model: keras.Model, test: image_data.Images, plain: np.ndarray, names: list[str], figures: Path) -> None:
-    matrix = classification.confusion_matrix(plain, test.labels)
-    plots.confusion_matrix(matrix, names, figures / "confusion_matrix.png")
-    plots.calibration(plain, test.labels, figures / "calibration.png")
-    plots.worst_errors(test.images, test.labels, plain, names, figures / "worst_errors.png")
-    kernels = [layer for layer in model.layers if getattr(getattr(layer, "kernel", None), "ndim", 0) == 4]
-    if not kernels:
-        return
-    plots.filters(keras.ops.convert_to_numpy(kernels[0].kernel), figures / "filters.png")
-    image = test.images[0].astype(np.float32)
-    predicted = int(plain[0].argmax())
-    plots.activation_maps(saliency.activation_maps(model, image, kernels[:2][-1].name), figures / "activation_maps.png")
-    plots.saliency(
-        test.images[0],
-        saliency.occlusion_saliency(model, image, predicted),
-        figures / "occlusion.png",
-        title=f"what {names[predicted]} depends on",
+def _explain(signatures: Mapping[str, Any], image: np.ndarray, names: list[str], path: Path) -> Path:
+    """Draws what the likeliest class of a picture depends on."""
+    label = int(probabilities(signatures, image[None])[0].argmax())
+    heat = saliency.occlusion_saliency(
+        lambda images: probabilities(signatures, np.rint(images).astype(np.uint8)), image, label
     )
+    return plots.saliency(image, heat, path, title=f"what {names[label]} depends on")
+
+
+def figures(model: keras.Model, data: Splits, folder: Path) -> None:
+    """Draws the first layer's filters, and the activations of the second one for a picture of the validation data."""
+    kernels = [layer for layer in model.layers if getattr(getattr(layer, "kernel", None), "ndim", 0) == 4]
+    if kernels:
+        plots.filters(keras.ops.convert_to_numpy(kernels[0].kernel), folder / "filters.png")
+        image = (data.validation or data.train).images[0].astype(np.float32)
+        maps = saliency.activation_maps(model, image, kernels[:2][-1].name)
+        plots.activation_maps(maps, folder / "activation_maps.png")
 
 
 def ensemble(models: list[keras.Model]) -> keras.Model:
@@ -372,54 +310,33 @@ def ensemble(models: list[keras.Model]) -> keras.Model:
 # --- Export ----------------------------------------------------------------------------------------------------------
 
 
+CARD = Card(
+    summary="Classifies a picture; trained by `python -m apps cifar10 train`.",
+    limits=(
+        "It knows only the classes below and always names one of them, whatever the picture shows.",
+        "Pictures are scaled to the training size and cropped to a square: what lies outside is not seen.",
+        "CIFAR-10 holds small web photographs of 2009; expect lower accuracy on pictures of other origin.",
+    ),
+    sources=(
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
+        "Jordan 2024, 94 % on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498.",
+        "He et al. 2015, Deep Residual Learning for Image Recognition, arXiv:1512.03385.",
+    ),
+)
+
+
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Encoded pictures or pixels in, label and probabilities out; and the names of the classes."""
-    names = tf.constant(data.info["class_names"])
-    size = data.info["image_size"]
+    names = data.info["class_names"]
 
-    def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
+    def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = tf.nn.softmax(tf.cast(model(tf.cast(image, tf.float32), training=False), tf.float32))
-        return {"label": tf.gather(names, tf.argmax(probabilities, -1)), "probabilities": probabilities}
+        return {"label": tf.gather(tf.constant(names), tf.argmax(probabilities, -1)), "probabilities": probabilities}
 
-    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return from_pixels(export.decode_images(image_bytes, size))
-
-    def class_name(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"label": tf.gather(names, index)}
-
-    example = data.train.images[:1]
     return {
-        "classify": export.Endpoint(
-            from_bytes,
-            {"image_bytes": tf.TensorSpec([None], tf.string)},
-            {"image_bytes": np.array([tf.io.encode_jpeg(example[0]).numpy()], object)},
-            "encoded JPEG, PNG, GIF or BMP pictures of any size",
-        ),
-        "pixels": export.Endpoint(
-            from_pixels,
-            {"image": tf.TensorSpec([None, size, size, 3], tf.uint8)},
-            {"image": example},
-            f"RGB pixels 0..255, {size} by {size}",
-        ),
-        "class_name": export.Endpoint(
-            class_name,
-            {"index": tf.TensorSpec([None], tf.int32)},
-            {"index": np.array([0])},
-            f"name of a column of the probabilities, 0 to {len(data.info['class_names']) - 1}",
-        ),
+        **export.of_pictures("classify", classify, data.train.images[:1], "the likeliest class, and all probabilities"),
+        "class_name": export.class_name(names),
     }
-
-
-def served(signatures: Mapping[str, Any]) -> keras.Model:
-    """The export's pixel signature as a model of pixels 0..255 that `evaluate` takes; log-probabilities for logits."""
-    pixels = signatures["pixels"]
-
-    class Probabilities(keras.layers.Layer):
-        def call(self, image: tf.Tensor) -> tf.Tensor:
-            return pixels(image=tf.cast(image, tf.uint8))["probabilities"]
-
-    image = keras.Input(pixels.inputs["image"].shape[1:], name="image")
-    return keras.Model(image, keras.ops.log(Probabilities(name="export")(image)), name="served")
 
 
 # --- Verb ------------------------------------------------------------------------------------------------------------
@@ -450,9 +367,7 @@ def classify(
         print("path,class,probability")
     for path, _, answer in answers:
         probabilities = answer["probabilities"].numpy()[0]
-        names = names or [
-            name.decode() for name in signatures["class_name"](index=tf.range(len(probabilities)))["label"].numpy()
-        ]
+        names = names or export.class_names(signatures, len(probabilities))
         best = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities)[:top]]
         if format == "json":
             print(json.dumps({"path": str(path), "classes": dict(best)}))
@@ -461,14 +376,9 @@ def classify(
         else:
             print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in best))
         if explain is not None:
-            _explain(signatures, path, names, best[0][0], explain)
-
-
-def _explain(signatures: Mapping[str, Any], path: Path, names: list[str], label: str, folder: Path) -> None:
-    size = signatures["pixels"].inputs["image"].shape[1]
-    images, _, _ = picture_files.load([(path, 0)], size=size, strict=True)
-    heat = saliency.occlusion_saliency(served(signatures), images[0].astype(np.float32), names.index(label))
-    print("  " + str(plots.saliency(images[0], heat, folder / f"{path.stem}.png", title=f"what {label} depends on")))
+            size = signatures["pixels"].inputs["image"].shape[1]
+            images, _, _ = picture_files.load([(path, 0)], size=size, strict=True)
+            print(f"  {_explain(signatures, images[0], names, explain / f'{path.stem}.png')}")
 
 
 VERBS: tuple[Callable[..., None], ...] = (classify,)

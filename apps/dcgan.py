@@ -10,7 +10,6 @@ halves the distance of an untrained generator to drawn shapes, and draws every o
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
+from apps._contract import Card, Objective, Splits
+from apps._settings import RECIPE, AtLeast, Between, PictureData, Settings, at_least, between
 from kerasdl import command_line, export
 from kerasdl.blocks import dcgan
 from kerasdl.data import augmentation, image_data, pipeline, synthetic
@@ -35,20 +35,16 @@ from kerasdl.training import fit, precision, run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Settings):
-    """Settings of the DCGAN."""
+class Config(PictureData, Settings, epochs=24, validation_ratio=0.04):
+    """DCGAN."""
 
     dataset: Literal["cifar10", "mnist"] = "cifar10"
     """Pictures from TFDS, 32 pixels wide: MNIST's 28 get a border."""
     data: Path | None = None
-    """Own pictures in place of these: a folder, with one sub-folder a class if there are classes."""
-    data_dir: Path | None = None
-    """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
-    image_size: AtLeast[int | None, 16] = None
+    """Own pictures in place of --dataset: a folder, with one sub-folder a class if there are classes."""
+    image_size: AtLeast[int, 16] = RECIPE
     """Side to which the middle squares of --data are scaled, also up, in pixels: 16, 32, 64, 128 ...; by default 64."""
-    validation_ratio: Between[float, 0, 0.8] = 0.04  # a tenth is for the test
-    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
-    flip: Literal["none", "random"] | None = None
+    flip: Literal["none", "random"] = RECIPE
     """Show half of the training pictures mirrored; by default random, but none of mnist's digits."""
     conditional: bool = False
     """Learn to draw a picture of a given class."""
@@ -74,12 +70,6 @@ class Config(Settings):
     """Learning rate of the discriminator's Adam."""
     beta_1: Between[float, 0, 0.99999] = 0.5
     """Decay of the first moment in both."""
-    epochs: AtLeast[int, 1] = 24
-    """Passes over the training pictures."""
-    batch_size: int = 64
-    """Pictures a step of the generator."""
-    patience: AtLeast[int | None, 1] = None
-    """Stop after this many epochs without a smaller Fréchet distance on the validation pictures; None never does."""
     samples_every: AtLeast[int, 1] = 1
     """Epochs between two grids of pictures in the run's figures/samples, which become figures/training.gif."""
     validation_pictures: AtLeast[int, 2] = 2000
@@ -92,23 +82,17 @@ class Config(Settings):
     """Weights of --feature-network without its top: `imagenet` (Keras downloads them) or a .weights.h5 file."""
     cache: Path | None = Path("runs/features")
     """Folder in which the small network is kept, once trained; None keeps it nowhere."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
-    seed: int = 0
-    """Seed of weights, order and latents; the validation split does not depend on it."""
+
+    @staticmethod
+    def recipe(dataset: str, data: Path | None) -> dict[str, Any]:
+        """What the data decide."""
+        digits = data is None and dataset == "mnist"
+        return {"image_size": 64 if data else 32, "flip": "none" if digits else "random"}
 
     def __post_init__(self) -> None:
-        """Fills in what the data decide and checks every value."""
-        digits = self.data is None and self.dataset == "mnist"
-        for name, value in (
-            ("image_size", 64 if self.data else 32),
-            ("flip", "none" if digits else "random"),
-        ):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        """Checks every value."""
         super().__post_init__()
         at_least(self.discriminator_steps, batch_size=self.batch_size)
-        assert self.image_size is not None
         if self.image_size & (self.image_size - 1):
             larger = 1 << self.image_size.bit_length()
             raise UserError(f"--image-size is {self.image_size}; expected a power of two: {larger // 2} or {larger}")
@@ -122,22 +106,6 @@ class Config(Settings):
 
 OBJECTIVE = Objective(metric="val_frechet", direction="min")
 
-CARD = Card(
-    summary="Draws pictures like those of its training; trained by `python -m apps dcgan train`.",
-    limits=(
-        "What it draws never was: nothing follows from a picture about the world.",
-        "Distances hold in the feature space that stands beside them, and are no FID unless they are called so.",
-        "It draws what is frequent and leaves out what is rare, see recall.",
-        "CIFAR-10 holds small web photographs of 2009; of their objects it gets colours and outlines, seldom parts.",
-    ),
-    sources=(
-        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
-        "Radford et al. 2015, Unsupervised Representation Learning with DCGANs, arXiv:1511.06434.",
-        "Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957.",
-    ),
-)
-
-
 # --- Data ------------------------------------------------------------------------------------------------------------
 
 
@@ -147,9 +115,8 @@ def load_data(config: Config) -> Splits:
     if config.data is None:
         found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
     else:
-        assert config.image_size is not None
         classes: Literal["required", "optional"] = "required" if config.conditional else "optional"
-        squares = image_data.squares(config.image_size)
+        squares = image_data.squares(config.image_size, strict=config.strict)
         try:
             found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes=classes)
         except image_data.NoClasses as error:
@@ -183,12 +150,11 @@ def _splits(
     class_names: list[str] | None,
     **info: Any,
 ) -> Splits:
-    if len(validation.images) == 1:
+    if len(validation) == 1:
         raise UserError("one validation picture is no measure; give more pictures, or --validation-ratio 0")
-    checksum = zlib.crc32(np.ascontiguousarray(train.images).data)
     return Splits(
         train=train,
-        validation=validation if len(validation.images) else None,
+        validation=validation if len(validation) else None,
         test=test,
         info={
             **info,
@@ -196,7 +162,7 @@ def _splits(
             "channels": train.images.shape[-1],
             "class_names": class_names,
             # So that a run is not resumed with other pictures, nor evaluated on what it was trained on.
-            "training_pictures": f"{len(train.images):,} pictures of {source}, CRC-32 {checksum:08x}",
+            "training_pictures": f"{len(train):,} pictures of {source}, CRC-32 {train.checksum()}",
         },
         description=description,
     )
@@ -205,7 +171,7 @@ def _splits(
 # --- Model -----------------------------------------------------------------------------------------------------------
 
 
-def build_model(config: Config, data: Splits) -> gan.GAN:
+def build_model(config: Config, data: Splits) -> GAN:
     """Latents float32[batch, latent_dim], and labels int32[batch] if conditional -> pictures -1..1, compiled."""
     size, channels = data.info["image_size"], data.info["channels"]
     with precision.precision(config.precision):
@@ -226,7 +192,7 @@ def build_model(config: Config, data: Splits) -> gan.GAN:
             name="discriminator",
         )
     inputs = [[latent, labels[0]], [image, labels[1]]] if classes else [latent, image]
-    model = gan.GAN(
+    model = GAN(
         keras.Model(inputs[0], drawn, name="generator"),
         keras.Model(inputs[1], logits, name="discriminator"),
         loss=config.loss,
@@ -241,18 +207,46 @@ def build_model(config: Config, data: Splits) -> gan.GAN:
     return model
 
 
-def noise(config: Config, count: int, *, seed: int) -> np.ndarray:
-    """Latents float32[count, latent_dim] for a measurement, the same each time."""
-    return latents.draw([count], [seed], config.latent_dim).numpy()
+@keras.saving.register_keras_serializable(package="apps")
+class GAN(gan.AdversarialNetworks):
+    """The game: k steps of the discriminator, then one of the generator.
 
+    A batch is cut into k = `discriminator_steps` parts: the discriminator takes a step on each, so that it sees every
+    picture once. A generated picture is given the label of a real one. Real and generated pictures go through the
+    discriminator separately, since the statistics of batch normalization, and the minibatch standard deviation, are to
+    be those of one kind (as in Radford's code). As there, the pictures of the last discriminator step are those of the
+    generator's, made once.
 
-def pictures(model: Any, latent: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """uint8 pictures of latents, and of labels if the model is conditional, by the averaged generator."""
-    made = []
-    for part in pipeline.slices(len(latent), 100):
-        values = model.predict_on_batch(latent[part] if labels is None else [latent[part], labels[part]])
-        made.append(np.rint(127.5 * (values + 1)).astype(np.uint8))
-    return np.concatenate(made)
+    Source: Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1.
+    """
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Steps of the discriminator, and one of the generator."""
+        pictures, label = self.unpack(data)
+        k = self.discriminator_steps
+        *others, (real, real_label) = [(pictures[i::k], None if label is None else label[i::k]) for i in range(k)]
+        for other in others:
+            self._train_discriminator(*other, self.generate(self.generator, *other, training=True))
+        variables = self.generator.trainable_variables
+        with tf.GradientTape() as tape:
+            generated = self.generate(self.generator, real, real_label, training=True)
+            with tape.stop_recording():
+                self._train_discriminator(real, real_label, generated)
+            loss = self.generator_loss(self.judge(generated, real_label, training=True))
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.update_average()
+        norm = tf.linalg.global_norm(gradients)
+        self.record(generator_loss=loss, generator_gradient_norm=norm, diversity=gan.diversity(generated, real))
+        return self.results(training=True)
+
+    def _train_discriminator(self, real: Any, label: Any, generated: Any) -> None:
+        variables = self.discriminator.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self.discriminator_loss(*(self.judge(kind, label, training=True) for kind in (real, generated)))
+        gradients = tape.gradient(loss, variables)
+        self.discriminator_optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.record(discriminator_gradient_norm=tf.linalg.global_norm(gradients))
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -260,12 +254,22 @@ def pictures(model: Any, latent: np.ndarray, labels: np.ndarray | None) -> np.nd
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Plays the game, measures each epoch's averaged generator and draws by it."""
-    others: list[keras.callbacks.Callback] = [gan.CollapseWarning()]
+    signatures = export.in_memory(endpoints(model, data))
+    sheet = _sheet(config, data)
+    others = [
+        gan.CollapseWarning(),
+        gan.ProgressGrids(
+            lambda: pictures(signatures, *sheet), callbacks[-1].folder / run.FIGURES, every=config.samples_every
+        ),
+    ]
     validation = None
     if data.validation is not None:
         validation = pipeline.evaluation_batches(_arrays(config, data.validation), config.batch_size).map(_scaled)
-        others.append(_frechet_of_validation(config, data))
-    others.append(_progress_grids(config, data, callbacks[-1].folder / run.FIGURES))
+        rows = np.random.default_rng(2009).permutation(len(data.validation))[: config.validation_pictures]
+        latent = noise(config, len(rows), seed=0)  # other latents than in training
+        labels = data.validation.labels[rows] if config.conditional else None
+        draw = lambda: pictures(signatures, latent, labels)  # noqa: E731
+        others.append(feature_space.FrechetDistance(measure(config, data), data.validation.images[rows], draw))
 
     def transform(images: tf.Tensor, *labels: tf.Tensor, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return _scaled(augmentation.random_flip(images, seed) if config.flip == "random" else images, *labels)
@@ -280,10 +284,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             transform=transform,
         ),
         callbacks,
-        epochs=config.epochs,
-        steps=pipeline.num_steps(len(data.train.images), config.batch_size),
+        config,
+        steps=pipeline.num_steps(len(data.train), config.batch_size),
         validation=validation,
-        patience=config.patience,
         others=others,
     )
 
@@ -299,8 +302,7 @@ def _scaled(images: tf.Tensor, *labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
 def measure(config: Config, data: Splits) -> feature_space.FeatureSpace:
     """The space in which distances are measured."""
     if config.feature_network is not None:
-        assert config.feature_weights is not None
-        return feature_space.from_applications(config.feature_network, config.feature_weights)
+        return feature_space.from_applications(config.feature_network, str(config.feature_weights))
     return feature_space.trained(
         data.train.images,
         data.train.labels,
@@ -308,21 +310,6 @@ def measure(config: Config, data: Splits) -> feature_space.FeatureSpace:
         epochs=config.feature_epochs,
         folder=config.cache,
     )
-
-
-def _frechet_of_validation(config: Config, data: Splits) -> keras.callbacks.Callback:
-    """Adds val_frechet to the log; its latents are the same in each epoch and are not those of the training."""
-    space, held = measure(config, data), data.validation
-    rows = np.random.default_rng(2009).permutation(len(held.images))[: config.validation_pictures]
-    real = space.features(held.images[rows])
-    latent, labels = noise(config, len(rows), seed=0), held.labels[rows] if config.conditional else None
-
-    def score(model: Any) -> float:
-        return generated_pictures.frechet_distance(real, space.features(pictures(model, latent, labels)))
-
-    callback = keras.callbacks.Callback()
-    callback.on_epoch_end = lambda epoch, logs=None: logs.update(val_frechet=score(callback.model))
-    return callback
 
 
 def _sheet(config: Config, data: Splits) -> tuple[np.ndarray, np.ndarray | None]:
@@ -333,27 +320,27 @@ def _sheet(config: Config, data: Splits) -> tuple[np.ndarray, np.ndarray | None]
     return noise(config, 8 * rows, seed=2), np.repeat(np.arange(rows, dtype=np.int32), 8)
 
 
-def _progress_grids(config: Config, data: Splits, figures: Path) -> keras.callbacks.Callback:
-    sheet = _sheet(config, data)
-
-    def draw(epoch: int, logs: dict[str, float] | None = None) -> None:
-        if (epoch + 1) % config.samples_every == 0:
-            plots.image_grid(pictures(callback.model, *sheet), figures / f"samples/{epoch + 1:04}.png", columns=8)
-
-    def join(logs: dict[str, float] | None = None) -> None:
-        grids = sorted((figures / "samples").glob("*.png"))
-        if grids:
-            plots.animation(grids, figures / "training.gif")
-
-    callback = keras.callbacks.Callback()
-    callback.on_epoch_end, callback.on_train_end = draw, join
-    return callback
-
-
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, Any]:
+def noise(config: Config, count: int, *, seed: int) -> np.ndarray:
+    """Latents float32[count, latent_dim] for a measurement, the same each time."""
+    return latents.draw([count], [seed], config.latent_dim).numpy()
+
+
+def pictures(signatures: Mapping[str, Any], latent: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """uint8 pictures of latents, and of labels if the model is conditional, by the averaged generator."""
+    made = []
+    for part in pipeline.slices(len(latent), 100):
+        classes = {} if labels is None else {"class_index": tf.constant(labels[part], tf.int32)}
+        image = signatures["from_latent"](latent=tf.constant(latent[part]), **classes)["image"]
+        made.append(np.rint(image).astype(np.uint8))
+    return np.concatenate(made)
+
+
+def evaluate(
+    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+) -> dict[str, Any]:
     """Compares the test pictures, 10,000 at most, with as many generated ones: see `feature_space.compare`."""
     test = data.test()
     if len(test.images) < 4:
@@ -365,7 +352,7 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     known = space.features(data.train.images)
     metrics = feature_space.compare(
         space,
-        pictures(model, noise(config, len(rows), seed=1), asked),
+        pictures(signatures, noise(config, len(rows), seed=1), asked),
         test.images[rows],
         known,
         asked=asked,
@@ -373,14 +360,19 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
         training_labels=data.train.labels,
     )
     if figures is not None:
-        _draw(config, model, data, space, known, figures)
+        _draw(config, signatures, data, space, known, figures)
     return metrics
 
 
 def _draw(
-    config: Config, model: Any, data: Splits, space: feature_space.FeatureSpace, known: np.ndarray, figures: Path
+    config: Config,
+    signatures: Mapping[str, Any],
+    data: Splits,
+    space: feature_space.FeatureSpace,
+    known: np.ndarray,
+    figures: Path,
 ) -> None:
-    sheet = pictures(model, *_sheet(config, data))
+    sheet = pictures(signatures, *_sheet(config, data))
     plots.image_grid(sheet, figures / "samples.png", columns=8)
     some = sheet[:: len(sheet) // 8][:8]
     index, _ = generated_pictures.nearest_neighbours(space.features(some), known)
@@ -389,16 +381,32 @@ def _draw(
     begin, end = np.split(noise(config, 16, seed=3), 2)
     rows = latents.interpolate(begin, end, 8).numpy()
     labels = np.arange(64, dtype=np.int32) // 8 % len(data.info["class_names"]) if config.conditional else None
-    drawn = pictures(model, rows.reshape(64, -1), labels)
+    drawn = pictures(signatures, rows.reshape(64, -1), labels)
     plots.image_grid(drawn, figures / "interpolation.png", columns=8)
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
 
+CARD = Card(
+    summary="Draws pictures like those of its training; trained by `python -m apps dcgan train`.",
+    limits=(
+        "What it draws never was: nothing follows from a picture about the world.",
+        "Distances hold in the feature space that stands beside them, and are no FID unless they are called so.",
+        "It draws what is frequent and leaves out what is rare, see recall.",
+        "CIFAR-10 holds small web photographs of 2009; of their objects it gets colours and outlines, seldom parts.",
+    ),
+    sources=(
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
+        "Radford et al. 2015, Unsupervised Representation Learning with DCGANs, arXiv:1511.06434.",
+        "Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957.",
+    ),
+)
+
+
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Seeds in, encoded pictures out; or latents in, pixels out; and the names of the classes."""
-    assert isinstance(model, gan.GAN)
+    assert isinstance(model, GAN)
     names = data.info["class_names"] if model.conditional else []
     size = model.latent_dim
 
@@ -422,11 +430,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             drawn = tf.minimum(tf.cast(share * len(names), tf.int32), len(names) - 1)
             asked = tf.repeat(class_index, count)
             given["class_index"] = tf.where(asked == -1, drawn, asked)
-        pixels = tf.saturate_cast(tf.round(from_latent(**given)["image"]), tf.uint8)
-        return {"image_bytes": tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string), **given}
-
-    def class_name(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"label": tf.gather(tf.constant(names), index), "num_classes": tf.fill(tf.shape(index), len(names))}
+        return {"image_bytes": export.with_png(from_latent(**given)["image"]), **given}
 
     whole, real = (tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.float32))
     classes = {"class_index": whole} if names else {}
@@ -447,30 +451,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             "pixels 0..255, not rounded, of latents, which in training were standard normal numbers",
         ),
     }
-    if names:
-        found["class_name"] = export.Endpoint(
-            class_name,
-            {"index": whole},
-            {"index": np.array([0])},
-            "the name of a class, and how many classes there are",
-        )
-    return found
-
-
-def served(signatures: Mapping[str, Any]) -> keras.Model:
-    """The export's latents-to-pixels signature as a model that `evaluate` takes."""
-    from_latent = signatures["from_latent"]
-    names = [name for name in ("latent", "class_index") if name in from_latent.inputs]
-
-    class Pictures(keras.layers.Layer):
-        def call(self, *given: tf.Tensor) -> tf.Tensor:
-            return from_latent(**dict(zip(names, given, strict=True)))["image"] / 127.5 - 1
-
-    given = [
-        keras.Input(from_latent.inputs[name].shape[1:], dtype=from_latent.inputs[name].dtype.name, name=name)
-        for name in names
-    ]
-    return keras.Model(given if len(given) > 1 else given[0], Pictures(name="export")(*given), name="served")
+    return found | ({"class_name": export.class_name(names, counted=True)} if names else {})
 
 
 # --- Verbs -----------------------------------------------------------------------------------------------------------
@@ -504,7 +485,7 @@ def generate(
     if output.exists() and output.is_dir() != files:
         raise UserError(f"{output} is {'no' if files else 'a'} folder; expected {'one' if files else 'a file'}")
     signatures = export.signatures(model, "generate", "from_latent")
-    names = _class_names(signatures)
+    names = export.class_names(signatures) if "class_name" in signatures else []
     chosen = _chosen(classes, names) or [-1]
     if not files and count * len(chosen) > 1_000:
         raise UserError(f"{count * len(chosen)} pictures are too many for a grid; expected 1,000 at most: give --files")
@@ -549,22 +530,14 @@ def interpolate(
     if output.is_dir():
         raise UserError(f"{output} is a folder; expected a file")
     signatures = export.signatures(model, "generate", "from_latent")
-    names = _class_names(signatures)
+    names = export.class_names(signatures) if "class_name" in signatures else []
     chosen = _chosen(classes, names) or list(range(len(names)))
     ends = _drawn(signatures, count + 1, seed)["latent"]
     rows = latents.interpolate(ends[:-1], ends[1:], steps).numpy()
     labels = np.repeat(np.resize(np.array(chosen, np.int32), count), steps) if names else None
-    images = pictures(served(signatures), rows.reshape(count * steps, -1), labels)
+    images = pictures(signatures, rows.reshape(count * steps, -1), labels)
     plots.image_grid(images, output, columns=steps)
     print(f"{count} rows -> {output}")
-
-
-def _class_names(signatures: Mapping[str, Any]) -> list[str]:
-    """The classes of a conditional model, none of another."""
-    if "class_name" not in signatures:
-        return []
-    count = int(signatures["class_name"](index=tf.constant([0]))["num_classes"][0])
-    return [name.decode() for name in signatures["class_name"](index=tf.range(count))["label"].numpy()]
 
 
 def _chosen(classes: tuple[str, ...], names: list[str]) -> list[int]:

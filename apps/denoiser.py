@@ -20,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from apps import _pictures
-from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, at_least, between
+from apps._contract import Card, Objective, Splits
+from apps._settings import RECIPE, AtLeast, PictureData, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
 from kerasdl.data import augmentation, image_data, noise, picture_files, pipeline, synthetic
@@ -31,28 +32,23 @@ from kerasdl.files import write_bytes
 from kerasdl.metrics import denoising
 from kerasdl.training import fit, optimizers, precision
 
-STRENGTH = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Settings):
-    """Settings of the denoiser."""
+class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epochs=0.2, clip_norm=1.0,
+             validation_ratio=0.04):  # fmt: skip
+    """Denoiser."""
 
     dataset: Literal["cifar10", "mnist"] = "cifar10"
     """Pictures from TFDS."""
     data: Path | None = None
-    """Own pictures in place of these: a folder, searched with its sub-folders; squares are cut out of them."""
-    data_dir: Path | None = None
-    """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
+    """Own pictures in place of --dataset: a folder, searched with its sub-folders; squares are cut out of them."""
     patch_size: int = 48
     """Side of the squares cut out of --data, in pixels."""
     patches: AtLeast[int, 1] = 50
     """Squares of each picture of --data."""
-    validation_ratio: Between[float, 0, 0.8] = 0.04  # a tenth is for the test
-    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     noise: Literal["gaussian", "salt_and_pepper", "masking"] = "gaussian"
     """gaussian: added to every value; salt_and_pepper: black and white pixels; masking: black pixels."""
-    strength: float | None = None
+    strength: float = RECIPE
     """Strength of the noise: the standard deviation of gaussian noise on the scale 0..255, 25; else the ratio of
     changed pixels, 0.2 or 0.5."""
     blind: bool = True
@@ -65,57 +61,23 @@ class Config(Settings):
     """Channels at the picture's size; each smaller size has twice as many."""
     depth: AtLeast[int, 2] = 3
     """Sizes, each half the one before."""
-    epochs: AtLeast[int, 1] = 16
-    """Passes over the training pictures, each time with new noise."""
-    batch_size: AtLeast[int, 1] = 64
-    """Pictures a step."""
     optimizer: Literal["muon", "adam"] = "muon"
     """muon: orthogonalised momentum for kernels, Adam at a quarter of the rate for the rest."""
-    learning_rate: AtLeast[float | None, 1e-12] = None
-    """Peak learning rate; 0.02 for muon, 0.006 for adam."""
-    weight_decay: AtLeast[float, 0] = 0.0
-    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate."""
-    warmup_epochs: AtLeast[float, 0] = 0.2
-    """Epochs in which the learning rate rises."""
-    clip_norm: AtLeast[float | None, 1e-12] = 1.0
-    """Largest global norm of the gradient; None does not clip."""
-    patience: AtLeast[int | None, 1] = None
-    """Stop after this many epochs without a better validation PSNR; None never does."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
-    seed: int = 0
-    """Seed of weights, order and noise; the validation split does not depend on it."""
+
+    @staticmethod
+    def recipe(noise: str, optimizer: str) -> dict[str, Any]:
+        """The strength for the noise, the learning rate for the optimizer."""
+        strength = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}[noise]
+        return {"strength": strength, "learning_rate": 2e-2 if optimizer == "muon" else 6e-3}
 
     def __post_init__(self) -> None:
-        """Fills in the strength and checks every value."""
-        if self.strength is None:
-            object.__setattr__(self, "strength", STRENGTH[self.noise])
-        assert self.strength is not None
-        if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", 2e-2 if self.optimizer == "muon" else 6e-3)
+        """Checks every value."""
         super().__post_init__()
         between(0, 255 if self.noise == "gaussian" else 1, strength=self.strength)
         at_least(max(11, 2 ** (self.depth - 1)), patch_size=self.patch_size)  # the SSIM's window
 
 
 OBJECTIVE = Objective(metric="val_psnr_db", direction="max")
-
-CARD = Card(
-    summary="Takes the noise out of a picture; trained by `python -m apps denoiser train`.",
-    limits=(
-        "It knows the kind of noise that it was trained on (see the configuration); other noise, such as the traces of "
-        "JPEG compression, it takes for detail.",
-        "Where noise has hidden a detail it paints what is usual there: a restored picture proves nothing.",
-        "CIFAR-10 holds small web photographs of 2009; sharper or larger pictures have finer detail than it has seen.",
-    ),
-    sources=(
-        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
-        "Zhang et al. 2016, Beyond a Gaussian Denoiser, arXiv:1608.03981.",
-        "Ronneberger et al. 2015, U-Net, arXiv:1505.04597.",
-    ),
-)
 
 # --- Data ------------------------------------------------------------------------------------------------------------
 
@@ -128,7 +90,8 @@ def load_data(config: Config) -> Splits:
         images, skipped = picture_files.patches(
             paths, size=config.patch_size, count=config.patches, seed=image_data.SEED
         )
-        picture_files.report_skipped(skipped, len(paths), strict=split == "train" and not len(images))
+        none = split == "train" and not len(images)
+        picture_files.report_skipped(skipped, len(paths), strict=config.strict or none)
         return image_data.Images(images)
 
     ratio = config.validation_ratio
@@ -157,7 +120,6 @@ def _splits(
 
 def build_model(config: Config, data: Splits) -> keras.Model:
     """Noisy pixels float32[batch, height, width, channels], about 0..255 -> clean ones, compiled."""
-    assert config.learning_rate is not None
     channels = data.info["channels"]
     filters = [config.width * 2**level for level in range(config.depth)]
     with precision.precision(config.precision):
@@ -177,8 +139,8 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     steps = pipeline.num_steps(len(data.train), config.batch_size)
     model.compile(
         optimizers.make(config.optimizer, config, steps),
-        loss=_root_mean_square_error,
-        metrics=[_psnr_db],
+        loss=root_mean_square_error,
+        metrics=[psnr_db],
         jit_compile=False,
     )
     return model
@@ -189,25 +151,28 @@ def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -
     return noise.add_noise(clean, [seed, 0], kind=config.noise, strength=strength).numpy()
 
 
-def _root_mean_square_error(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    # The root makes each picture count in proportion to its noise level, not to its square. Restored values are
-    # clipped as for the PSNR, so that values outside of 0..255 cost nothing more.
+@keras.saving.register_keras_serializable(package="apps")
+def root_mean_square_error(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    """The loss of each picture.
+
+    The root makes each picture count in proportion to its noise level, not to its square. Restored values are clipped
+    as for the PSNR, so that values outside of 0..255 cost nothing more.
+    """
     error = (clean - tf.clip_by_value(restored, 0, 255)) / 128
     return tf.sqrt(tf.reduce_mean(tf.square(error), [1, 2, 3]) + 1e-6)
 
 
-def _psnr_db(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+@keras.saving.register_keras_serializable(package="apps")
+def psnr_db(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    """Peak signal-to-noise ratio of each picture, in dB."""
     return tf.image.psnr(clean, tf.clip_by_value(restored, 0, 255), 255)
 
-
-_psnr_db.__name__ = "psnr_db"
 
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model to take away noise that is drawn anew in each step."""
-    assert config.strength is not None
     validation = None
     if data.validation is not None:
         noisy = noisy_of(config, data.validation, config.strength, seed=0)
@@ -222,16 +187,14 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             transform=noise_maker(config),
         ),
         callbacks,
-        epochs=config.epochs,
+        config,
         steps=pipeline.num_steps(len(data.train), config.batch_size),
         validation=validation,
-        patience=config.patience,
     )
 
 
 def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """The transform of a training batch: uint8 pictures -> noisy and clean ones, float32, 0..255 without noise."""
-    assert config.strength is not None
     highest = 2.2 * config.strength if config.blind else config.strength
     highest = highest if config.noise == "gaussian" else min(1.0, highest)
 
@@ -252,32 +215,50 @@ def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def restore(model: Any, noisy: np.ndarray) -> np.ndarray:
+def restore(signatures: Mapping[str, Any], noisy: np.ndarray) -> np.ndarray:
     """float32 pictures as the model restores them, neither clipped nor rounded."""
-    return np.concatenate([model.predict_on_batch(noisy[part]) for part in pipeline.slices(len(noisy), 100)])
+    parts = [signatures["pixels"](image=tf.constant(noisy[part])) for part in pipeline.slices(len(noisy), 100)]
+    return np.concatenate([answer["image"] for answer in parts])
 
 
-def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+def evaluate(
+    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+) -> dict[str, float]:
     """PSNR and SSIM on the test split at the strength of the training, of Gaussian noise also at 15, 25 and 50."""
     clean = data.test()
     if not len(clean):
         raise UserError("there is no test picture: expected three or more pictures in --data, large enough for a patch")
-    assert config.strength is not None
     strengths = {config.strength} | ({15.0, 25.0, 50.0} if config.noise == "gaussian" and config.blind else set())
     metrics: dict[str, float] = {}
     for strength in sorted(strengths):
         noisy = noisy_of(config, clean, strength, seed=1)
-        for name, images in (("noisy", noisy), ("restored", restore(model, noisy))):
+        for name, images in (("noisy", noisy), ("restored", restore(signatures, noisy))):
             scores = denoising.psnr_and_ssim(clean, images)
             metrics |= {f"{name}_{score}_{strength:g}": value for score, value in scores.items()}
     if figures is not None:
         noisy = noisy_of(config, clean[:8], config.strength, seed=1)
-        rows = np.concatenate([clean[:8], noisy, restore(model, noisy)])
+        rows = np.concatenate([clean[:8], noisy, restore(signatures, noisy)])
         plots.image_grid(np.clip(rows, 0, 255).astype(np.uint8), figures / "restored.png", columns=8)
     return metrics
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------
+
+
+CARD = Card(
+    summary="Takes the noise out of a picture; trained by `python -m apps denoiser train`.",
+    limits=(
+        "It knows the kind of noise that it was trained on (see the configuration); other noise, such as the traces of "
+        "JPEG compression, it takes for detail.",
+        "Where noise has hidden a detail it paints what is usual there: a restored picture proves nothing.",
+        "CIFAR-10 holds small web photographs of 2009; sharper or larger pictures have finer detail than it has seen.",
+    ),
+    sources=(
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
+        "Zhang et al. 2016, Beyond a Gaussian Denoiser, arXiv:1608.03981.",
+        "Ronneberger et al. 2015, U-Net, arXiv:1505.04597.",
+    ),
+)
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
@@ -304,8 +285,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     return {
         "denoise": export.Endpoint(
             from_bytes,
-            {"image_bytes": tf.TensorSpec([None], tf.string)},
-            {"image_bytes": np.array([tf.io.encode_png(example[0]).numpy()], object)},
+            *export.encoded(example),
             "encoded JPEG, PNG, GIF or BMP pictures of any size, to PNG of the same size",
         ),
         "pixels": export.Endpoint(
@@ -315,18 +295,6 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             "pixels about 0..255, with the noise neither clipped nor rounded; the restored ones are not, either",
         ),
     }
-
-
-def served(signatures: Mapping[str, Any]) -> keras.Model:
-    """The export's pixel signature as a model that `evaluate` takes."""
-    pixels = signatures["pixels"]
-
-    class Restored(keras.layers.Layer):
-        def call(self, image: tf.Tensor) -> tf.Tensor:
-            return pixels(image=image)["image"]
-
-    image = keras.Input(pixels.inputs["image"].shape[1:], name="image")
-    return keras.Model(image, Restored(name="export")(image), name="served")
 
 
 # --- Verb ------------------------------------------------------------------------------------------------------------

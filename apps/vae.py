@@ -18,9 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps._contract import AtLeast, Between, Card, Objective, Settings, Splits, between
+from apps._contract import Card, Objective, Splits
+from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, between
 from kerasdl import export
-from kerasdl.blocks import autoencoding
+from kerasdl.blocks import autoencoding, variational
 from kerasdl.data import image_data, picture_files, pipeline, synthetic
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
@@ -31,27 +32,22 @@ from kerasdl.training import fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Settings):
-    """Settings of the variational autoencoder."""
+class Config(PictureData, Training, epochs=500, batch_size=512, learning_rate=RECIPE, warmup_epochs=0.2,
+             validation_ratio=0.04, precision="float32"):  # fmt: skip
+    """Variational autoencoder."""
 
     dataset: Literal["mnist", "cifar10"] = "mnist"
     """Pictures from TFDS."""
     data: Path | None = None
-    """Own pictures in place of these: a folder, searched with its sub-folders."""
-    data_dir: Path | None = None
-    """TFDS folder that holds --dataset; else KERASDL_DATA_DIR, else TFDS' own default and download."""
-    image_size: int = 32
+    """Own pictures in place of --dataset: a folder, searched with its sub-folders."""
+    image_size: AtLeast[int, 8] = 32
     """Side of the middle squares to which the pictures of --data are scaled, in pixels."""
-    validation_ratio: Between[float, 0, 0.8] = 0.04  # a tenth is for the test
-    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
-    strict: bool = False
-    """Stop at the first broken picture of --data instead of leaving it out."""
-    likelihood: Literal["bernoulli", "logistic"] | None = None
+    likelihood: Literal["bernoulli", "logistic"] = RECIPE
     """bernoulli: pixels are ones or zeros, drawn anew each time by their brightness, for mnist; logistic: they have
     256 values, for all others."""
-    encoder: Literal["dense", "convolutional"] | None = None
+    encoder: Literal["dense", "convolutional"] = RECIPE
     """Network from a picture to the mean and variance of its code; dense for mnist, convolutional for all others."""
-    decoder: Literal["dense", "convolutional"] | None = None
+    decoder: Literal["dense", "convolutional"] = RECIPE
     """Network from a code to a picture, in the same way."""
     filters: AtLeast[int, 1] = 32
     """Channels at half the picture's size, twice as many at a quarter (convolutional)."""
@@ -69,44 +65,22 @@ class Config(Settings):
     """Nats that each latent may cost for nothing (elbo)."""
     bound_samples: int = 5000
     """Codes drawn for each test picture when its likelihood is measured; a multiple of 100."""
-    epochs: AtLeast[int, 1] = 500
-    """Passes over the training pictures."""
-    batch_size: AtLeast[int, 1] = 512
-    """Pictures a step."""
     optimizer: Literal["muon", "adam"] = "muon"
     """muon: orthogonalised momentum for matrices and kernels, Adam at a quarter of the rate for the rest."""
-    learning_rate: AtLeast[float | None, 1e-12] = None
-    """Peak learning rate; 0.008 for muon, 0.002 for adam."""
-    weight_decay: AtLeast[float, 0] = 0.0
-    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate."""
-    warmup_epochs: AtLeast[float, 0] = 0.2
-    """Epochs in which the learning rate rises."""
-    clip_norm: AtLeast[float | None, 1e-12] = None
-    """Largest global norm of the gradient; None does not clip."""
-    patience: AtLeast[int | None, 1] = None
-    """Stop after this many epochs without a better validation bound; None never does."""
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
-    seed: int = 0
-    """Seed of weights, order and codes; the validation split does not depend on it."""
+
+    @staticmethod
+    def recipe(dataset: str, data: Path | None, optimizer: str) -> dict[str, Any]:
+        """Likelihood and networks for the data, the learning rate for the optimizer."""
+        is_mnist = dataset == "mnist" and data is None
+        networks = dict.fromkeys(("encoder", "decoder"), "dense" if is_mnist else "convolutional")
+        likelihood = "bernoulli" if is_mnist else "logistic"
+        return {"likelihood": likelihood, **networks, "learning_rate": 8e-3 if optimizer == "muon" else 2e-3}
 
     def __post_init__(self) -> None:
-        """Fills in what depends on the data and checks every value."""
-        is_mnist = self.dataset == "mnist" and self.data is None
-        if self.likelihood is None:
-            object.__setattr__(self, "likelihood", "bernoulli" if is_mnist else "logistic")
-        for name in ("encoder", "decoder"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, "dense" if is_mnist else "convolutional")
-        if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", 8e-3 if self.optimizer == "muon" else 2e-3)
+        """Checks every value."""
         super().__post_init__()
-        if self.image_size < 8 or self.image_size % 4:
-            raise UserError(
-                f"--image-size is {self.image_size}; expected a multiple of 4, 8 or more: it is halved twice"
-            )
+        if self.image_size % 4:
+            raise UserError(f"--image-size is {self.image_size}; expected a multiple of 4: it is halved twice")
         if self.bound_samples < 1 or self.bound_samples % 100:
             raise UserError(f"--bound-samples is {self.bound_samples}; expected a multiple of 100")
         if self.objective == "iwae" and self.free_bits:
@@ -114,22 +88,6 @@ class Config(Settings):
 
 
 OBJECTIVE = Objective(metric="val_loss", direction="min")
-
-CARD = Card(
-    summary="Encodes pictures, and makes new ones of codes; trained by `python -m apps vae train`.",
-    limits=(
-        "It draws what is usual in its training data, a little blurred: a detail that differs from picture to picture "
-        "is averaged.",
-        "Pictures of other kinds are encoded, too, and come back as the nearest thing that it knows; `score` tells "
-        "them by a low bound, not by an error.",
-        "The bound of 100 draws that `score` gives is lower than that of 5,000 on this card.",
-    ),
-    sources=(
-        "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition (MNIST).",
-        "Kingma and Welling 2013, Auto-Encoding Variational Bayes, arXiv:1312.6114.",
-        "Burda et al. 2015, Importance Weighted Autoencoders, arXiv:1509.00519.",
-    ),
-)
 
 # --- Data ------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +115,7 @@ def _splits(
     )
 
 
-def pictures_of(likelihood: str | None, images: Any, seed: Any) -> tf.Tensor:
+def pictures_of(likelihood: vae.Likelihood, images: Any, seed: Any) -> tf.Tensor:
     """uint8 pictures as the likelihood takes them, float32 in 0..1: zeros and ones drawn by brightness, or as they are.
 
     Source: dynamic binarisation: Burda et al. 2015, arXiv:1509.00519, section 5.
@@ -171,10 +129,8 @@ def pictures_of(likelihood: str | None, images: Any, seed: Any) -> tf.Tensor:
 # --- Model -----------------------------------------------------------------------------------------------------------
 
 
-def build_model(config: Config, data: Splits) -> vae.VariationalAutoencoder:
+def build_model(config: Config, data: Splits) -> VariationalAutoencoder:
     """Pictures float32[batch, size, size, channels] in 0..1 -> bounds on their likelihood, compiled."""
-    assert config.likelihood is not None
-    assert config.learning_rate is not None
     shape = tuple(data.info["shape"])
     filters = [config.filters, 2 * config.filters]
     with precision.precision(config.precision):
@@ -198,7 +154,7 @@ def build_model(config: Config, data: Splits) -> vae.VariationalAutoencoder:
         decoder = keras.Model(latent, x, name="decoder")
         steps = pipeline.num_steps(len(data.train), config.batch_size)
         warmup = config.kl_warmup_ratio if config.objective == "elbo" else 0.0
-        model = vae.VariationalAutoencoder(
+        model = VariationalAutoencoder(
             encoder,
             decoder,
             likelihood=config.likelihood,
@@ -211,6 +167,56 @@ def build_model(config: Config, data: Splits) -> vae.VariationalAutoencoder:
     optimizer = optimizers.make(config.optimizer, config, steps)
     model.compile(optimizer, steps_per_execution=pipeline.steps_per_execution(steps), jit_compile=False)
     return model
+
+
+@keras.saving.register_keras_serializable(package="apps")
+class VariationalAutoencoder(vae.LatentVariableModel):
+    """Bounds on the likelihood of pictures, and the loss: the negative bound.
+
+    `fit` takes pictures alone. In validation the bound is whole: warm-up and free bits change the loss in training.
+
+    Source: Kingma and Welling 2013, arXiv:1312.6114, section 2.3; iwae: Burda et al. 2015, arXiv:1509.00519, section 3.
+    """
+
+    def call(
+        self, image: Any, num_samples: int | None = None, noise: Any = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """What both bounds are made of.
+
+        Args:
+            image: float32[batch, ...].
+            num_samples: draws for each picture, k; those of the constructor if None.
+            noise: standard normal numbers float32[batch * k, latents] in place of new ones.
+            training: of both networks.
+
+        Returns:
+            log_likelihood and log_weights float32[batch, k], kl float32[batch, latents], all in nats.
+        """
+        count = num_samples or self.num_samples
+        mean, log_var = self.encoder(image, training=training)
+        latent = self.sampling(mean, log_var, num_samples=count, noise=noise)  # mean + deviation * noise
+        image, *code = (
+            keras.ops.repeat(keras.ops.cast(part, "float32"), count, axis=0) for part in (image, mean, log_var)
+        )
+        log_likelihood = self.log_likelihood(image, self.decoder(latent, training=training))
+        log_weights = variational.log_importance_weights(log_likelihood, latent, *code)
+        return {
+            "log_likelihood": keras.ops.reshape(log_likelihood, (-1, count)),
+            "log_weights": keras.ops.reshape(log_weights, (-1, count)),
+            "kl": variational.kl_per_latent(mean, log_var),
+        }
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The negative bound, in nats a picture: divergence minus reconstruction, or the importance-weighted one."""
+        if self.objective == "iwae":
+            return -keras.ops.mean(variational.importance_weighted_bound(y_pred["log_weights"]))
+        reconstruction = keras.ops.mean(y_pred["log_likelihood"])
+        if not training:
+            return variational.free_bits(y_pred["kl"], 0.0) - reconstruction
+        factor = variational.kl_warmup(self.optimizer.iterations, self.kl_warmup_steps)
+        return factor * variational.free_bits(y_pred["kl"], self.minimum_kl) - reconstruction
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -232,23 +238,23 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             transform=lambda images, *, seed, **_: (pictures_of(config.likelihood, images, seed),),
         ),
         callbacks,
-        epochs=config.epochs,
+        config,
         steps=pipeline.num_steps(len(data.train), config.batch_size),
         validation=validation,
-        patience=config.patience,
     )
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = None) -> dict[str, float]:
+def evaluate(
+    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+) -> dict[str, float]:
     """Bounds on the likelihood of the test split, in nats a picture, and how many latents are in use.
 
     `nll_nats` is minus the importance-weighted bound of --bound-samples draws, `elbo_nats` minus the evidence lower
     bound. Pixels of zeros and ones are drawn once.
     """
-    signatures = model if isinstance(model, Mapping) else _functions(model, data)
     examples = data.test()
     if not len(examples.images):
         raise UserError("there is no test picture: expected three or more pictures in --data")
@@ -278,21 +284,13 @@ def evaluate(config: Config, model: Any, data: Splits, figures: Path | None = No
     return metrics
 
 
-def _functions(model: vae.VariationalAutoencoder, data: Splits) -> dict[str, Any]:
-    """The endpoints of a model that is not exported."""
-    return {
-        name: tf.function(endpoint.function, autograph=False, reduce_retracing=True)
-        for name, endpoint in endpoints(model, data).items()
-    }
-
-
 def _draw(
     signatures: Mapping[str, Any], test: np.ndarray, labels: np.ndarray, mean: np.ndarray, kl: np.ndarray, folder: Path
 ) -> None:
     def decoded(codes: Any) -> np.ndarray:
         return signatures["decode"](latent=tf.constant(codes, tf.float32))["image"].numpy()
 
-    plots.image_grid(in_rows(test[:16] / 255, decoded(mean[:16])), folder / "reconstructions.png", columns=8)
+    plots.image_grid(plots.paired_rows(test[:16] / 255, decoded(mean[:16])), folder / "reconstructions.png", columns=8)
     drawn = signatures["generate"](count=tf.constant([64]), seed=tf.constant([0]))["image"].numpy()
     plots.image_grid(drawn, folder / "samples.png", columns=8)
     ends = mean[:7]
@@ -308,20 +306,29 @@ def _draw(
         plots.latent_map(mean, labels, folder / "latent_map.png")
 
 
-def in_rows(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Pictures for a grid of 8 columns: a row of the first, under it those of the second, and so on."""
-    blank = np.zeros((-len(above) % 8 if len(above) > 8 else 0, *above.shape[1:]), np.float32)
-    pairs = [np.concatenate([part, blank]).astype(np.float32) for part in (above, below)]
-    return np.concatenate([part[cut] for cut in pipeline.slices(len(pairs[0]), 8) for part in pairs])
-
-
 # --- Export ----------------------------------------------------------------------------------------------------------
+
+
+CARD = Card(
+    summary="Encodes pictures, and makes new ones of codes; trained by `python -m apps vae train`.",
+    limits=(
+        "It draws what is usual in its training data, a little blurred: a detail that differs from picture to picture "
+        "is averaged.",
+        "Pictures of other kinds are encoded, too, and come back as the nearest thing that it knows; `score` tells "
+        "them by a low bound, not by an error.",
+        "The bound of 100 draws that `score` gives is lower than that of 5,000 on this card.",
+    ),
+    sources=(
+        "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition (MNIST).",
+        "Kingma and Welling 2013, Auto-Encoding Variational Bayes, arXiv:1312.6114.",
+        "Burda et al. 2015, Importance Weighted Autoencoders, arXiv:1509.00519.",
+    ),
+)
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Pictures from a seed or a code; the code of a picture; how likely it is."""
-    assert isinstance(model, vae.VariationalAutoencoder)
-    height, width, channels = data.info["shape"]
+    assert isinstance(model, vae.LatentVariableModel)
     size = model.decoder.inputs[0].shape[-1]
 
     def values(image: tf.Tensor) -> tf.Tensor:
@@ -330,24 +337,18 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
 
     def decode(latent: tf.Tensor) -> dict[str, tf.Tensor]:
         image = tf.cast(model.pictures(latent), tf.float32)
-        pixels = tf.saturate_cast(tf.round(255 * image), tf.uint8)
-        return {"image": image, "image_bytes": tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string)}
+        return {"image": image, "image_bytes": export.with_png(255 * image)}
 
     def generate(count: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         return decode(latents.draw(count, seed, size))
 
-    def encode_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
+    def encode(image: tf.Tensor) -> dict[str, tf.Tensor]:
         mean, log_var = model.encoder(values(image), training=False)
         return {"mean": tf.cast(mean, tf.float32), "log_var": tf.cast(log_var, tf.float32)}
-
-    def encode(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = export.decode_images(image_bytes, height)
-        return encode_pixels(image if channels == 3 else tf.image.rgb_to_grayscale(image))
 
     def score(image: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         return model.score(values(image), seed)
 
-    pixels = tf.TensorSpec([None, height, width, channels], tf.uint8)
     whole = tf.TensorSpec([None], tf.int32)
     example = data.train[:1]
     return {
@@ -358,15 +359,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             f"`count` new pictures of each seed (1 to {latents.MAX_COUNT:,}), as values 0..1 and as PNG; the same "
             "seed gives the same pictures",
         ),
-        "encode": export.Endpoint(
-            encode,
-            {"image_bytes": tf.TensorSpec([None], tf.string)},
-            {"image_bytes": np.array([tf.io.encode_png(example[0]).numpy()], object)},
-            "encoded JPEG, PNG, GIF or BMP pictures of any size; mean and logarithm of the variance of their codes",
-        ),
-        "pixels": export.Endpoint(
-            encode_pixels, {"image": pixels}, {"image": example}, f"the same of pixels 0..255, {height} by {width}"
-        ),
+        **export.of_pictures("encode", encode, example, "mean and logarithm of the variance of their codes"),
         "decode": export.Endpoint(
             decode,
             {"latent": tf.TensorSpec([None, size], tf.float32)},
@@ -375,17 +368,12 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         ),
         "score": export.Endpoint(
             score,
-            {"image": pixels, "seed": whole},
+            {"image": tf.TensorSpec([None, *example.shape[1:]], tf.uint8), "seed": whole},
             {"image": example, "seed": np.array([0])},
             f"log-likelihood of pixels 0..255 in nats, bounded from below by {vae.DRAWS} draws of each seed, "
             "and its parts",
         ),
     }
-
-
-def served(signatures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The export as `evaluate` takes it."""
-    return signatures
 
 
 # --- Verbs -----------------------------------------------------------------------------------------------------------
@@ -425,7 +413,7 @@ def reconstruct(model: Path, pictures: list[Path], *, output: Path) -> None:
     images = _read(signatures, pictures)
     codes = signatures["pixels"](image=tf.constant(images))["mean"]
     restored = signatures["decode"](latent=codes)["image"].numpy()
-    print(plots.image_grid(in_rows(images / 255, restored), output, columns=8))
+    print(plots.image_grid(plots.paired_rows(images / 255, restored), output, columns=8))
 
 
 def interpolate(model: Path, pictures: list[Path], *, steps: int = 9, output: Path) -> None:

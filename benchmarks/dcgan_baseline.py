@@ -133,15 +133,15 @@ def drawn(generator: Any, count: int) -> np.ndarray:
 
 
 class Saved:
-    """Pictures in place of a model that draws them: `apps.dcgan.evaluate` asks for all of them, in parts."""
+    """Pictures in place of a signature that draws them: `apps.dcgan.evaluate` asks for all of them, in parts."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.rest = images
 
-    def predict_on_batch(self, latent: np.ndarray) -> np.ndarray:
-        """The next pictures, in -1..1, as many as there are latents."""
+    def __call__(self, latent: Any) -> dict[str, np.ndarray]:
+        """The next pictures, 0..255, as many as there are latents."""
         part, self.rest = np.split(self.rest, [len(latent)])
-        return part / 127.5 - 1
+        return {"image": part}
 
 
 def main() -> None:
@@ -163,7 +163,7 @@ def main() -> None:
             np.savez(temporary, images=drawn(generator, COUNT), steps=steps)
     with np.load(path) as file:
         images, steps = file["images"], int(file["steps"])
-    metrics = dcgan.evaluate(config, Saved(images), data)
+    metrics = dcgan.evaluate(config, {"from_latent": Saved(images)}, data)
     row = {
         "model": "keras-io's DCGAN recipe",
         **{name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()},

@@ -45,9 +45,9 @@ def main() -> None:
     model: Any
     if (arguments.model / run.CONFIG).is_file() and (arguments.model / run.MODEL).is_file():
         trained = dataclasses.replace(read_config(arguments.model / run.CONFIG, denoiser.Config), data_dir=None)
-        model = _run.restore(denoiser, trained, data, arguments.model)
+        model = export.in_memory(denoiser.endpoints(_run.restore(denoiser, trained, data, arguments.model), data))
     else:
-        model = denoiser.served(export.signatures(arguments.model))
+        model = export.signatures(arguments.model)
     chosen, clean = data.validation[:50], data.test()[: arguments.pictures]
     rows, drawn = [], []
     for strength in arguments.strengths:

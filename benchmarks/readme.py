@@ -1,4 +1,4 @@
-"""Writes the tables between the markers of README.md from saved_models/ and benchmarks/results/: `make results`."""
+"""Writes the tables between the markers of both READMEs from saved_models/ and benchmarks/results/: `make results`."""
 
 from __future__ import annotations
 
@@ -136,6 +136,34 @@ def speed(module: str, works: Iterable[str]) -> str:
         head = ["work", "peer", f"peer, {unit}/s", f"ours, {unit}/s", "ours / peer (rounds)", "peak memory, GiB"]
         parts.append(headed(kind, table(head, lines), blocks, "".join(notes)))
     return "\n\n".join(parts) or "Not measured yet."
+
+
+TRAINING = {
+    "cifar10": "fast",
+    "sentiment": "training",
+    "chargen": "training",
+    "captioner": "training",
+    "denoiser": "training",
+    "vae": "elbo",
+    "dcgan": "32",
+}
+"""The work of each application's speed benchmark that stands for all."""
+
+
+def speeds() -> str:
+    """One row an application: its training speed over that of two peers, on each kind of processor."""
+    kinds = {name: by_kind(f"{name}_speed", [work]) for name, work in TRAINING.items()}
+    columns = sorted({(blocks[0]["simulated"], kind) for found in kinds.values() for kind, blocks in found.items()})
+    rows = []
+    for name, found in kinds.items():
+        cells = []
+        for _, kind in columns:
+            (row,) = found[kind][0]["rows"] if kind in found else [{"per_second": {}}]
+            peers = [peer for peer in ("torch_bfloat16", "torch_float32") if peer in row["per_second"]][:1]
+            ratios = [_beside(row, peer)[4].split()[0] for peer in (*peers, "keras_float32") if row["per_second"]]
+            cells.append(" / ".join(ratios))
+        rows.append([name, *cells])
+    return table(["PyTorch / plain Keras", *(kind for _, kind in columns)], rows)
 
 
 def _beside(row: dict[str, Any], peer: str) -> list[str]:
@@ -353,6 +381,11 @@ def digits() -> str:
     return f"{table([name.replace('_', ' ') for name in columns], rows)}\n\n{found['protocol']}."
 
 
+def document(name: str) -> Path:
+    """The file in which a part stands."""
+    return ROOT / ("README.md" if name in ("exports", "speeds") else "benchmarks/README.md")
+
+
 def replace(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of a part.
 
@@ -361,14 +394,15 @@ def replace(text: str, name: str, content: str) -> str:
     """
     begin, end = f"<!-- {name}: written by make results -->", f"<!-- /{name} -->"
     if begin not in text or end not in text:
-        raise ValueError(f"README.md has no markers {begin} and {end}; put them where the table belongs")
+        raise ValueError(f"there are no markers {begin} and {end}; put them where the table belongs")
     return text[: text.index(begin)] + f"{begin}\n{content}\n" + text[text.index(end) :]
 
 
 def parts() -> dict[str, str]:
-    """What stands between the markers of README.md, by their names."""
+    """What stands between the markers, by their names."""
     return {
         "exports": exports(),
+        "speeds": speeds(),
         "accuracy": accuracy(),
         "cifar10 speed": speed("cifar10_speed", cifar10_speed.MACS),
         "reviews": reviews(),
@@ -390,13 +424,11 @@ def parts() -> dict[str, str]:
 
 
 def main() -> None:
-    """Rewrites README.md."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
+    """Rewrites both files."""
     for name, content in parts().items():
-        text = replace(text, name, content)
-    write_text(path, text)
-    print("wrote README.md")
+        path = document(name)
+        write_text(path, replace(path.read_text(encoding="utf-8"), name, content))
+    print("wrote README.md and benchmarks/README.md")
 
 
 if __name__ == "__main__":

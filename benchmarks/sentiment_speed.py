@@ -38,7 +38,7 @@ def sequences() -> tuple[list[np.ndarray], np.ndarray]:
     from apps import sentiment
 
     _, data = reviews()
-    return sentiment.encoded(sentiment.vocabulary_of(data), data.train.texts), data.train.labels
+    return sentiment.vocabulary_of(data).sequences(data.train.texts), data.train.labels
 
 
 def ours(precision: str) -> float:
@@ -49,7 +49,7 @@ def ours(precision: str) -> float:
     config = dataclasses.replace(config, precision=precision)
     clock = _contest.clock()
     sentiment.train(config, sentiment.build_model(config, data), data, [clock])
-    words = sum(map(len, sentiment.encoded(sentiment.vocabulary_of(data), data.train.texts)))
+    words = sum(map(len, sentiment.vocabulary_of(data).sequences(data.train.texts)))
     return words / min(clock.seconds[1:])
 
 

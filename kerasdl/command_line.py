@@ -1,18 +1,21 @@
 """What every command line of the project shares: one parser, and mistakes in one line."""
 
+import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
 import io
+import itertools
 import json
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -62,14 +65,13 @@ def nearest(word: str, known: Iterable[str], kind: str) -> str:
     raise UserError(f"{word} is no {kind}; {hint}")
 
 
-def parse(target: Any, arguments: Sequence[str], program: str, *, deferred: bool = False) -> Any:
-    """Parses arguments into a dataclass, or into a call of a function; mistakes become one line.
+def parse(target: Any, arguments: Sequence[str], program: str) -> Any:
+    """Parses arguments into a dataclass; mistakes become one line.
 
     Args:
-        target: dataclass or function; its docstrings are the help.
+        target: dataclass; its docstrings are the help.
         arguments: words of the command line.
         program: how the command is called, for the help.
-        deferred: return a function that makes the call instead of making it.
 
     Raises:
         UserError: an unknown flag (names the nearest), a value that does not fit.
@@ -77,11 +79,109 @@ def parse(target: Any, arguments: Sequence[str], program: str, *, deferred: bool
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(_defer(target) if deferred else target, args=list(arguments), prog=program)
+            return tyro.cli(target, args=list(arguments), prog=program)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue(), program)) from None
+
+
+def parse_call(
+    function: Callable[..., None], arguments: Sequence[str], program: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Parses arguments into positional and named ones of a function, without the call; else as `parse`.
+
+    Parameters before the `*` are positional words.
+    """
+    return parse(_defer(function), arguments, program)
+
+
+def parse_with_config(
+    options: type[Any], config_class: type[Any], arguments: Sequence[str], program: str
+) -> tuple[Any, Any]:
+    """Parses the options of a command, and the fields of a configuration beside them.
+
+    `--help` shows the fields under the headings of the classes that they come from, with the defaults that hold for
+    the other arguments.
+
+    Args:
+        options: dataclass of the command's own options.
+        config_class: dataclass; if it has a static method `recipe`, its defaults follow from that one's parameters.
+        arguments: words of the command line.
+        program: how the command is called, for the help.
+
+    Returns:
+        An instance of `options` and one of `config_class`.
+
+    Raises:
+        UserError: as `parse`; or the configuration refuses its values.
+    """
+    defaults = _defaults(config_class, arguments)
+    hints = get_type_hints(config_class, include_extras=True)
+    documented = _documented(config_class)
+    groups: dict[str, list[Any]] = {}
+    for field in dataclasses.fields(config_class):
+        heading, text = documented[field.name]
+        value = dataclasses.field(default=getattr(defaults, field.name))
+        group = groups.setdefault(heading, [])
+        group.append((field.name, Annotated[hints[field.name], tyro.conf.arg(help=text)], value))
+    views = {
+        heading: Annotated[dataclasses.make_dataclass(heading, fields, kw_only=True), tyro.conf.OmitArgPrefixes]
+        for heading, fields in groups.items()
+    }
+    whole = dataclasses.make_dataclass("Whole", list(views.items()), bases=(options,), frozen=True, kw_only=True)
+    whole.__doc__ = options.__doc__
+    parsed = parse(whole, arguments, program)
+    own = options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)})
+    values = {name: value for heading in views for name, value in vars(getattr(parsed, heading)).items()}
+    return own, config_class(**values)
+
+
+def parse_config(config_class: type[Any], arguments: Sequence[str], program: str) -> Any:
+    """A configuration from the words of a command line; see `parse_with_config`."""
+    return parse_with_config(_NoOptions, config_class, arguments, program)[1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _NoOptions:
+    """A configuration."""
+
+
+def _defaults(config_class: type[Any], arguments: Sequence[str]) -> Any:
+    """The configuration without the given arguments, but for those that decide the defaults of others."""
+    recipe = getattr(config_class, "recipe", None)
+    if recipe is None:
+        return config_class()
+    hints = get_type_hints(config_class)
+    deciding = [
+        (name, hints[name], dataclasses.field(default=getattr(config_class, name)))
+        for name in inspect.signature(recipe).parameters
+    ]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            given: Any = tyro.cli(
+                dataclasses.make_dataclass("Deciding", deciding, kw_only=True),
+                args=[word for word in arguments if word not in ("-h", "--help")],
+                return_unknown_args=True,
+            )[0]
+    except SystemExit:  # a mistake, of which the parsing of everything will tell
+        return config_class()
+    return config_class(**vars(given))
+
+
+def _documented(config_class: Any) -> dict[str, tuple[str, str]]:
+    """Of each field the first words of the docstring of the class that it comes from, and its own docstring."""
+    found: dict[str, tuple[str, str]] = {}
+    for owner in config_class.__mro__[-2::-1]:  # the farthest ancestor first
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        heading = re.sub(r"\W", "_", re.split("[.;]", owner.__doc__ or "")[0].strip().lower())
+        for field, following in itertools.pairwise(body.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
+                assert isinstance(following.value, ast.Constant)
+                name, text = ast.unparse(field.target), " ".join(str(following.value.value).split())
+                found[name] = found.get(name, (heading, ""))[0], text
+    return found
 
 
 def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list[str]:
@@ -98,7 +198,7 @@ def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(fields))}"
             raise UserError(f"{origin}: {name} is no field of this application; {hint}")
         flag = name.replace("_", "-")
-        if fields[name] in (bool, "bool"):
+        if fields[name] in (bool, "bool") and isinstance(value, bool):
             found.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             found += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
@@ -121,7 +221,7 @@ def read_words(path: Path, config_class: type[Any]) -> list[str]:
         raise UserError(f"{path} holds a {type(content).__name__}; expected an object of configuration fields")
     found = words(content, config_class, str(path))
     try:
-        parse(config_class, found, "train")
+        parse_config(config_class, found, "train")
     except UserError as error:
         raise UserError(f"{path}: {str(error).removesuffix('; see train --help')}") from None
     return found
@@ -129,7 +229,7 @@ def read_words(path: Path, config_class: type[Any]) -> list[str]:
 
 def read_config(path: Path, config_class: type[Any]) -> Any:
     """A configuration from a JSON file; see `read_words`."""
-    return parse(config_class, read_words(path, config_class), str(path))
+    return parse_config(config_class, read_words(path, config_class), str(path))
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:
@@ -142,8 +242,8 @@ def option(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _defer(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The same help, but calling it only binds the arguments; those before the `*` are positional words."""
+def _defer(function: Callable[..., None]) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A function with the same help that gives back its arguments."""
     signature = inspect.signature(function, eval_str=True)
     parameters = [
         parameter.replace(annotation=Annotated[parameter.annotation, tyro.conf.Positional])
@@ -153,8 +253,8 @@ def _defer(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     ]
 
     @functools.wraps(function)
-    def bind(*values: Any, **named: Any) -> Callable[[], None]:
-        return lambda: function(*values, **named)
+    def bind(*values: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return values, named
 
     del bind.__wrapped__  # tyro would look at the original signature
     bind.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
@@ -170,9 +270,14 @@ def _one_line(box: str, program: str) -> str:
     text = " ".join(line for line in lines if line.strip(frame + " "))
     text = re.sub(r"^(Unrecognized options|Value error|Parsing error|Required options|Invalid choice) ", "", text)
     text, _, tail = re.sub(r"\s*For full helptext.*", "", text).partition(" Perhaps you meant: ")
-    text = text.split(" Argument helptext:")[0].strip().rstrip(".").removeprefix("Error parsing settings: ")
+    text = text.split(" Argument helptext:")[0].strip().rstrip(".")
     text = re.sub(
         r"^Error parsing (\S+): no type matching (\S+) .* from \['(.*?)'\]\. .*", r"\1 is \3; expected \2", text
+    )
+    text = re.sub(
+        r"^Error parsing (\S+): (?:invalid literal|could not convert).*?(int|float)\b.*: '(.*)'$",
+        r"\1 is \3; expected \2",
+        text,
     )
     close = re.match(r"(--[\w-]+)", tail)
     return f"{text}; did you mean {close[1]}?" if close else f"{text}; see {program} --help"

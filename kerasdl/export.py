@@ -209,11 +209,34 @@ class Signature:
         self.inputs: dict[str, tf.TensorSpec] = self._function.structured_input_signature[1]
 
     def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
-        """Runs the signature."""
+        """Runs the signature; arrays are converted to tensors."""
+        inputs = {name: tf.convert_to_tensor(value, self.inputs[name].dtype) for name, value in inputs.items()}
         self._calls += tf.executing_eagerly()
         if self._calls == 2 and tf.executing_eagerly():
             self._function = frozen.frozen(self._model, self._name)
         return self._function(**inputs)
+
+
+def in_memory(endpoints: Mapping[str, Endpoint]) -> dict[str, "SignatureInMemory"]:
+    """Endpoints of a model that is not exported, as `signatures` gives those of an export."""
+    return {name: SignatureInMemory(endpoint) for name, endpoint in endpoints.items()}
+
+
+class SignatureInMemory:
+    """An endpoint as a graph over the model's own weights; called like a `Signature`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.inputs = dict(endpoint.inputs)
+        self._function = tf.function(endpoint.function, autograph=False)
+        self._traced: Any = None
+
+    def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
+        """Runs the endpoint."""
+        if self._traced is None:
+            self._traced = self._function.get_concrete_function(**self.inputs)
+        return self._traced(
+            **{name: tf.convert_to_tensor(value, self.inputs[name].dtype) for name, value in inputs.items()}
+        )
 
 
 def version_folder(folder: Path) -> Path:
@@ -259,6 +282,89 @@ def decode_images(image_bytes: tf.Tensor, size: int, *, squash: bool = False) ->
 
     with tf.device("cpu:0"):  # decoding has no GPU kernel
         return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8))
+
+
+def of_pictures(
+    name: str,
+    function: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    example: np.ndarray,
+    answer: str,
+    *,
+    squash: bool = False,
+) -> dict[str, Endpoint]:
+    """Two endpoints that answer alike: one of encoded pictures under a name, one of pixels under `pixels`.
+
+    Args:
+        name: of the first one.
+        function: takes pixels uint8[batch, size, size, channels].
+        example: one picture uint8[1, size, size, channels], 1 or 3 channels.
+        answer: what they give, for the model card.
+        squash: see `decode_images`.
+    """
+    size, channels = example.shape[2:]
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = decode_images(image_bytes, size, squash=squash)
+        return function(image if channels == 3 else tf.image.rgb_to_grayscale(image))
+
+    def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return function(image)
+
+    return {
+        name: Endpoint(from_bytes, *encoded(example), f"encoded JPEG, PNG, GIF or BMP pictures of any size; {answer}"),
+        "pixels": Endpoint(
+            from_pixels,
+            {"image": tf.TensorSpec([None, size, size, channels], tf.uint8)},
+            {"image": example},
+            f"{'RGB' if channels == 3 else 'grey'} pixels 0..255, {size} by {size}; {answer}",
+        ),
+    }
+
+
+def encoded(example: np.ndarray) -> tuple[dict[str, tf.TensorSpec], dict[str, np.ndarray]]:
+    """Specification and example of an input `image_bytes`, from one picture uint8[1, height, width, channels]."""
+    encode = tf.io.encode_jpeg if example.shape[-1] == 3 else tf.io.encode_png
+    spec = {"image_bytes": tf.TensorSpec([None], tf.string)}
+    return spec, {"image_bytes": np.array([encode(example[0]).numpy()], object)}
+
+
+def with_png(values: tf.Tensor) -> tf.Tensor:
+    """PNG files string[batch] of pictures whose values 0..255 are rounded, float[batch, height, width, channels]."""
+    pixels = tf.saturate_cast(tf.round(values), tf.uint8)
+    return tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string)
+
+
+def class_name(names: Sequence[str], *, counted: bool = False) -> Endpoint:
+    """An endpoint that gives the names of classes, since the outputs of a SavedModel have no labels.
+
+    Args:
+        names: of the classes.
+        counted: give their number, too, where no other endpoint tells it.
+    """
+
+    def function(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer = {"label": tf.gather(tf.constant(names), index)}
+        return answer | ({"num_classes": tf.fill(tf.shape(index), len(names))} if counted else {})
+
+    return Endpoint(
+        function,
+        {"index": tf.TensorSpec([None], tf.int32)},
+        {"index": np.array([0])},
+        f"name of a class, 0 to {len(names) - 1}" + (", and how many classes there are" if counted else ""),
+    )
+
+
+def class_names(signatures: Mapping[str, Any], count: int | None = None) -> list[str]:
+    """Names of the classes of an export, by its `class_name`.
+
+    Args:
+        signatures: of the export.
+        count: of the classes; None: the export tells it.
+    """
+    ask = signatures["class_name"]
+    if count is None:
+        count = int(ask(index=tf.constant([0]))["num_classes"][0])
+    return [name.decode() for name in ask(index=tf.range(count))["label"].numpy()]
 
 
 def size_bytes(folder: Path) -> int:

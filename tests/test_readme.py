@@ -1,4 +1,4 @@
-"""README.md says what was measured, each kind of processor for itself."""
+"""README.md and benchmarks/README.md say what was measured, each kind of processor for itself."""
 
 import os
 
@@ -33,8 +33,9 @@ def row(**speeds):
 
 @pytest.mark.parametrize("name", readme.parts())
 def test_a_table_is_that_of_the_results(name):
-    text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.replace(text, name, readme.parts()[name]) == text, "README.md is out of date; run `make results`"
+    path = readme.document(name)
+    text = path.read_text(encoding="utf-8")
+    assert readme.replace(text, name, readme.parts()[name]) == text, f"{path} is out of date; run `make results`"
 
 
 def test_a_part_without_markers_is_named():

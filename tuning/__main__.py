@@ -6,12 +6,10 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from apps._contract import jsonable
-from apps._lazy import defer_heavy_imports, start_keras
+from apps._lazy import defer_heavy_imports, sketch, start_keras
 from kerasdl import command_line
 from kerasdl.errors import UserError
 
@@ -29,15 +27,13 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name = command_line.nearest(arguments[0], known, "application with a search space")
     defer_heavy_imports()
-    module: Any = importlib.import_module(f"apps.{name}")
-    space = importlib.import_module(f"tuning.{name}").space
+    module: Any = sketch(name)
     rest = arguments[1:]
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Search:
         """Searches the space of tuning/<application>.py; scores are measured on the validation data."""
 
-        settings: Annotated[module.Config, tyro.conf.OmitArgPrefixes]
         trials: int = 10
         """Configurations to try (hyperband counts by its own rule)."""
         algorithm: Literal["random", "bayesian", "grid", "hyperband"] = "random"
@@ -55,8 +51,9 @@ def _dispatch(arguments: list[str]) -> int:
         given = command_line.read_words(Path(file), module.Config)
     elif "--tiny" in rest:
         start_keras()
+        module = importlib.import_module(f"apps.{name}")
         given = command_line.words(jsonable(module.tiny()[0]), module.Config, "tiny")
-    parsed = command_line.parse(Search, [*given, *rest], f"python -m tuning {name}")
+    parsed, config = command_line.parse_with_config(Search, module.Config, [*given, *rest], f"python -m tuning {name}")
     if parsed.trials < 1:
         raise UserError(f"--trials is {parsed.trials}; expected 1 or more")
     start_keras()
@@ -67,7 +64,9 @@ def _dispatch(arguments: list[str]) -> int:
 
     from apps import _run
 
-    config = _run.with_precision(parsed.settings)
+    module = importlib.import_module(f"apps.{name}")
+    space = importlib.import_module(f"tuning.{name}").space
+    config = _run.with_precision(module.Config(**vars(config)))
     data = module.tiny()[1] if parsed.tiny else module.load_data(config)
     if data.validation is None:
         raise UserError("a search needs validation data; give --validation-ratio above 0")

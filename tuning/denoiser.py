@@ -18,7 +18,6 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         hp: where values are drawn from.
         config: every field that is not searched.
     """
-    assert config.learning_rate is not None
     return dataclasses.replace(
         config,
         learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),

@@ -122,6 +122,25 @@ def from_tfds(data_dir: Path | None, path: Path, *, progress: bool) -> dict[str,
     return read(path)
 
 
+def flickr8k(data_dir: Path | None) -> Path:
+    """The folder of Flickr8k, which nobody may pass on, so that a person has to have it.
+
+    Args:
+        data_dir: folder that holds flickr8k/; else KERASDL_DATA_DIR.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = Path(data_dir or os.environ.get("KERASDL_DATA_DIR") or ".") / "flickr8k"
+    if not (path / "train.csv").is_file():
+        raise UserError(
+            f"there is no {path / 'train.csv'}; Flickr8k cannot be downloaded automatically: give --data-dir or "
+            "KERASDL_DATA_DIR, a folder with flickr8k/images, flickr8k/train.csv and flickr8k/validation.csv "
+            "(columns image, caption), or your own captions by --data"
+        )
+    return path
+
+
 def split(captioned: Captioned, *, validation_ratio: float, test_ratio: float, seed: int) -> dict[str, Captioned]:
     """Divides pictures, each with all its captions, at random into train, validation and test.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,10 @@ class Images:
     def of(self, indices: np.ndarray) -> Images:
         """Some of the examples."""
         return Images(self.images[indices], None if self.labels is None else self.labels[indices])
+
+    def checksum(self) -> str:
+        """CRC-32 of the pixels, to tell a data set from another."""
+        return f"{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,26 @@ def bucketed_batches(
     return _without_autotune(epochs.flat_map(batches_of).map(batch).prefetch(2))
 
 
+def padded_batches(
+    sequences: Sequence[np.ndarray], others: Sequence[np.ndarray], batch_size: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Every sequence once, shortest first, padded at the end with 0.
+
+    Args:
+        sequences: one an example, int[length].
+        others: arrays of as many examples, such as labels.
+        batch_size: examples a batch; the last one may be smaller.
+
+    Returns:
+        Tuples of int32[batch, longest of the batch, at least 1] and the others' parts.
+    """
+    for part in sorted_slices([len(sequence) for sequence in sequences], batch_size):
+        rows = np.zeros([len(part), max(1, *(len(sequences[i]) for i in part))], np.int32)
+        for row, i in zip(rows, part, strict=True):
+            row[: len(sequences[i])] = sequences[i]
+        yield rows, *(other[part] for other in others)
+
+
 def sorted_slices(lengths: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """Every example once, shortest first: int64[at most batch_size] positions, to evaluate with little padding.
 
@@ -232,6 +252,32 @@ def continuous_batches(
 
     epochs = tf.data.Dataset.range(initial_epoch, np.iinfo(np.int32).max)
     return _without_autotune(epochs.flat_map(positions_of).map(batch).prefetch(2))
+
+
+def streams(ids: np.ndarray, rows: int, window: int) -> tf.data.Dataset:
+    """A text in reading order for validation: row i of a batch goes on where row i of the one before ended.
+
+    Args:
+        ids: int[characters].
+        rows: parts of the text that are read side by side.
+        window: columns of a batch; fewer if a part is shorter. What does not fill a window is left out at the end.
+
+    Returns:
+        Dataset of (characters, each next one), int32[rows, window].
+
+    Raises:
+        UserError: the text has fewer characters than rows.
+    """
+    length = (len(ids) - 1) // rows
+    if length < 1:
+        raise UserError(
+            f"the validation text has {len(ids)} characters; expected more than --batch-size {rows}; give a longer "
+            "text, a smaller batch, or a higher --held-out-ratio"
+        )
+    window = min(window, length)
+    length -= length % window
+    parts = (ids[begin : begin + rows * length].reshape(rows, -1, window) for begin in (0, 1))
+    return evaluation_batches([part.swapaxes(0, 1).reshape(-1, window) for part in parts], rows)
 
 
 def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from kerasdl.errors import UserError
@@ -36,6 +36,38 @@ def read(path: Path, *, suffixes: Collection[str] | None = None) -> str:
     if not text.strip():
         raise UserError(f"{path} is empty; expected UTF-8 text; check the path, or write something into the file.")
     return text
+
+
+def lines(texts: Sequence[str], file: Path | None) -> list[str]:
+    """Texts of a command line: its words, or the lines of a file, or those of standard input.
+
+    Args:
+        texts: given as words.
+        file: UTF-8, one text a line.
+
+    Raises:
+        UserError: both are given; none is; or the input is no UTF-8 text.
+    """
+    if texts and file is not None:
+        raise UserError("there are texts and --file; give one of them")
+    if texts:
+        return [text.encode(errors="replace").decode() for text in texts]  # a terminal may send any bytes
+    if file is not None:
+        whole = read(file)
+    else:
+        if sys.stdin.isatty():
+            print("texts, one a line; Ctrl-D ends", file=sys.stderr)
+        given = sys.stdin.buffer.read()
+        try:
+            whole = given.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = given.count(b"\n", 0, error.start) + 1
+            raise UserError(
+                f"standard input is no UTF-8 text: line {line} has 0x{given[error.start]:02x}; expected one text a line"
+            ) from None
+        if not whole:
+            raise UserError("no text given; expected texts as arguments, --file, or standard input with one a line")
+    return whole.removesuffix("\n").split("\n")
 
 
 def _read_folder(folder: Path, suffixes: Collection[str] | None) -> str:

@@ -125,6 +125,14 @@ class WordVocabulary(keras.layers.Layer):
         """
         return self.table.lookup(self.kept_words(strings))
 
+    def sequences(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, int32[words], for a data set of any size."""
+        found: list[np.ndarray] = []
+        for start in range(0, len(texts), 5000):  # a word takes much memory while it is a string
+            ids = self.ids(texts[start : start + 5000])
+            found += np.split(ids.values.numpy(), ids.row_splits.numpy()[1:-1])
+        return found
+
     def call(self, strings: Any) -> Any:
         """Maps string[batch] to int32[batch, longest], padded with 0 at the end; there is at least one column."""
         tokens = self.ids(strings).to_tensor(PADDING)

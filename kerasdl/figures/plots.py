@@ -201,6 +201,22 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, path: str | Path)
     return _save(figure, path)
 
 
+def paired_rows(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Arranges pictures for an `image_grid` of 8 columns: a row of the first, under it those of the second, and so on.
+
+    Args:
+        above: [pictures, height, width, channels].
+        below: as many, of the same shape.
+
+    Returns:
+        float32, all of them, and empty ones where a row is not full.
+    """
+    blank = np.zeros((-len(above) % 8 if len(above) > 8 else 0, *above.shape[1:]), np.float32)
+    pairs = [np.concatenate([part, blank]).astype(np.float32) for part in (above, below)]
+    starts = range(0, len(pairs[0]), 8)
+    return np.concatenate([part[start : start + 8] for start in starts for part in pairs])
+
+
 def image_grid(
     images: np.ndarray,
     path: str | Path,

@@ -1,10 +1,10 @@
 """What an image classifier looks at: the activations of its layers, and maps of the places that matter.
 
-Every function takes one image [height, width, channels] as the model takes it (its scale and dtype), and a
-`keras.Model` with one input [batch, height, width, channels] and one output [batch, classes].
+Every function takes one image [height, width, channels] as the model takes it (its scale and dtype).
 """
 
 import itertools
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -44,7 +44,12 @@ def activation_maps(model: keras.Model, image: np.ndarray, layer_name: str) -> n
 
 
 def occlusion_saliency(
-    model: keras.Model, image: np.ndarray, class_index: int, *, window: int = 8, stride: int = 4
+    predict: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    class_index: int,
+    *,
+    window: int = 8,
+    stride: int = 4,
 ) -> np.ndarray:
     """Measures how much the probability of a class drops when a grey window hides a place.
 
@@ -52,8 +57,8 @@ def occlusion_saliency(
     the places that the stride reaches, it is put at the last row and column, so that every pixel is hidden.
 
     Args:
-        model: its outputs are logits or probabilities. If no output is negative and each row sums to 1, they
-            are taken as probabilities, else they go through a softmax.
+        predict: images float32[batch, height, width, channels] -> logits or probabilities [batch, classes]. If no
+            output is negative and each row sums to 1, they are taken as probabilities, else they go through a softmax.
         image: [height, width, channels].
         class_index: the class.
         window: side of the window in pixels.
@@ -64,72 +69,36 @@ def occlusion_saliency(
         Negative where hiding the place makes the class more probable.
 
     Raises:
-        UserError: if the model has no such class.
-        ValueError: if the image does not fit the model, or the window not the image.
+        UserError: if there is no such class.
+        ValueError: if the window does not fit the image.
 
     Source: Zeiler & Fergus 2013, arXiv:1311.2901, section 4.2.
     """
-    image = _fitting(model, image)
-    _check_class(model, class_index)
+    image = image.astype(np.float32)
     height, width = image.shape[:2]
     if not 1 <= stride <= window <= min(height, width):
         raise ValueError(
             f"Window {window} and stride {stride} do not fit an image of {height} x {width} pixels; expected"
             " 1 <= stride <= window <= its shorter side; choose smaller ones."
         )
+    outputs = [predict(image[None])]
+    classes = outputs[0].shape[-1]
+    if not 0 <= class_index < classes:
+        raise UserError(f"There is no class {class_index}; expected 0 to {classes - 1}; choose one of these.")
     places = list(itertools.product(_starts(height, window, stride), _starts(width, window, stride)))
     grey = image.mean()
-    outputs = [model.predict_on_batch(image[None])]
     for first in range(0, len(places), _OCCLUSION_BATCH):
         batch = places[first : first + _OCCLUSION_BATCH]
         hidden = np.repeat(image[None], len(batch), axis=0)
         for row, (top, left) in enumerate(batch):
             hidden[row, top : top + window, left : left + window] = grey
-        outputs.append(model.predict_on_batch(hidden))
+        outputs.append(predict(hidden))
     intact, *others = _probabilities(np.concatenate(outputs))[:, class_index]
     drops, covers = np.zeros((height, width)), np.zeros((height, width))
     for (top, left), probability in zip(places, others, strict=True):
         drops[top : top + window, left : left + window] += intact - probability
         covers[top : top + window, left : left + window] += 1
     return (drops / covers).astype(np.float32)
-
-
-def gradient_saliency(model: keras.Model, image: np.ndarray, class_index: int) -> np.ndarray:
-    """Measures how much a class' output changes with each pixel: its channels' largest absolute gradient.
-
-    Needs the TensorFlow backend, and a model with a float input: of a uint8 input there is no gradient, so
-    pass the part of such a model that starts after its cast to float. The gradient is that of the output as
-    it is; the source takes logits, since the gradient of a confident softmax is near zero everywhere.
-
-    Args:
-        model: its input is a float.
-        image: [height, width, channels].
-        class_index: the class.
-
-    Returns:
-        float32[height, width], not negative, in output per unit of the input.
-
-    Raises:
-        UserError: if the model has no such class.
-        ValueError: if the image does not fit the model, or the model's input is no float.
-
-    Source: Simonyan et al. 2013, "Deep Inside Convolutional Networks", arXiv:1312.6034, section 3.1.
-    """
-    import tensorflow as tf
-
-    image = _fitting(model, image)
-    _check_class(model, class_index)
-    if not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(
-            f"Model '{model.name}' takes {image.dtype}; expected a float input, which has a gradient; pass"
-            " the part of the model after its cast to float."
-        )
-    pixels = tf.constant(image[None])
-    with tf.GradientTape() as tape:
-        tape.watch(pixels)
-        score = model(pixels, training=False)[0, class_index]
-    gradient = tape.gradient(score, pixels)
-    return np.abs(gradient.numpy()[0]).max(axis=-1).astype(np.float32)
 
 
 def _fitting(model: keras.Model, image: np.ndarray) -> np.ndarray:
@@ -141,14 +110,6 @@ def _fitting(model: keras.Model, image: np.ndarray) -> np.ndarray:
             " pass one image, resized."
         )
     return image.astype(expected.dtype)
-
-
-def _check_class(model: keras.Model, class_index: int) -> None:
-    classes = model.output_shape[-1]
-    if not 0 <= class_index < classes:
-        raise UserError(
-            f"Model '{model.name}' has no class {class_index}; expected 0 to {classes - 1}; choose one of these."
-        )
 
 
 def _has_maps(layer: keras.Layer) -> bool:

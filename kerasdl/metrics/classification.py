@@ -65,6 +65,25 @@ def classification_report(probabilities: np.ndarray, labels: np.ndarray) -> dict
     return report
 
 
+def accuracy_by_length(right: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+    """Accuracy of the shortest quarter of texts, and of the following ones.
+
+    Args:
+        right: bool[examples].
+        lengths: int[examples], in words.
+
+    Returns:
+        `accuracy_words_<first>_to_<last>`; fewer than four where many are equally long.
+    """
+    ends = np.unique(np.quantile(lengths, [0.25, 0.5, 0.75, 1], method="lower"))
+    quarter = np.searchsorted(ends, lengths)
+    begins = [lengths.min(), *(ends[:-1] + 1)]
+    return {
+        f"accuracy_words_{begin}_to_{end}": float(right[quarter == i].mean())
+        for i, (begin, end) in enumerate(zip(begins, ends, strict=True))
+    }
+
+
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts how often each class was taken for each.
 

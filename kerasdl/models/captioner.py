@@ -14,8 +14,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from kerasdl.blocks.caption_decoder import END, START
 from kerasdl.data import captioned_pictures, feature_cache, pipeline, vocabulary
-from kerasdl.decoding import caption_writer
+from kerasdl.decoding import beam_search, caption_writer
+from kerasdl.metrics import caption_scores
 
 _PARTS = ("encoder", "top", "decoder")
 
@@ -247,6 +249,85 @@ class FeatureBank:
         flat = list(itertools.chain(*self.captions))
         lengths = [[len(several) for several in self.captions], [len(one) for one in flat]]
         return tf.RaggedTensor.from_nested_row_lengths(np.concatenate(flat), lengths)
+
+
+def feature_bank(
+    captions: Sequence[Sequence[Sequence[str]]],
+    words: Sequence[str],
+    inputs: Callable[[bool], tuple[np.ndarray, np.ndarray]],
+    *,
+    key: Literal["picture", "cut"],
+    max_words: int,
+    mirrored: bool,
+) -> FeatureBank:
+    """Pictures with their captions as numbers, and all of them mirrored with left and right exchanged in the captions.
+
+    Args:
+        captions: of each picture, cut into words.
+        words: the vocabulary, from the id END on.
+        inputs: of the pictures, or of their mirror images if True, see `features`.
+        key: what `inputs` gives.
+        max_words: of a caption, without END.
+        mirrored: add the mirror images.
+    """
+    id_of = {word: END + i for i, word in enumerate(words)}
+    exchanged = {"left": "right", "right": "left"}
+
+    def encoded(caption: Sequence[str], mirrors: bool) -> np.ndarray:
+        cut = [exchanged.get(word, word) if mirrors else word for word in caption[:max_words]]
+        return np.array([*(id_of.get(word, vocabulary.UNKNOWN) for word in cut), END], np.int32)
+
+    pictures, said = [], []
+    for mirrors in (False, True)[: 1 + mirrored]:
+        found, kept = inputs(mirrors)
+        pictures.append(found)
+        said += [[encoded(caption, mirrors) for caption in captions[i]] for i in kept]
+    return FeatureBank(key, np.concatenate(pictures) if mirrored else pictures[0], said)
+
+
+class CiderOfValidation(keras.callbacks.Callback):
+    """Adds val_cider to the log: the CIDEr-D of the captions that the beam search finds.
+
+    It is a few percent above the CIDEr-D of texts, since to it all unknown words of the references are one.
+
+    Args:
+        bank: of the validation data.
+        beam_width: hypotheses of the search.
+        length_penalty: see `beam_search.beam_search`.
+        max_words: of a caption.
+        name: prefix of the names of the decoder's layers.
+    """
+
+    def __init__(self, bank: FeatureBank, *, beam_width: int, length_penalty: float, max_words: int, name: str) -> None:
+        super().__init__()
+        self.bank = bank
+        self.scorer = caption_scores.CiderD([[one[:-1].tolist() for one in several] for several in bank.captions])
+
+        @tf.function(autograph=False)
+        def written(batch: tf.Tensor) -> tf.Tensor:
+            model = self.model
+            seen = parts(model.decoder)(model.finish(batch) if bank.key == "cut" else batch)
+            rows = tf.shape(batch)[0]
+            return beam_search.beam_search(
+                *caption_writer.writer(model.decoder, seen, name), start=START, end=END,
+                width=tf.fill([rows], beam_width), length_penalty=tf.fill([rows], length_penalty),
+                max_length=max_words + 1,
+            )[0][:, 0]  # fmt: skip
+
+        self.written = written
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Measures."""
+        assert logs is not None
+        pictures = self.bank.pictures
+        found = [self.written(tf.constant(pictures[part])) for part in pipeline.slices(len(pictures), 100)]
+        captions = (row[row != END].tolist() for row in np.concatenate(found))
+        logs["val_cider"] = float(np.mean([self.scorer.score(i, caption) for i, caption in enumerate(captions)]))
+
+
+def parts(decoder: keras.Model) -> keras.Model:
+    """Pictures or features -> parts of the pictures float[batch, parts, features], as a decoder attends to them."""
+    return keras.Model(decoder.input["picture"], decoder.get_layer("features").output)
 
 
 def features(

@@ -14,7 +14,7 @@ import random
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +245,25 @@ def compare(
         if asked is not None:
             metrics["class_accuracy"] = float(np.mean(seen == asked))
     return metrics
+
+
+class FrechetDistance(keras.callbacks.Callback):
+    """Adds `val_frechet` to the log of each epoch: the distance of generated pictures to real ones.
+
+    Args:
+        space: where it is measured.
+        real: uint8[n, height, width, channels], of the validation data.
+        draw: gives the generated pictures, as many; the same random numbers in each epoch.
+    """
+
+    def __init__(self, space: FeatureSpace, real: np.ndarray, draw: Callable[[], np.ndarray]) -> None:
+        super().__init__()
+        self.space, self.real, self.draw = space, space.features(real), draw  # the pictures are not kept
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Measures."""
+        assert logs is not None
+        logs["val_frechet"] = generated_pictures.frechet_distance(self.real, self.space.features(self.draw()))
 
 
 def _network(images: np.ndarray, num_outputs: int) -> keras.Model:

@@ -1,13 +1,17 @@
-"""A generative adversarial network: its losses, and two optimizers in one step of `fit`, watched for collapse."""
+"""A generative adversarial network: its losses, and two networks with an optimizer each, watched for collapse."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import ops
+
+from kerasdl.figures import plots
 
 Loss = Literal["minimax", "non-saturating", "hinge"]
 
@@ -103,17 +107,11 @@ _MEASURED = ("discriminator_loss", "generator_loss", "real_accuracy", "generated
 _NORMS = ("discriminator_gradient_norm", "generator_gradient_norm")
 
 
-@keras.saving.register_keras_serializable(package="kerasdl")
-class GAN(keras.Model):
+class AdversarialNetworks(keras.Model):
     """A generator and a discriminator, with one optimizer each, and the running average of the generator's weights.
 
-    `fit` takes float32 pictures in -1..1, alone or with labels; unconditional networks ignore labels. A batch is cut
-    into `discriminator_steps` parts: the discriminator takes a step on each, so that it sees every picture once, then
-    the generator takes one. A generated picture is given the label of a real one.
-
-    Real and generated pictures go through the discriminator separately, since the statistics of batch normalization,
-    and the minibatch standard deviation, are to be those of one kind (as in Radford's code). As there, the pictures of
-    the last discriminator step are those of the generator's, made once.
+    A subclass has the training step: `GAN` of apps/dcgan.py. `fit` takes float32 pictures in -1..1, alone or with
+    labels; unconditional networks ignore labels.
 
     Logged are means over the epoch so far: `discriminator_loss`, `generator_loss`, their sum `loss` (which is not
     finite as soon as one of them or of the gradients is not), `real_accuracy` and `generated_accuracy` (share
@@ -177,7 +175,7 @@ class GAN(keras.Model):
         self.average.set_weights(generator.get_weights())
         self.average.trainable = False
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.discriminator_optimizer: keras.optimizers.Optimizer | None = None
+        self.discriminator_optimizer: Any = None
         self._means = {name: keras.metrics.Mean(name) for name in (*_MEASURED, *_NORMS)}
         self.built = True
 
@@ -218,38 +216,21 @@ class GAN(keras.Model):
         """Pictures of a latent, or of [latent, label], by the average."""
         return self.average(inputs, training=False)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """Steps of the discriminator, and one of the generator."""
-        import tensorflow as tf
-
-        pictures, label = self._unpack(data)
-        k = self.discriminator_steps
-        *others, (real, real_label) = [(pictures[i::k], None if label is None else label[i::k]) for i in range(k)]
-        for other in others:
-            self._train_discriminator(*other, self._generate(self.generator, *other, training=True))
-        variables = self.generator.trainable_variables
-        with tf.GradientTape() as tape:
-            generated = self._generate(self.generator, real, real_label, training=True)
-            with tape.stop_recording():
-                self._train_discriminator(real, real_label, generated)
-            loss = LOSSES[self.game][1](self._judge(generated, real_label, training=True))
-        gradients = tape.gradient(loss, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._update_average()
-        norm = tf.linalg.global_norm(gradients)
-        self._record(generator_loss=loss, generator_gradient_norm=norm, diversity=diversity(generated, real))
-        return self._results(*_MEASURED, *_NORMS)
-
     def test_step(self, data: Any) -> dict[str, Any]:
         """Losses, accuracies and diversity of the average's pictures beside these ones."""
-        pictures, label = self._unpack(data)
-        generated = self._generate(self.average, pictures, label, training=False)
-        logits = [self._judge(kind, label, training=False) for kind in (pictures, generated)]
-        self._record_discriminator(*logits)
-        self._record(generator_loss=LOSSES[self.game][1](logits[1]), diversity=diversity(generated, pictures))
-        return self._results(*_MEASURED)
+        pictures, label = self.unpack(data)
+        generated = self.generate(self.average, pictures, label, training=False)
+        logits = [self.judge(kind, label, training=False) for kind in (pictures, generated)]
+        self.discriminator_loss(*logits)
+        self.record(generator_loss=self.generator_loss(logits[1]), diversity=diversity(generated, pictures))
+        return self.results(training=False)
 
-    def _unpack(self, data: Any) -> tuple[Any, Any]:
+    def unpack(self, data: Any) -> tuple[Any, Any]:
+        """Pictures and labels of a batch of `fit`; labels are None if the networks take none.
+
+        Raises:
+            ValueError: pictures are no floats, or labels are missing.
+        """
         pictures, label, _ = keras.utils.unpack_x_y_sample_weight(data)
         if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(pictures.dtype)):
             raise ValueError(f"pictures are {pictures.dtype}, expected float32 in -1..1: give pictures / 127.5 - 1")
@@ -257,45 +238,43 @@ class GAN(keras.Model):
             raise ValueError("the generator takes a label and the data have none, expected (pictures, labels)")
         return ops.convert_to_tensor(pictures), ops.convert_to_tensor(label) if self.conditional else None
 
-    def _generate(self, generator: keras.Model, real: Any, label: Any, *, training: bool) -> Any:
+    def generate(self, generator: keras.Model, real: Any, label: Any, *, training: bool) -> Any:
         """As many pictures as real ones, of their classes."""
         latent = keras.random.normal((ops.shape(real)[0], self.latent_dim), seed=self.seed_generator)
         return generator(latent if label is None else [latent, label], training=training)
 
-    def _judge(self, pictures: Any, label: Any, *, training: bool) -> Any:
+    def judge(self, pictures: Any, label: Any, *, training: bool) -> Any:
+        """Logits float[batch, 1] of the discriminator: above 0 it takes a picture for a real one."""
         return self.discriminator(pictures if label is None else [pictures, label], training=training)
 
-    def _train_discriminator(self, real: Any, label: Any, generated: Any) -> None:
-        import tensorflow as tf
-
-        variables = self.discriminator.trainable_variables
-        with tf.GradientTape() as tape:
-            loss = self._record_discriminator(*(self._judge(kind, label, training=True) for kind in (real, generated)))
-        gradients = tape.gradient(loss, variables)
-        assert self.discriminator_optimizer is not None
-        self.discriminator_optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._record(discriminator_gradient_norm=tf.linalg.global_norm(gradients))
-
-    def _record_discriminator(self, real: Any, generated: Any) -> Any:
+    def discriminator_loss(self, real: Any, generated: Any) -> Any:
+        """Loss of the logits of real and of generated pictures, which also goes into the log."""
         options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
         loss = LOSSES[self.game][0](real, generated, **options)
-        self._record(discriminator_loss=loss, real_accuracy=real > 0, generated_accuracy=generated <= 0)
+        self.record(discriminator_loss=loss, real_accuracy=real > 0, generated_accuracy=generated <= 0)
         return loss
 
-    def _update_average(self) -> None:
+    def generator_loss(self, generated: Any) -> Any:
+        """Loss of the logits of generated pictures."""
+        return LOSSES[self.game][1](generated)
+
+    def update_average(self) -> None:
+        """One step of the exponential moving average of the generator's weights."""
         step = ops.cast(self.optimizer.iterations, "float32")
         kept = ops.minimum(self.ema_momentum, (1 + step) / (10 + step))
         for average, weight in zip(self.average.weights, self.generator.weights, strict=True):
             average.assign_add((1 - kept) * (weight - average))
 
-    def _record(self, **values: Any) -> None:
+    def record(self, **values: Any) -> None:
+        """Adds values to the means of the epoch."""
         for name, value in values.items():
             self._means[name].update_state(value)
 
-    def _results(self, *names: str) -> dict[str, Any]:
-        results = {name: self._means[name].result() for name in names}
+    def results(self, *, training: bool) -> dict[str, Any]:
+        """The means of the epoch so far; those of gradients only in training."""
+        results = {name: self._means[name].result() for name in (*_MEASURED, *(_NORMS if training else ()))}
         # A weight that is no number can be swallowed by the generator's ReLUs; the norm of its gradient shows it.
-        broken = sum(0 * results[name] for name in names if name in _NORMS)
+        broken = sum(0 * results[name] for name in results if name in _NORMS)
         return {"loss": results["discriminator_loss"] + results["generator_loss"] + broken, **results}
 
     def get_config(self) -> dict[str, Any]:
@@ -313,7 +292,7 @@ class GAN(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GAN:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> AdversarialNetworks:
         """From `get_config`."""
         networks = {
             part: keras.saving.deserialize_keras_object(config.pop(part), custom_objects=custom_objects)
@@ -393,3 +372,28 @@ class CollapseWarning(keras.callbacks.Callback):
                 "more; lower the learning rates, or let the discriminator see the minibatch's deviation",
                 file=sys.stderr,
             )
+
+
+class ProgressGrids(keras.callbacks.Callback):
+    """Draws the same pictures after each epoch, and at the end joins the drawings to an animation.
+
+    Args:
+        draw: gives pictures uint8[pictures, height, width, channels], shown eight in a row.
+        figures: folder that receives samples/0001.png ... and training.gif.
+        every: epochs between two drawings.
+    """
+
+    def __init__(self, draw: Callable[[], np.ndarray], figures: Path, *, every: int = 1) -> None:
+        super().__init__()
+        self.draw, self.figures, self.every = draw, figures, every
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Draws."""
+        if (epoch + 1) % self.every == 0:
+            plots.image_grid(self.draw(), self.figures / f"samples/{epoch + 1:04}.png", columns=8)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Joins what was drawn, also before a resumption."""
+        grids = sorted((self.figures / "samples").glob("*.png"))
+        if grids:
+            plots.animation(grids, self.figures / "training.gif")

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from kerasdl.blocks.embedding import padding_mask
+from kerasdl.data import pipeline
+from kerasdl.training import progress
 
 
 def neighbour_model(
@@ -108,3 +111,41 @@ def sampled_softmax(vectors: keras.Variable) -> Callable[[tf.Tensor, tf.Tensor],
         return tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1.0)
 
     return loss
+
+
+def pretrain(
+    model: keras.Model,
+    sequences: Sequence[np.ndarray],
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    epochs: int,
+    batch_size: int,
+    directions: int,
+    seed: int,
+) -> None:
+    """Fits a `neighbour_model`, and so the layers that a classifier shares with it.
+
+    The gradient goes back through a whole text, as in the classifier: no state is carried from text to text, since
+    the classifier begins each without one.
+
+    Args:
+        model: from `neighbour_model`.
+        sequences: the texts, int32[words] each, two words or more.
+        optimizer: its schedule is as long as the training.
+        epochs: passes over the texts.
+        batch_size: texts a step.
+        directions: 2 if the model guesses the word before, too.
+        seed: of the order.
+
+    Source: Dai and Le 2015, arXiv:1511.01432, section 2, there with a full softmax.
+    """
+    print(f"pre-training on {len(sequences):,} texts, {sum(map(len, sequences)):,} words", flush=True)
+    model.compile(optimizer, sampled_softmax(model.get_layer("embedding").embeddings), jit_compile=False)
+    batches = pipeline.bucketed_batches(sequences, [], batch_size, seed=seed)
+    model.fit(
+        batches.map(lambda tokens: (tokens, neighbours(tokens, directions))),
+        epochs=epochs,
+        steps_per_epoch=pipeline.num_steps(len(sequences), batch_size),
+        shuffle=False,
+        verbose=progress.verbosity(),
+    )

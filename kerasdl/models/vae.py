@@ -1,4 +1,4 @@
-"""Training a variational autoencoder by its evidence lower bound or the importance-weighted one, and measuring it."""
+"""The networks of a variational autoencoder as one model, without the loss, and the measurement of its likelihood."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Likelihood = Literal["bernoulli", "logistic"]
 Objective = Literal["elbo", "iwae"]
 
 DRAWS = 100
-"""Latents of each picture that `VariationalAutoencoder.score` draws."""
+"""Latents of each picture that `LatentVariableModel.score` draws."""
 
 
-@keras.saving.register_keras_serializable(package="kerasdl")
-class VariationalAutoencoder(keras.Model):
+class LatentVariableModel(keras.Model):
     """An encoder that gives each picture a Gaussian over latents, and a decoder from latents to pixels.
 
-    `fit` takes pictures alone. Its loss is the negative bound on log p(x) in nats a picture; logged beside it are
-    `reconstruction`, the mean log-likelihood of the pixels, and `kl`, the divergence from the prior, both in nats. In
-    validation the bound is whole: without warm-up and free bits, which change the loss in training alone.
+    A subclass computes the bounds in `call(image, num_samples=None, noise=None, training=None)`, which returns
+    log_likelihood and log_weights float32[batch, num_samples] and kl float32[batch, latents], all in nats, and takes
+    the loss from them in `compute_loss`: `VariationalAutoencoder` of apps/vae.py. Logged are `reconstruction`, the
+    mean log-likelihood of the pixels, and `kl`, the divergence from the prior.
 
     Args:
         encoder: pictures float32[batch, ...] -> [mean, log_var], float32[batch, latents] each.
@@ -42,7 +42,7 @@ class VariationalAutoencoder(keras.Model):
 
     Raises:
         ValueError: warm-up or free bits with iwae, or no sample.
-    Source: Kingma and Welling 2013, arXiv:1312.6114, section 2.3; iwae: Burda et al. 2015, arXiv:1509.00519, section 3.
+    Source: Kingma and Welling 2013, arXiv:1312.6114, section 2.3.
     """
 
     def __init__(
@@ -79,32 +79,6 @@ class VariationalAutoencoder(keras.Model):
                 shape=(), initializer=keras.initializers.Constant(-2.0), dtype="float32", name="log_scale"
             )
         self.built = True
-
-    def call(
-        self, image: Any, num_samples: int | None = None, noise: Any = None, training: bool | None = None
-    ) -> dict[str, Any]:
-        """What both bounds are made of.
-
-        Args:
-            image: float32[batch, ...].
-            num_samples: draws for each picture; those of the constructor if None.
-            noise: standard normal numbers float32[batch * k, latents] in place of new ones.
-            training: of both networks: batch normalization and dropout differ.
-
-        Returns:
-            log_likelihood and log_weights float32[batch, k], kl float32[batch, latents], all in nats.
-        """
-        count = num_samples or self.num_samples
-        mean, log_var = self.encoder(image, training=training)
-        latent = self.sampling(mean, log_var, num_samples=count, noise=noise)
-        repeated = [ops.repeat(ops.cast(part, "float32"), count, axis=0) for part in (image, mean, log_var)]
-        log_likelihood = self.log_likelihood(repeated[0], self.decoder(latent, training=training))
-        log_weights = variational.log_importance_weights(log_likelihood, latent, *repeated[1:])
-        return {
-            "log_likelihood": ops.reshape(log_likelihood, (-1, count)),
-            "log_weights": ops.reshape(log_weights, (-1, count)),
-            "kl": variational.kl_per_latent(mean, log_var),
-        }
 
     def log_likelihood(self, image: Any, decoded: Any) -> Any:
         """Logarithm of p(x | z), float32[batch], in nats, of pictures and what the decoder gave."""
@@ -144,18 +118,6 @@ class VariationalAutoencoder(keras.Model):
         decoded = self.decoder(latent, training=False)
         return ops.sigmoid(decoded) if self.likelihood == "bernoulli" else ops.clip(decoded, 0, 1)
 
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """The negative bound, in nats a picture."""
-        if self.objective == "iwae":
-            return -ops.mean(variational.importance_weighted_bound(y_pred["log_weights"]))
-        reconstruction = ops.mean(y_pred["log_likelihood"])
-        if not training:
-            return variational.free_bits(y_pred["kl"], 0.0) - reconstruction
-        factor = variational.kl_warmup(self.optimizer.iterations, self.kl_warmup_steps)
-        return factor * variational.free_bits(y_pred["kl"], self.minimum_kl) - reconstruction
-
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Means over the epoch so far."""
         self.reconstruction_mean.update_state(ops.mean(y_pred["log_likelihood"], -1))
@@ -178,7 +140,7 @@ class VariationalAutoencoder(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> VariationalAutoencoder:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LatentVariableModel:
         """From `get_config`."""
         networks = {
             part: keras.saving.deserialize_keras_object(config.pop(part), custom_objects=custom_objects)
@@ -194,7 +156,7 @@ def log_likelihood_bound(
 
     Args:
         score: pictures and seeds int32[n] -> bounds in nats float[n] of `DRAWS` draws each, see
-            `VariationalAutoencoder.score`.
+            `LatentVariableModel.score`.
         images: pictures, of the kind that `score` takes.
         num_samples: draws for each picture, k; a multiple of `DRAWS`. 5,000 in the literature.
         batch_size: pictures at once.

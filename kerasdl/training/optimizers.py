@@ -73,7 +73,7 @@ def make(
         "constant" if settings.schedule == "plateau" else settings.schedule,
         settings.learning_rate * scale,
         total_steps=steps * (epochs or settings.epochs),
-        warmup_steps=round(steps * settings.warmup_epochs),
+        warmup_steps=0 if settings.schedule == "plateau" else round(steps * settings.warmup_epochs),
     )
     options |= {"learning_rate": rate, "global_clipnorm": settings.clip_norm}
     if kind == "adamw":

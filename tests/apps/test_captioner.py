@@ -17,6 +17,7 @@ from apps.__main__ import main
 from kerasdl import export
 from kerasdl.blocks import caption_decoder
 from kerasdl.data import captioned_pictures, synthetic
+from kerasdl.decoding import beam_search
 from kerasdl.errors import UserError
 from kerasdl.models.captioner import pixels
 from kerasdl.training.checkpoint import Checkpoint
@@ -44,9 +45,13 @@ def fitted(config, data, folder, *callbacks, resume=False):
     return model
 
 
+def described(model, pictures, data):
+    return captioner.describe(export.in_memory(captioner.endpoints(model, data)), pictures)
+
+
 def exact(model, data):
     test = data.test()
-    said = captioner.describe(model, test.pictures, data)
+    said = described(model, test.pictures, data)
     return float(np.mean([one == " ".join(several[0]) for one, several in zip(said, test.captions, strict=True)]))
 
 
@@ -65,7 +70,7 @@ def test_other_settings_train(changes, tmp_path):
     data = splits(config)
     model = fitted(config, data, tmp_path)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    metrics = captioner.evaluate(config, model, data, tmp_path / "figures")
+    metrics = _run.measure(captioner, config, model, data, tmp_path / "figures")
     assert 0 <= metrics["bleu1"] <= 100
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {"captions.png", "worst_captions.png"}
 
@@ -173,19 +178,19 @@ def test_features_are_computed_once_for_an_encoder(own, tmp_path, monkeypatch):
     config = with_encoder(own, cache=tmp_path)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
-    first, _ = captioner._inputs(config, model, data.train.pictures)
+    first = captioner._bank(config, model, data.train, data, cut=False, mirrored=False).pictures
     assert encoded
     encoded.clear()
-    again, _ = captioner._inputs(config, model, data.train.pictures)
+    again = captioner._bank(config, model, data.train, data, cut=False, mirrored=False).pictures
     np.testing.assert_array_equal(first, again)
     assert encoded == []
-    mirrored, _ = captioner._inputs(config, model, data.train.pictures, mirrored=True)
+    both = captioner._bank(config, model, data.train, data, cut=False, mirrored=True).pictures
     assert encoded
-    assert np.abs(mirrored - first).max() > 0
+    assert np.abs(both[len(first) :] - first).max() > 0
     encoded.clear()
     kernel = model.encoder.weights[0]
     kernel.assign(kernel + 0.1)
-    changed, _ = captioner._inputs(config, model, data.train.pictures)
+    changed = captioner._bank(config, model, data.train, data, cut=False, mirrored=False).pictures
     assert encoded
     assert np.abs(changed - first).max() > 0
 
@@ -348,7 +353,7 @@ def test_any_picture_gets_a_caption(own):
 def test_captions_hold_known_words_alone(own):
     config, data = SMALL, splits()
     model = captioner.build_model(config, data)
-    said = captioner.describe(model, data.test().pictures, data)
+    said = described(model, data.test().pictures, data)
     known = set(data.info["words"])
     assert all(set(caption.split()) <= known - {"<end>"} for caption in said)
     assert caption_decoder.END == 2
@@ -386,3 +391,9 @@ def test_the_trained_export_says_the_same_however_it_is_asked():
     np.testing.assert_allclose(tf.reduce_sum(words["weights"], [2, 3]), 1, atol=1e-5)
     image = export.decode_images(content, 224, squash=True)
     assert signatures["pixels"](image=image)["caption"].numpy()[0] == best["caption"]
+
+
+def test_the_widest_beam_of_the_configuration_is_that_of_the_search():
+    captioner.Config(beam_width=beam_search.MAX_WIDTH)
+    with pytest.raises(UserError, match=f"expected 1 to {beam_search.MAX_WIDTH}"):
+        captioner.Config(beam_width=beam_search.MAX_WIDTH + 1)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kerasdl import export
 from kerasdl.data import pipeline, synthetic
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
+from kerasdl.metrics import cell_features
 from kerasdl.models import character_reader
 from kerasdl.training.carried_state import FreshStarts
 
@@ -99,7 +101,7 @@ def test_tiny_is_learned(trained):
     config, data, _, model = trained
     assert markov(data.train, data.test()[1], 0) > 2.9
     assert markov(data.train, data.test()[1], 1) > 1.2
-    metrics = chargen.evaluate(config, model, data)
+    metrics = _run.measure(chargen, config, model, data)
     assert metrics["nats_per_character"] < 0.4
     assert metrics["nats_per_character_validation_and_test"] < 0.4
     assert metrics["bits_per_character"] == pytest.approx(metrics["nats_per_character"] / math.log(2))
@@ -112,7 +114,7 @@ def test_shuffled_characters_teach_their_frequencies_alone(tmp_path):
     broken = chargen._splits(parts, "characters", "shuffled")
     config = dataclasses.replace(config, epochs=2, units=32)
     folder = _run.train(chargen, "chargen", config, broken, runs=tmp_path)
-    metrics = chargen.evaluate(config, _run.restore(chargen, config, broken, folder), broken)
+    metrics = _run.measure(chargen, config, _run.restore(chargen, config, broken, folder), broken)
     assert metrics["nats_per_character"] == pytest.approx(markov(*(parts[i] for i in (0, 2)), 0), abs=0.1)
 
 
@@ -123,7 +125,7 @@ def test_what_it_writes_is_bookkeeping(exported):
     assert len(lines) > 50
     names, verbs = ("anna|bruno|clara|dmitri|elena"), ("pays|owes|lends")
     items = "bread|copper wire|honey|ink and paper|salt"
-    right = sum(bool(chargen.re.fullmatch(rf'({names}) ({verbs}) "({items})" \(\d\+\d\)=\d;', line)) for line in lines)
+    right = sum(bool(re.fullmatch(rf'({names}) ({verbs}) "({items})" \(\d\+\d\)=\d;', line)) for line in lines)
     assert right > 0.9 * len(lines)
 
 
@@ -147,7 +149,7 @@ def test_validation_reads_streams_with_carried_state_from_an_empty_beginning():
     model, data = untrained()
     ids = chargen.vocabulary_of(data).encode_text(data.validation)
     rows, window = SMALL.batch_size, SMALL.window
-    batches = [tuple(part.numpy() for part in batch) for batch in chargen._in_streams(ids, SMALL)]
+    batches = [tuple(part.numpy() for part in batch) for batch in pipeline.streams(ids, SMALL.batch_size, SMALL.window)]
     inputs, targets = (np.concatenate(part, 1) for part in zip(*batches, strict=True))
     assert {batch[0].shape for batch in batches} == {(rows, window)}
     assert len(ids) - 1 - rows * window < inputs.size < len(ids)
@@ -160,19 +162,21 @@ def test_validation_reads_streams_with_carried_state_from_an_empty_beginning():
     )
     for _ in range(2):
         loss = model.evaluate(
-            chargen._in_streams(ids, SMALL), callbacks=[FreshStarts(reset_ratio=0.0, seed=0)], verbose=0
+            pipeline.streams(ids, SMALL.batch_size, SMALL.window),
+            callbacks=[FreshStarts(reset_ratio=0.0, seed=0)],
+            verbose=0,
         )
         assert loss == pytest.approx(answer["nats"].sum() / inputs.size, rel=1e-4)
-    dirty = model.evaluate(chargen._in_streams(ids, SMALL), verbose=0)
+    dirty = model.evaluate(pipeline.streams(ids, SMALL.batch_size, SMALL.window), verbose=0)
     assert dirty != pytest.approx(loss, rel=1e-4), "the state is not carried, or the check above sees nothing"
 
 
 def test_a_short_validation_text_is_read_in_shorter_windows():
-    batches = list(chargen._in_streams(np.arange(40), SMALL))  # 39 inputs, 9 a stream of 4
+    batches = list(pipeline.streams(np.arange(40), SMALL.batch_size, SMALL.window))  # 39 inputs, 9 a stream of 4
     assert [batch[0].shape for batch in batches] == [(4, 9)]
     assert batches[0][1][3].numpy().tolist() == list(range(28, 37))
     with pytest.raises(UserError, match="the validation text has 4 characters; expected more than --batch-size 4"):
-        chargen._in_streams(np.arange(4), SMALL)
+        pipeline.streams(np.arange(4), SMALL.batch_size, SMALL.window)
 
 
 def test_some_rows_begin_anew_before_a_batch_and_all_before_an_epoch():
@@ -215,7 +219,9 @@ def test_the_other_cells_learn(cell, parameters, tmp_path):
     model = _run.restore(chargen, config, data, folder)
     size, biases = len(data.info["characters"]), 2 if cell == "gru" else 1
     assert model.get_layer("layer0").count_params() == parameters * 24 * (size + 24 + biases)
-    assert chargen.evaluate(config, model, data)["nats_per_character"] < 1.5 < markov(data.train, data.validation, 0)
+    assert (
+        _run.measure(chargen, config, model, data)["nats_per_character"] < 1.5 < markov(data.train, data.validation, 0)
+    )
 
 
 # --- Resumed -------------------------------------------------------------------------------------
@@ -456,17 +462,17 @@ def test_inspect_finds_cells_and_writes_a_page(trained, exported, tmp_path, caps
     printed = capsys.readouterr().out
     rows = {line[:20].strip(): line[20:] for line in printed.splitlines() if "(0." in line}
     assert set(rows) == {"inside quotes", "inside brackets", "place in the line", "place in the word"}
-    scores = {name: [float(score) for score in chargen.re.findall(r"\((0\.\d+)\)", row)] for name, row in rows.items()}
+    scores = {name: [float(score) for score in re.findall(r"\((0\.\d+)\)", row)] for name, row in rows.items()}
     assert all(score == sorted(score, reverse=True) and len(score) == 3 for score in scores.values())
     assert scores["inside brackets"][0] > 0.5
     assert scores["place in the line"][0] > 0.5
     assert text.splitlines()[0] in printed
     best = max(rows, key=lambda name: scores[name][0])
-    number = chargen.re.search(r"cell (\d+)", rows[best])[1]
+    number = re.search(r"cell (\d+)", rows[best])[1]
     assert f"cell {number}, {best}: blue remembers -1, red +1" in printed
     # The cell listed first follows the feature by its own numbers, too.
     answer = call(export.signatures(exported)["cells"], text=[text])
-    feature = chargen.FEATURES[best](text)
+    feature = cell_features.FEATURES[best](text)
     correlation = np.corrcoef(answer["memory"][0, :, int(number)], feature)[0, 1]
     assert abs(correlation) == pytest.approx(scores[best][0], abs=0.006)
     assert "background-color" in (tmp_path / "x.html").read_text()
@@ -482,7 +488,7 @@ def test_inspect_shows_the_asked_cell_of_the_asked_part(exported, capsys):
 
 def test_features_say_what_they_are_called():
     def values(name, text):
-        return "".join(str(int(value)) for value in chargen.FEATURES[name](text))
+        return "".join(str(int(value)) for value in cell_features.FEATURES[name](text))
 
     assert values("inside quotes", 'a "b c" d') == "001111000"
     assert values("inside brackets", "(a[b]) c}") == "111110000"
@@ -665,6 +671,6 @@ def test_the_trained_export_writes_words():
     signature = export.signatures(ROOT / "saved_models/chargen")["generate"]
     text = texts(call(signature, prompt=["ROMEO:\n"], **settings(length=600, temperature=0.5)))[0]
     common = {"the", "and", "to", "of", "i", "you", "my", "a", "that", "in", "is", "not", "me", "it", "with", "be"}
-    words = chargen.re.findall(r"[a-z']+", text.lower())
+    words = re.findall(r"[a-z']+", text.lower())
     assert len(words) > 80
     assert sum(word in common for word in words) > 0.2 * len(words)

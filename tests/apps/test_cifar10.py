@@ -41,7 +41,12 @@ def shapes(count, *, classes=4, shuffled=False):
 
 def accuracy(config, data, tmp_path):
     folder = _run.train(cifar10, "cifar10", config, data, runs=tmp_path)
-    return cifar10.evaluate(config, _run.restore(cifar10, config, data, folder), data)["accuracy"]
+    return _run.measure(cifar10, config, _run.restore(cifar10, config, data, folder), data)["accuracy"]
+
+
+def probabilities(model, data):
+    """Those of the test pictures."""
+    return cifar10.probabilities(export.in_memory(cifar10.endpoints(model, data)), data.test().images)
 
 
 def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
@@ -62,7 +67,7 @@ def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
     folder = _run.train(cifar10, "cifar10", config, data, runs=tmp_path)
     after = _run.restore(cifar10, config, data, folder)
     assert any((a != b).any() for a, b in zip(before, after.get_weights(), strict=True))
-    answer = cifar10.probabilities(after, data.test().images)
+    answer = probabilities(after, data)
     np.testing.assert_allclose(answer.sum(-1), 1, rtol=1e-5)
     assert after.output.dtype == "float32"
 
@@ -134,12 +139,9 @@ def test_ensemble_averages_probabilities(tmp_path):
         for seed in (0, 1)
     ]
     models = [_run.restore(cifar10, QUICK, data, folder) for folder in folders]
-    images = data.test().images
-    single = [cifar10.probabilities(model, images) for model in models]
+    single = [probabilities(model, data) for model in models]
     assert np.abs(single[0] - single[1]).max() > 1e-3
-    np.testing.assert_allclose(
-        cifar10.probabilities(cifar10.ensemble(models), images), np.mean(single, axis=0), atol=1e-5
-    )
+    np.testing.assert_allclose(probabilities(cifar10.ensemble(models), data), np.mean(single, axis=0), atol=1e-5)
     metrics = _run.evaluate(cifar10, [(QUICK, data)] * 2, folders)
     assert 0 <= metrics["accuracy"] <= 1
     assert json.loads((folders[0] / "ensemble" / "metrics.json").read_text())["runs"] == [str(f) for f in folders]
@@ -280,7 +282,7 @@ def test_sigkill_at_a_random_moment_and_resume_gives_equal_weights(tmp_path):
         ({"epochs": -1}, "--epochs is -1; expected 1 or more"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"learning_rate": float("nan")}, "--learning-rate"),
-        ({"validation_ratio": 1.0}, "--validation-ratio is 1.0; expected 0 to 0.9"),
+        ({"validation_ratio": 1.0}, "--validation-ratio is 1.0; expected 0 to 0.8"),
         ({"patience": 3, "validation_ratio": 0.0}, "needs validation data"),
         ({"image_size": 4}, "--image-size"),
     ],
@@ -322,7 +324,7 @@ def test_the_trained_export_has_the_accuracy_on_its_card(data_dir):
     recorded = json.loads((folder / "metrics.json").read_text())
     config = cifar10.Config(data_dir=data_dir)
     data = cifar10.load_data(config)
-    measured = cifar10.evaluate(config, cifar10.served(export.signatures(folder)), data)
+    measured = cifar10.evaluate(config, export.signatures(folder), data)
     assert measured["accuracy"] == pytest.approx(recorded["accuracy"], abs=2e-4)
     assert measured["flip_average_accuracy"] == pytest.approx(recorded["flip_average_accuracy"], abs=2e-4)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8 * 2**20

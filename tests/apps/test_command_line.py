@@ -2,16 +2,19 @@
 
 import ast
 import dataclasses
+import importlib
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal, get_args, get_type_hints
 
 import pytest
 
 from apps import __main__ as command
-from apps import _contract, _run, cifar10
+from apps import _run, _settings, cifar10
 from kerasdl import command_line, processor
 from kerasdl.errors import UserError
 from kerasdl.training import run
@@ -97,7 +100,7 @@ def test_a_configuration_survives_its_file_and_flags_win(tmp_path):
     path.write_text(json.dumps(command.jsonable(config)))
     assert command_line.read_config(path, cifar10.Config) == config
     words = command_line.read_words(path, cifar10.Config)
-    assert command_line.parse(cifar10.Config, [*words, "--epochs", "9"], "train").epochs == 9
+    assert command_line.parse_config(cifar10.Config, [*words, "--epochs", "9"], "train").epochs == 9
 
 
 def recorded(tmp_path, **changes):
@@ -124,6 +127,21 @@ def test_evaluating_before_the_first_epoch_says_so(tmp_path, capsys):
 def test_other_data_than_the_run_had_is_refused(tmp_path, capsys):
     folder = recorded(tmp_path)  # its run.json names no classes
     assert "the data is not what" in fails(capsys, "cifar10", "evaluate", str(folder))
+
+
+@pytest.mark.parametrize("application", sorted(command.applications()))
+def test_a_fresh_process_opens_a_run(application, tmp_path):
+    """Where flags are parsed before Keras is there, unlike in this process."""
+    config = command.jsonable(importlib.import_module(f"apps.{application}").Config())
+    folder = run.create(tmp_path, application, config, {"tiny": True})
+    for words, message in (
+        (["train", "--resume", str(folder), "--seed", "4"], "seed would change"),
+        (["evaluate", str(folder)], "the data is not what"),
+    ):
+        command_words = [sys.executable, "-m", "apps", application, *words]
+        done = subprocess.run(command_words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert message in done.stderr
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path):
@@ -175,13 +193,12 @@ def test_the_precision_is_chosen_once_and_kept_on_another_machine(tmp_path, monk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bounded(_contract.Settings):
+class Bounded(_settings.Settings):
     """Fields with bounds."""
 
-    units: _contract.AtLeast[int, 2] = 2
-    clip_norm: _contract.AtLeast[float | None, 1e-12] = None
-    dropout: _contract.Between[float, 0, 0.9] = 0.0
-    patience: int | None = None
+    units: _settings.AtLeast[int, 2] = 2
+    clip_norm: _settings.AtLeast[float | None, 1e-12] = None
+    dropout: _settings.Between[float, 0, 0.9] = 0.0
     validation_ratio: float = 0.1
 
 
@@ -203,3 +220,63 @@ def test_a_field_says_its_bounds(fields, message):
 def test_values_within_their_bounds_pass():
     Bounded(units=2, clip_norm=1.0, dropout=0.9, patience=1)
     Bounded(validation_ratio=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resized(_settings.Training, _settings.PictureData, epochs=_settings.RECIPE, seed=7):
+    """Own; with a recipe."""
+
+    kind: Literal["small", "large"] = "small"
+    """Kind of network."""
+    size: _settings.AtLeast[int, 8] = _settings.RECIPE
+    """Side in pixels."""
+
+    @staticmethod
+    def recipe(kind: str) -> dict[str, int]:
+        return {"epochs": {"small": 3, "large": 30}[kind], "size": 16}
+
+
+def test_defaults_follow_from_other_fields_and_given_values_win():
+    assert (Resized().epochs, Resized().size, Resized().seed, Resized().batch_size) == (3, 16, 7, 64)
+    assert Resized(kind="large").epochs == 30
+    assert Resized(kind="large", epochs=2).epochs == 2
+    assert _settings.Settings().seed == 0
+    with pytest.raises(UserError, match="--size is 4; expected 8 or more"):
+        Resized(size=4)
+    with pytest.raises(UserError, match="--schedule plateau needs validation data"):
+        Resized(schedule="plateau", validation_ratio=0)
+
+
+def test_help_shows_real_defaults_under_headings(capsys):
+    with pytest.raises(SystemExit):
+        command_line.parse_config(Resized, ["--kind", "large", "--help"], "train")
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--epochs INT Passes over the training examples. (default: 30)" in shown
+    assert "--size INT Side in pixels. (default: 16)" in shown
+    for heading in ("training options", "optimizer options", "data options", "own options"):
+        assert heading in shown
+    assert shown.count("(default: None)") == shown.count("{None}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "many"], "--epochs is many; expected int"),
+        (["--learning-rate", "fast"], "--learning-rate is fast; expected float"),
+        (["--kind", "huge"], "huge"),
+        (["--knid", "large"], "did you mean --kind?"),
+    ],
+)
+def test_mistakes_beside_a_recipe_are_one_line(words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        command_line.parse_config(Resized, words, "train")
+
+
+@pytest.mark.parametrize("application", sorted(command.applications()))
+def test_no_default_of_a_field_is_missing(application):
+    """None is the default of fields that may be None, and of no other."""
+    config = importlib.import_module(f"apps.{application}").Config
+    hints = get_type_hints(config)
+    filled = config()
+    wrong = [name for name, hint in hints.items() if getattr(filled, name) is None and type(None) not in get_args(hint)]
+    assert wrong == []

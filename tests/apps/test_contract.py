@@ -169,3 +169,24 @@ def test_exports_are_never_overwritten(trained, exported):
     with pytest.raises(ValueError, match="never overwritten"):
         _run.export_run(module, name, config, data, folder, root=root, version=1)
     assert export.next_version(exported.parent) == 2
+
+
+def test_the_model_of_a_run_opens_with_keras_after_one_import(trained, tmp_path):
+    """In a fresh process, compiled and with the weights of the run."""
+    name, *_, folder = trained
+    script = (
+        f"import sys, numpy as np, keras, apps.{name}\n"
+        "model = keras.models.load_model(sys.argv[1])\n"
+        "assert model.optimizer is not None\n"
+        "np.savez(sys.argv[2], *[variable.numpy() for variable in model.weights])\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(folder / "model.keras"), str(tmp_path / "weights.npz")], cwd=ROOT, check=True
+    )
+    keras.utils.set_random_seed(3)
+    _, module, config, data, _ = trained
+    expected = _run.restore(module, config, data, folder).weights
+    with np.load(tmp_path / "weights.npz") as found:
+        assert len(found.files) == len(expected) > 0
+        for key, weight in zip(found.files, expected, strict=True):
+            np.testing.assert_array_equal(found[key], weight.numpy(), err_msg=weight.path)

@@ -67,8 +67,8 @@ def test_tiny_comes_near_to_the_shapes_and_an_untrained_generator_does_not(cache
     config, data = dcgan.tiny()
     config = dataclasses.replace(config, cache=cache)
     folder = _run.train(dcgan, "dcgan", config, data, runs=tmp_path)
-    learned = dcgan.evaluate(config, _run.restore(dcgan, config, data, folder), data)
-    untrained = dcgan.evaluate(config, dcgan.build_model(config, data), data)
+    learned = _run.measure(dcgan, config, _run.restore(dcgan, config, data, folder), data)
+    untrained = _run.measure(dcgan, config, dcgan.build_model(config, data), data)
     assert learned["frechet"] < 0.55 * untrained["frechet"]
     assert learned["frechet_floor"] == untrained["frechet_floor"] < 0.2 * learned["frechet"]
     assert learned["recall"] > 0.1 > untrained["recall"] == 0
@@ -96,7 +96,7 @@ def test_it_draws_the_class_that_is_asked_for(labels, cache, tmp_path):
         given = dataclasses.replace(data, train=image_data.Images(data.train.images, data.train.labels[order]))
         config = dataclasses.replace(config, cache=None, feature_epochs=1)
     model = fitted(config, given, tmp_path)
-    metrics = dcgan.evaluate(dataclasses.replace(SMALL, cache=cache), model, data, tmp_path / "figures")
+    metrics = _run.measure(dcgan, dataclasses.replace(SMALL, cache=cache), model, data, tmp_path / "figures")
     assert metrics["classifier_accuracy"] > 0.95
     assert metrics["class_accuracy"] > 0.8 if labels == "true" else metrics["class_accuracy"] < 0.5
     for name in ("samples", "neighbours", "interpolation"):
@@ -191,7 +191,7 @@ def test_a_folder_without_classes_is_taken_as_it_is(own, capsys):
     shapes = [part.images.shape for part in (data.train, data.validation, data.test())]
     assert shapes == [(21, 16, 16, 3), (6, 16, 16, 3), (3, 16, 16, 3)]
     with pytest.raises(UserError, match="there are 3 test pictures; expected 4 or more"):
-        dcgan.evaluate(SMALL, None, data)
+        dcgan.evaluate(SMALL, {}, data)
     whole = dcgan.load_data(dcgan.Config(data=plain, image_size=16, validation_ratio=0))
     assert whole.validation is None
     assert len(whole.train.images) == 27
@@ -376,12 +376,12 @@ def test_both_ways_give_the_same_picture_and_evaluate_sees_it(own, exported):
     pixels = np.stack([tf.io.decode_png(one).numpy() for one in answer["image_bytes"]])
     direct = asked(signatures["from_latent"], latent=answer["latent"], class_index=[0, 1])["image"]
     assert np.abs(direct - pixels).max() <= 0.501
-    served = dcgan.served(signatures)
-    assert np.abs(dcgan.pictures(served, answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 1
+    assert np.abs(dcgan.pictures(signatures, answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 1
     (folder,) = (own / "runs/dcgan").iterdir()
     config, data = dcgan.Config(**_fields(folder)), splits()
     data = dataclasses.replace(data, info={**json.loads((folder / "run.json").read_text())["data"]})
     trained = _run.restore(dcgan, config, data, folder)  # its weights are exact, those of the export in half precision
+    trained = export.in_memory(dcgan.endpoints(trained, data))
     assert np.abs(dcgan.pictures(trained, answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 3
 
 
@@ -450,7 +450,7 @@ def test_the_trained_export_has_the_distance_on_its_card(data_dir, monkeypatch):
     data = dcgan.load_data(config)
     test = data.test()
     data = dataclasses.replace(data, test=lambda: image_data.Images(test.images[:1000], test.labels[:1000]))
-    measured = dcgan.evaluate(config, dcgan.served(export.signatures(TRAINED)), data)
+    measured = dcgan.evaluate(config, export.signatures(TRAINED), data)
     assert measured["feature_space"] == recorded["feature_space"]
     gaps = [metrics["frechet"] - metrics["frechet_floor"] for metrics in (measured, recorded)]
     assert gaps[0] == pytest.approx(gaps[1], rel=0.25)

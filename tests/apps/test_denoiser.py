@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from apps import denoiser
+from apps import _run, denoiser
 from apps.__main__ import main
 from kerasdl import export
 from kerasdl.data import synthetic
@@ -44,11 +44,11 @@ def test_tiny_beats_the_best_gaussian_filter_and_no_denoiser_does_not(tmp_path):
         "gaussian_filter", data.validation, denoiser.noisy_of(config, data.validation, 25, seed=2)
     )
     filtered = denoising.psnr_and_ssim(test, denoising.gaussian_filter(noisy, **settings))
-    learned = denoiser.evaluate(config, fitted(config, data, tmp_path), data)
+    learned = _run.measure(denoiser, config, fitted(config, data, tmp_path), data)
     assert learned["restored_psnr_db_25"] > filtered["psnr_db"] + 2.5
     assert learned["restored_ssim_25"] > filtered["ssim"] + 0.05
     image = keras.Input((None, None, 3))
-    nothing = denoiser.evaluate(config, keras.Model(image, keras.layers.Identity()(image)), data)
+    nothing = _run.measure(denoiser, config, keras.Model(image, keras.layers.Identity()(image)), data)
     assert nothing["restored_psnr_db_25"] == pytest.approx(nothing["noisy_psnr_db_25"])
     assert nothing["restored_psnr_db_25"] < filtered["psnr_db"]
 
@@ -67,7 +67,7 @@ def test_other_settings_train(changes, tmp_path):
     config = dataclasses.replace(SMALL, strength=None, **changes)
     data = splits()
     model = fitted(config, data, tmp_path)
-    metrics = denoiser.evaluate(config, model, data, tmp_path / "figures")
+    metrics = _run.measure(denoiser, config, model, data, tmp_path / "figures")
     assert f"restored_psnr_db_{config.strength:g}" in metrics
     assert all(np.isfinite(value) for value in metrics.values())
     assert (tmp_path / "figures/restored.png").is_file()
@@ -211,7 +211,7 @@ def test_the_trained_export_has_the_figures_on_its_card(data_dir):
     config = denoiser.Config(data_dir=data_dir)
     data = denoiser.load_data(config)
     data = dataclasses.replace(data, test=lambda test=data.test: test()[:1000])
-    measured = denoiser.evaluate(config, denoiser.served(export.signatures(folder)), data)
+    measured = denoiser.evaluate(config, export.signatures(folder), data)
     for name in ("restored_psnr_db_25", "restored_ssim_25"):
         assert measured[name] == pytest.approx(recorded[name], rel=0.02)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 6 * 2**20

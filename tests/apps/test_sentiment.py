@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps import sentiment
+from apps import _run, sentiment
 from apps.__main__ import main
 from apps._contract import Splits
 from kerasdl import export
-from kerasdl.data import tfds
+from kerasdl.data import text_data, tfds
 from kerasdl.errors import UserError
+from kerasdl.models import teacher
 from kerasdl.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,10 +44,11 @@ def topics(count, seed=0):
 def splits(config=SMALL, count=120, **changes):
     """`topics` as the application's data."""
     texts, names = zip(*topics(count), strict=True)
-    whole = sentiment.Examples(list(texts), np.array([sorted(TOPICS).index(name) for name in names], np.int32))
+    whole = text_data.Texts(list(texts), np.array([sorted(TOPICS).index(name) for name in names], np.int32))
     parts = np.split(np.arange(count), [round(0.7 * count), round(0.85 * count)])
-    train, validation, test = (sentiment._chosen(whole, part) for part in parts)
-    made = sentiment._splits(config, train, validation, lambda: test, sorted(TOPICS), "topics")
+    train, validation, test = (whole.of(part) for part in parts)
+    found = text_data.Divided(train, validation, lambda: test, sorted(TOPICS), "topics")
+    made = sentiment._splits(config, found, "topics")
     return dataclasses.replace(made, **changes)
 
 
@@ -68,7 +70,7 @@ def as_float32(model, config, data):
 
 def accuracy(config, data, folder):
     model = as_float32(fitted(config, data, folder), config, data)
-    return sentiment.evaluate(config, model, data)["accuracy"]
+    return _run.measure(sentiment, config, model, data)["accuracy"]
 
 
 # --- Learning ------------------------------------------------------------------------------------
@@ -111,8 +113,8 @@ def test_every_architecture_trains_and_no_prediction_depends_on_padding(changes,
     function = sentiment.endpoints(as_float32(model, config, data), data)["classify"].function
     served = {"classify": tf.function(function, autograph=False, reduce_retracing=True)}
     texts = ["rain", "", "the soup " * 40, "I remember a storm at last !", "unheard-of"]
-    together = sentiment.probabilities(served, texts, data)
-    alone = np.concatenate([sentiment.probabilities(served, [text], data) for text in texts])
+    together = teacher.probabilities(served, texts)
+    alone = np.concatenate([teacher.probabilities(served, [text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(together.sum(1), 1, rtol=1e-5)
     assert np.abs(together[0] - together[2]).max() > 1e-4, "all texts get the same answer"
@@ -141,9 +143,9 @@ def test_ngrams_alone_tell_the_topics(naive):
     data, model = naive
     kernel = model.get_layer("ngrams").kernel
     learned = kernel.numpy()
-    assert sentiment.evaluate(SMALL, model, data)["accuracy"] > 0.85
+    assert _run.measure(sentiment, SMALL, model, data)["accuracy"] > 0.85
     kernel.assign(-learned)
-    assert sentiment.evaluate(SMALL, model, data)["accuracy"] < 0.33
+    assert _run.measure(sentiment, SMALL, model, data)["accuracy"] < 0.33
     kernel.assign(learned)
 
 
@@ -174,7 +176,7 @@ def test_the_language_model_predicts_words_that_follow_from_others(bidirectional
     keras.utils.set_random_seed(0)
     model = sentiment.build_model(config, data)
     before = {layer.name: layer.get_weights() for layer in model.layers}
-    sequences = sentiment.encoded(sentiment.vocabulary_of(data), data.train.texts)
+    sequences = sentiment.vocabulary_of(data).sequences(data.train.texts)
     language_model = sentiment.pretrain(config, model, sequences[:1500])
     for name, weights in before.items():
         changed = [(old != new).any() for old, new in zip(weights, model.get_layer(name).get_weights(), strict=True)]
@@ -221,7 +223,7 @@ def test_a_student_learns_what_its_teacher_knows(own, tmp_path):
     texts, names = zip(*topics(600, seed=1), strict=True)
     data = splits(config)
     labels = np.random.default_rng(0).permutation(data.train.labels)
-    broken = dataclasses.replace(data, train=sentiment.Examples(data.train.texts, labels, lambda: list(texts)))
+    broken = dataclasses.replace(data, train=text_data.Texts(data.train.texts, labels, lambda: list(texts)))
     assert accuracy(config, broken, tmp_path / "alone") < 0.7
     taught = dataclasses.replace(config, teacher=own[1])
     assert accuracy(taught, broken, tmp_path / "taught") > 0.9
@@ -263,8 +265,14 @@ def test_a_teacher_of_other_classes_is_refused(own, tmp_path):
 def test_a_teacher_that_knows_the_validation_texts_is_noticed(own, tmp_path, capsys):
     assert json.loads((own[1] / "1/config.json").read_text())["validation_ratio"] == 0.1
     for ratio, warned in ((0.1, False), (0.2, True)):
-        config = dataclasses.replace(SMALL, teacher=own[1], validation_ratio=ratio)
-        sentiment._taught(config, ["the soup"], splits(config), tmp_path / f"{ratio}.npy")
+        teacher.soft_labels(
+            own[1] / "1",
+            export.signatures,
+            ["the soup"],
+            sorted(TOPICS),
+            validation_ratio=ratio,
+            kept=tmp_path / f"{ratio}.npy",
+        )
         said = capsys.readouterr().err
         assert ("learned from texts that this run validates by" in said) == warned
 
@@ -318,8 +326,8 @@ def test_evaluate_by_length_and_without_duplicates():
     texts = [" ".join(["yes" if i % 2 else "no", *["word"] * (n - 1)]) for i, n in enumerate(lengths)]
     labels = np.arange(20, dtype=np.int32) % 2
     labels[lengths == 30] = 1 - labels[lengths == 30]
-    train = sentiment.Examples(["yes word word word word", "something else"], np.array([1, 0]))
-    test = sentiment.Examples(texts, labels)
+    train = text_data.Texts(["yes word word word word", "something else"], np.array([1, 0]))
+    test = text_data.Texts(texts, labels)
     info = {"class_names": ["no", "yes"]}
     data = Splits(train=train, validation=None, test=lambda: test, info=info, description="")
     metrics = sentiment.evaluate(SMALL, {"classify": classify}, data)
@@ -335,7 +343,7 @@ def test_evaluate_by_length_and_without_duplicates():
     new = sum(text not in train.texts for text in texts)
     assert new < 20
     assert metrics["accuracy_without_train_duplicates"] == pytest.approx((new - 5) / new)
-    fresh = dataclasses.replace(data, train=sentiment.Examples(["other"], np.array([0])))
+    fresh = dataclasses.replace(data, train=text_data.Texts(["other"], np.array([0])))
     assert "accuracy_without_train_duplicates" not in sentiment.evaluate(SMALL, {"classify": classify}, fresh)
 
 

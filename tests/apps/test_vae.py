@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy.special import xlogy
 
-from apps import vae
+from apps import _run, vae
 from apps.__main__ import main
 from kerasdl import export
 from kerasdl.blocks import variational
@@ -46,7 +46,7 @@ def tiny(tmp_path_factory):
 
 def test_tiny_tells_pictures_far_better_than_pixels_on_their_own(tiny):
     config, data, model = tiny
-    metrics = vae.evaluate(config, model, data)
+    metrics = _run.measure(vae, config, model, data)
     test, shares = data.test().images / 255, np.clip(data.train.mean(0) / 255, 1e-3, 1 - 1e-3)
     alone = -(xlogy(test, shares) + xlogy(1 - test, 1 - shares)).sum((1, 2, 3)).mean()
     assert alone > 80
@@ -61,7 +61,7 @@ def test_without_its_divergence_the_codes_are_no_prior(tiny, monkeypatch, tmp_pa
     config, data, model = tiny
     monkeypatch.setattr(variational, "free_bits", lambda kl, minimum: 0.0 * tf.reduce_sum(kl))
     broken = fitted(dataclasses.replace(config, epochs=10), data, tmp_path)
-    with_kl, without = (vae.evaluate(config, one, data) for one in (model, broken))
+    with_kl, without = (_run.measure(vae, config, one, data) for one in (model, broken))
     assert without["reconstruction_nats"] < with_kl["reconstruction_nats"]
     assert without["kl_nats"] > 3 * with_kl["kl_nats"]
     assert without["elbo_nats"] > with_kl["elbo_nats"] + 10
@@ -80,7 +80,7 @@ def test_other_settings_train(changes, tmp_path):
     given = {field: getattr(SMALL, field) for field in ("filters", "units", "latents", "epochs", "batch_size")}
     config = vae.Config(**given, bound_samples=100, **changes)
     data = splits(channels=3 if config.likelihood == "logistic" else 1)
-    metrics = vae.evaluate(config, fitted(config, data, tmp_path), data, tmp_path / "figures")
+    metrics = _run.measure(vae, config, fitted(config, data, tmp_path), data, tmp_path / "figures")
     assert all(np.isfinite(value) for value in metrics.values())
     assert ("bits_per_dimension" in metrics) == (config.likelihood == "logistic")
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
@@ -219,7 +219,7 @@ def test_the_trained_export_has_the_figures_on_its_card(data_dir):
     recorded = json.loads((folder / "metrics.json").read_text())
     config = vae.Config(data_dir=data_dir, bound_samples=100)
     data = vae.load_data(config)
-    measured = vae.evaluate(config, vae.served(export.signatures(folder)), data)
+    measured = vae.evaluate(config, export.signatures(folder), data)
     for name in ("elbo_nats", "kl_nats", "reconstruction_nats"):
         assert measured[name] == pytest.approx(recorded[name], rel=2e-3)
     assert measured["active_latents"] == recorded["active_latents"]

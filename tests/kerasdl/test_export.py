@@ -47,6 +47,7 @@ def test_every_call_of_a_signature_answers_the_same_within_a_graph_and_outside(t
     double, x = export.signatures(tmp_path / "toy")["double"], tf.ones([2, 3])
     in_graph = tf.function(lambda x: double(x=x)["y"])
     answers = [in_graph(x), *(double(x=x)["y"] for _ in range(3)), in_graph(x), tf.function(lambda: double(x=x)["y"])()]
+    answers += [double(x=np.ones([2, 3]))["y"]]  # an array, and of another dtype
     for answer in answers[1:]:
         np.testing.assert_allclose(answer, answers[0], rtol=1e-6)
 
@@ -310,3 +311,45 @@ def test_whole_pictures_are_squashed_as_the_loader_of_captioned_pictures_does(tm
 def test_the_request_example_is_the_json_of_a_server(tmp_path):
     _, endpoint = make(tmp_path / "toy" / "1")
     assert json.loads(model_card.predict_request(endpoint)) == {"instances": [{"x": [1.0] * 3}] * 2}
+
+
+def test_endpoints_in_memory_follow_the_weights_of_the_model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    endpoint = export.Endpoint(
+        lambda x: {"y": model(x)}, {"x": tf.TensorSpec([None, 3], tf.float32)}, {"x": np.ones((2, 3))}, "doubles"
+    )
+    signature = export.in_memory({"double": endpoint})["double"]
+    assert signature.inputs == {"x": tf.TensorSpec([None, 3], tf.float32)}
+    for rows in (1, 4):
+        x = np.random.default_rng(rows).normal(size=(rows, 3))  # float64: cast to what the endpoint takes
+        np.testing.assert_allclose(signature(x=x)["y"], model(x), rtol=1e-6)
+        model.set_weights([2 * weight + 1 for weight in model.get_weights()])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_two_endpoints_of_pictures_answer_alike(channels):
+    example = np.random.default_rng(0).integers(0, 256, (1, 8, 8, channels), dtype=np.uint8)
+    endpoints = export.of_pictures("name", lambda image: {"sum": tf.reduce_sum(tf.cast(image, tf.int32), [1, 2, 3])},
+                                   example, "sums")  # fmt: skip
+    assert list(endpoints) == ["name", "pixels"]
+    signatures = export.in_memory(endpoints)
+    png = tf.io.encode_png(example[0]).numpy()
+    by_bytes = signatures["name"](image_bytes=np.array([png, png], object))["sum"]
+    by_pixels = signatures["pixels"](image=example)["sum"]
+    assert by_pixels.numpy().tolist() == [example.sum()]
+    assert np.abs(by_bytes - example.sum()).max() <= (0 if channels == 3 else 64)  # grey is a rounded weighted sum
+    for name, endpoint in endpoints.items():
+        assert signatures[name](**endpoint.example)["sum"].shape == (1,)
+
+
+def test_values_become_png_files_rounded_and_clipped():
+    values = tf.constant([[[[-3.0], [0.4]], [[254.6], [300.0]]]])
+    (png,) = export.with_png(values).numpy()
+    assert tf.io.decode_png(png).numpy()[..., 0].tolist() == [[0, 0], [255, 255]]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_names_of_classes_are_read_back(counted):
+    signatures = export.in_memory({"class_name": export.class_name(["cat", "Hund"], counted=counted)})
+    assert export.class_names(signatures, None if counted else 2) == ["cat", "Hund"]
+    assert set(signatures["class_name"](index=np.array([1]))) == {"label", *(["num_classes"] if counted else [])}

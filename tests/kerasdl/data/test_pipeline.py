@@ -10,6 +10,7 @@ from kerasdl.data.pipeline import (
     evaluation_batches,
     num_steps,
     num_windows,
+    padded_batches,
     slices,
     sorted_slices,
     steps_per_execution,
@@ -224,3 +225,10 @@ def test_windows_have_a_static_shape():
 @pytest.mark.parametrize(("steps", "expected"), [(450, 10), (468, 9), (7, 7), (1, 1), (11, 1), (22, 2)])
 def test_an_epoch_ends_with_its_last_execution(steps, expected):
     assert steps_per_execution(steps) == expected
+
+
+def test_padded_batches_hold_every_sequence_once_shortest_first():
+    sequences = [np.array([5, 6, 7]), np.array([], np.int32), np.array([8]), np.array([9, 9])]
+    batches = list(padded_batches(sequences, [np.array([30, 0, 10, 20])], 3))
+    assert [rows.tolist() for rows, _ in batches] == [[[0, 0], [8, 0], [9, 9]], [[5, 6, 7]]]
+    assert [other.tolist() for _, other in batches] == [[0, 10, 20], [30]]

@@ -389,3 +389,13 @@ def test_an_animation_of_nothing_or_of_two_sizes_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"sizes \[\(8, 8\), \(9, 8\)\]; expected at least one frame, and one size"):
         plots.animation([tmp_path / "8.png", tmp_path / "9.png"], tmp_path / "a.gif")
     assert not (tmp_path / "a.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "rows"), [(3, [0, 1, 2, 10, 11, 12]), (9, [*range(8), *range(10, 18), 8, *[0] * 7, 18])]
+)
+def test_paired_rows_stand_under_each_other(count, rows):
+    above = np.arange(count, dtype=np.float32)[:, None, None, None]
+    found = plots.paired_rows(above, above + 10)
+    assert found[: len(rows), 0, 0, 0].tolist() == rows
+    assert len(found) == (2 * count if count <= 8 else 32)

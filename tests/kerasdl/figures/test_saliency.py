@@ -20,6 +20,10 @@ def corner_model(*, activation=None, dtype="float32", weight=1.0):
     return keras.Model(image, dense(x), name="corner")
 
 
+def occlusion(model, image, class_index, **options):
+    return saliency.occlusion_saliency(model.predict_on_batch, image, class_index, **options)
+
+
 def white_corner():
     image = np.zeros((16, 16, 3), np.uint8)
     image[:4, :4] = 255
@@ -76,13 +80,19 @@ def test_layer_without_maps_names_those_with(layer):
         saliency.activation_maps(corner_model(), white_corner(), layer)
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 16, 3), (16, 12, 3), (16, 16, 1)])
+def test_image_that_does_not_fit_is_refused(shape):
+    with pytest.raises(ValueError, match=r"expected \(16, 16, 3\)"):
+        saliency.activation_maps(corner_model(), np.zeros(shape, np.float32), "crop")
+
+
 # --- occlusion ---
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_occlusion_peaks_where_the_model_looks_and_is_zero_elsewhere(activation):
     image = white_corner()
-    drop = saliency.occlusion_saliency(corner_model(activation=activation, weight=2.0), image, 1, window=4, stride=4)
+    drop = occlusion(corner_model(activation=activation, weight=2.0), image, 1, window=4, stride=4)
     # With window = stride each pixel is hidden once. Hidden, the corner is grey: 255 / 16, the image's mean.
     expected = softmax([0, 3 * 2.0])[1] - softmax([0, 3 * 2.0 / 16])[1]
     np.testing.assert_allclose(drop[:4, :4], expected, rtol=1e-4)
@@ -96,18 +106,18 @@ def test_logits_that_sum_to_one_are_no_probabilities():
     model = keras.Model(image, ops.concatenate([1 - logit, logit], axis=-1))
     picture = np.full((4, 4, 1), 0.5, np.float32)
     picture[:2, :2] = 4.5  # mean 1.5; hidden, the corner takes the mean, and the mean of all becomes 0.75
-    drop = saliency.occlusion_saliency(model, picture, 1, window=2, stride=2)
+    drop = occlusion(model, picture, 1, window=2, stride=2)
     expected = softmax([-0.5, 1.5])[1] - softmax([0.25, 0.75])[1]
     np.testing.assert_allclose(drop[:2, :2], expected, rtol=1e-5)
 
 
 def test_hiding_what_speaks_for_another_class_is_negative():
-    drop = saliency.occlusion_saliency(corner_model(weight=2.0), white_corner(), 0, window=4, stride=4)
+    drop = occlusion(corner_model(weight=2.0), white_corner(), 0, window=4, stride=4)
     assert drop[0, 0] < -0.3
 
 
 def test_occlusion_averages_overlapping_windows():
-    drop = saliency.occlusion_saliency(corner_model(weight=2.0), white_corner(), 1, window=4, stride=2)
+    drop = occlusion(corner_model(weight=2.0), white_corner(), 1, window=4, stride=2)
     # The window that starts at pixel 6 and all after it leave the corner alone; nearer pixels are in between.
     assert drop[0, 0] == drop.max()
     assert 0 < drop[0, 4] < drop[0, 0]
@@ -122,67 +132,31 @@ def test_occlusion_reaches_the_last_pixels():
     model = keras.Model(image, ops.concatenate([ops.zeros_like(x), x], axis=-1))
     picture = np.zeros((16, 16, 3), np.float32)
     picture[15, 15] = 3.0
-    drop = saliency.occlusion_saliency(model, picture, 5, window=5, stride=3)
+    drop = occlusion(model, picture, 5, window=5, stride=3)
     assert drop[15, 15] > 0.1
     assert np.abs(drop[:11, :11]).max() < 1e-6
 
 
 def test_occlusion_of_a_model_that_does_not_look_is_zero():
-    drop = saliency.occlusion_saliency(corner_model(weight=0.0), white_corner(), 1)
+    drop = occlusion(corner_model(weight=0.0), white_corner(), 1)
     np.testing.assert_allclose(drop, np.zeros((16, 16)), atol=1e-6)
 
 
 def test_occlusion_in_many_batches_equals_one(monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     model = corner_model(weight=2.0)
-    expected = saliency.occlusion_saliency(model, image, 1, window=4, stride=3)
+    expected = occlusion(model, image, 1, window=4, stride=3)
     monkeypatch.setattr(saliency, "_OCCLUSION_BATCH", 7)
-    np.testing.assert_allclose(saliency.occlusion_saliency(model, image, 1, window=4, stride=3), expected, atol=1e-6)
+    np.testing.assert_allclose(occlusion(model, image, 1, window=4, stride=3), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("window", "stride"), [(17, 4), (4, 5), (4, 0)])
 def test_window_that_does_not_fit_is_refused(window, stride):
     with pytest.raises(ValueError, match="expected 1 <= stride <= window"):
-        saliency.occlusion_saliency(corner_model(), white_corner(), 1, window=window, stride=stride)
+        occlusion(corner_model(), white_corner(), 1, window=window, stride=stride)
 
 
-# --- gradient ---
-
-
-def test_gradient_is_the_weight_of_the_pixel():
-    image = keras.Input((3, 3, 2))
-    model = keras.Model(image, keras.layers.Dense(2, use_bias=False, name="head")(keras.layers.Flatten()(image)))
-    kernel = np.random.default_rng(0).normal(size=(18, 2)).astype(np.float32)
-    model.get_layer("head").set_weights([kernel])
-    found = saliency.gradient_saliency(model, np.ones((3, 3, 2), np.float32), 1)
-    np.testing.assert_allclose(found, np.abs(kernel[:, 1].reshape(3, 3, 2)).max(axis=-1), rtol=1e-6)
-
-
-def test_gradient_is_zero_where_the_model_does_not_look():
-    found = saliency.gradient_saliency(corner_model(), white_corner(), 1)
-    np.testing.assert_allclose(found[:4, :4], 1 / 16 / 255, rtol=1e-5)
-    found[:4, :4] = 0
-    np.testing.assert_array_equal(found, np.zeros((16, 16), np.float32))
-    # Class 0 has a constant logit.
-    assert saliency.gradient_saliency(corner_model(), white_corner(), 0).max() == 0
-
-
-def test_gradient_of_a_uint8_input_is_refused():
-    with pytest.raises(ValueError, match="takes uint8; expected a float input"):
-        saliency.gradient_saliency(corner_model(dtype="uint8"), white_corner(), 1)
-
-
-# --- both ---
-
-
-@pytest.mark.parametrize("function", [saliency.occlusion_saliency, saliency.gradient_saliency])
 @pytest.mark.parametrize("index", [-1, 2])
-def test_class_that_does_not_exist_is_refused(function, index):
+def test_class_that_does_not_exist_is_refused(index):
     with pytest.raises(UserError, match=f"no class {index}; expected 0 to 1"):
-        function(corner_model(), white_corner(), index)
-
-
-@pytest.mark.parametrize("shape", [(1, 16, 16, 3), (16, 12, 3), (16, 16, 1)])
-def test_image_that_does_not_fit_is_refused(shape):
-    with pytest.raises(ValueError, match=r"expected \(16, 16, 3\)"):
-        saliency.gradient_saliency(corner_model(), np.zeros(shape, np.float32), 0)
+        occlusion(corner_model(), white_corner(), index)

@@ -126,3 +126,14 @@ def test_wrong_input_is_refused(probabilities, labels, message):
     ):
         with pytest.raises(ValueError, match=message):
             function(probabilities, labels)
+
+
+def test_accuracy_by_length_covers_every_example_once():
+    lengths = np.array([1, 1, 2, 3, 9, 9, 9, 40])
+    right = np.array([1, 0, 1, 1, 0, 0, 1, 0], bool)
+    assert classification.accuracy_by_length(right, lengths) == {
+        "accuracy_words_1_to_1": 0.5,
+        "accuracy_words_2_to_3": 1.0,
+        "accuracy_words_4_to_9": 1 / 3,
+        "accuracy_words_10_to_40": 0.0,
+    }

@@ -7,10 +7,10 @@ import oracles
 import pytest
 import tensorflow as tf
 
+from apps.dcgan import GAN
 from kerasdl.blocks import dcgan
 from kerasdl.data.pipeline import training_batches
 from kerasdl.models.gan import (
-    GAN,
     LOSSES,
     CollapseWarning,
     diversity,

@@ -5,8 +5,9 @@ import keras
 import numpy as np
 import pytest
 
+from apps.vae import VariationalAutoencoder
 from kerasdl.blocks import autoencoding, variational
-from kerasdl.models.vae import VariationalAutoencoder, log_likelihood_bound
+from kerasdl.models.vae import log_likelihood_bound
 
 RNG = np.random.default_rng(0)
 BINARY = (RNG.random((6, 4, 4, 1)) < 0.4).astype(np.float32)

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 from kerasdl.data.pipeline import training_batches
+from kerasdl.training import optimizers
 from kerasdl.training.checkpoint import Checkpoint
 from kerasdl.training.fit import fit
 
@@ -17,14 +20,15 @@ class Worse(keras.callbacks.Callback):
         logs["val_score"] = -float(epoch)
 
 
-def run(folder, *, epochs, resume=False, validation=(X, Y), patience=3, others=None):
+def run(folder, *, epochs, resume=False, validation=(X, Y), patience=3, others=None, schedule="constant"):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(0.01), "mse")
     saver = Checkpoint(folder, monitor="val_score", maximize=True, resume=resume)
     batches = training_batches((X, Y), 10, initial_epoch=saver.initial_epoch, seed=5)
-    options = {"epochs": epochs, "steps": 6, "validation": validation, "patience": patience}
-    fit(model, batches, [saver], others=[Worse()] if others is None else others, **options)
+    settings = SimpleNamespace(epochs=epochs, patience=patience, schedule=schedule)
+    others = [Worse()] if others is None else others
+    fit(model, batches, [saver], settings, steps=6, validation=validation, others=others)
     return saver.history, model.get_weights()
 
 
@@ -56,4 +60,28 @@ def test_counters_are_resumed_whatever_the_order_of_the_callbacks(tmp_path):
 def test_the_last_callback_is_the_checkpoint(tmp_path):
     saver = Checkpoint(tmp_path, monitor="val_score", maximize=True)
     with pytest.raises(TypeError, match="fit got Worse as the last callback"):
-        fit(keras.Sequential(), None, [saver, Worse()], epochs=1, steps=1)
+        fit(keras.Sequential(), None, [saver, Worse()], SimpleNamespace(epochs=1, patience=None), steps=1)
+
+
+def test_the_plateau_lowers_the_learning_rate_by_the_metric_of_the_checkpoint(tmp_path):
+    rates = []
+
+    class Rate(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    run(tmp_path, epochs=8, patience=None, others=[Worse(), Rate()], schedule="plateau")
+    np.testing.assert_allclose(rates, [0.01] * 6 + [0.001] * 2, rtol=1e-6)
+
+
+def test_the_plateau_has_a_rate_that_can_be_lowered_also_where_others_warm_up():
+    settings = SimpleNamespace(
+        epochs=3, learning_rate=0.01, schedule="plateau", warmup_epochs=0.5, weight_decay=0.0, clip_norm=None
+    )
+    optimizer = optimizers.make("adamw", settings, 10)
+    optimizer.learning_rate = 0.001
+    assert float(optimizer.learning_rate) == pytest.approx(0.001)
+
+
+def test_the_plateau_does_nothing_without_validation(tmp_path):
+    assert len(run(tmp_path, epochs=2, validation=None, schedule="plateau")[0]) == 2

@@ -1,0 +1,148 @@
+"""What the configurations of all applications share: fields, their bounds, defaults that follow from other fields."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from kerasdl.errors import UserError
+
+RECIPE: Any = None
+"""Default of a field that `recipe` fills in."""
+
+
+class _Bounds:
+    """`AtLeast[int, 1]` is an int of 1 or more, `Between[float, 0, 1]` a float in [0, 1]; a field's None passes."""
+
+    def __init__(self, low: float, high: float = float("inf")) -> None:
+        self.low, self.high = low, high
+
+    def __class_getitem__(cls, items: tuple[Any, ...]) -> Any:
+        """The annotated type."""
+        return Annotated[items[0], cls(*items[1:])]
+
+    def check(self, name: str, value: float | None) -> None:
+        """Checks the value of a field.
+
+        Raises:
+            UserError: it is not within the bounds.
+        """
+        if value is not None and not self.low <= value <= self.high:
+            expected = f"{self.low} or more" if self.high == float("inf") else f"{self.low} to {self.high}"
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
+
+
+if TYPE_CHECKING:
+    from typing import Annotated as AtLeast
+    from typing import Annotated as Between
+else:
+    AtLeast = Between = _Bounds
+
+
+def at_least(low: float, **values: float | None) -> None:
+    """Checks values whose bound depends on others, or that are no fields.
+
+    Raises:
+        UserError: one is below `low`; None passes.
+    """
+    for name, value in values.items():
+        _Bounds(low).check(name, value)
+
+
+def between(low: float, high: float, **values: float | None) -> None:
+    """Checks values whose bounds depend on others, or that are no fields.
+
+    Raises:
+        UserError: one does not lie in [low, high]; None passes.
+    """
+    for name, value in values.items():
+        _Bounds(low, high).check(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Training.
+
+    A configuration extends this class, or `Training`; its own defaults of inherited fields are keywords of the class:
+    `class Config(Training, epochs=16)`. Defaults that follow from other fields are `RECIPE` and come from a static
+    method `recipe`, whose parameters are those other fields, and which returns the values by name.
+    """
+
+    epochs: AtLeast[int, 1] = 1
+    """Passes over the training examples."""
+    batch_size: AtLeast[int, 1] = 64
+    """Examples a step."""
+    patience: AtLeast[int | None, 1] = None
+    """Stop after this many epochs without a better score on the validation data; None never does."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
+    seed: int = 0
+    """Seed of weights, order and all that is drawn; the validation split does not depend on it."""
+
+    def __init_subclass__(cls, **defaults: Any) -> None:
+        """Takes other defaults of inherited fields."""
+        super().__init_subclass__()
+        inherited = {name: hint for base in cls.__bases__[::-1] for name, hint in _hints(base).items()}
+        cls.__annotations__ = {name: inherited[name] for name in defaults} | inspect.get_annotations(cls)
+        for name, value in defaults.items():
+            setattr(cls, name, value)
+
+    def __post_init__(self) -> None:
+        """Fills in the recipe and checks every bound.
+
+        Raises:
+            UserError: a value is not within its bounds, or something that needs validation data has none.
+        """
+        own: Any = type(self)
+        if hasattr(own, "recipe"):
+            deciding = {name: getattr(self, name) for name in inspect.signature(own.recipe).parameters}
+            for name, value in own.recipe(**deciding).items():
+                if getattr(self, name) is RECIPE:
+                    object.__setattr__(self, name, value)
+        for name, hint in _hints(own).items():
+            for bound in getattr(hint, "__metadata__", ()):
+                if isinstance(bound, _Bounds):
+                    bound.check(name, getattr(self, name))
+        if getattr(self, "validation_ratio", None) == 0:
+            if self.patience:
+                raise UserError("--patience needs validation data; give --validation-ratio above 0")
+            if getattr(self, "schedule", None) == "plateau":
+                raise UserError("--schedule plateau needs validation data; give --validation-ratio above 0")
+
+
+@functools.cache
+def _hints(settings: Any) -> dict[str, Any]:
+    return get_type_hints(settings, include_extras=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """Optimizer."""
+
+    learning_rate: AtLeast[float, 1e-12] = 1e-3
+    """Peak learning rate."""
+    weight_decay: AtLeast[float, 0] = 0.0
+    """Decoupled weight decay: this times the learning rate is the fraction taken from each weight in a step."""
+    schedule: Literal["constant", "linear", "step", "cosine", "one-cycle", "plateau"] = "cosine"
+    """Course of the learning rate; step: /10 at 50 % and 75 %; plateau: no warm-up, /10 after 5 epochs without gain."""
+    warmup_epochs: AtLeast[float, 0] = 0.0
+    """Epochs in which the learning rate rises; one-cycle takes 45 % of the training for 0."""
+    clip_norm: AtLeast[float | None, 1e-12] = None
+    """Largest global norm of the gradient; None does not clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureData(Settings):
+    """Data."""
+
+    data: Path | None = None
+    """Own pictures: a folder with one sub-folder a class, or with train/, validation/, test/ above those."""
+    data_dir: Path | None = None
+    """TFDS folder of the public data set; else KERASDL_DATA_DIR, else TFDS' own default and download."""
+    validation_ratio: Between[float, 0, 0.8] = 0.1  # a tenth of own pictures is for the test
+    """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
+    strict: bool = False
+    """Stop at the first broken picture of --data instead of leaving it out."""

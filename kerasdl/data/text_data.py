@@ -1,0 +1,111 @@
+"""Texts in memory with their labels, divided into train, validation and test: those of TFDS, or of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kerasdl.data import table, tfds
+from kerasdl.data.image_data import SEED
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts and their labels int32[examples]; and texts without labels, to learn from as well, read when asked for."""
+
+    texts: list[str]
+    labels: np.ndarray
+    unlabeled: Callable[[], list[str]] = list
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def of(self, indices: np.ndarray, unlabeled: Callable[[], list[str]] = list) -> Texts:
+        """Some of the examples."""
+        return Texts([self.texts[i] for i in indices], self.labels[indices], unlabeled)
+
+    def without(self, texts: list[str]) -> list[str]:
+        """Those texts that are none of these examples, such as what may be trained on beside a test split."""
+        known = set(self.texts)
+        return [text for text in texts if text not in known]
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Texts for training, selection and the final measurement.
+
+    Attributes:
+        train: what the weights are fitted to.
+        validation: what epochs and hyperparameters are chosen by; may be empty.
+        test: reads the test split.
+        class_names: of the labels.
+        description: what the test split is.
+    """
+
+    train: Texts
+    validation: Texts
+    test: Callable[[], Texts]
+    class_names: list[str]
+    description: str
+
+
+def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float, unlabeled: str | None = None) -> Divided:
+    """Reads a data set of TFDS with labelled texts in a split for training and one for the test.
+
+    Args:
+        name: of the data set, such as `imdb_reviews/plain_text`.
+        data_dir: see `kerasdl.data.tfds.builder`.
+        validation_ratio: share of the training split that is held out.
+        unlabeled: a split of texts without labels. Those that stand in the test split, too, are left out.
+
+    Returns:
+        The texts.
+
+    Raises:
+        UserError: the data set is not there.
+    """
+    whole = Texts(*tfds.texts(name, "train", data_dir))
+    # A split by position that is the same for every seed, so that runs and searches compare.
+    order = np.random.default_rng(SEED).permutation(len(whole))
+    held, kept = np.split(order, [round(validation_ratio * len(order))])
+
+    def test() -> Texts:
+        return Texts(*tfds.texts(name, "test", data_dir))
+
+    def more() -> list[str]:
+        return test().without(tfds.texts(name, unlabeled, data_dir)[0]) if unlabeled else []
+
+    description = f"{name.partition('/')[0]} (TFDS), test split"
+    return Divided(whole.of(kept, more), whole.of(held), test, tfds.class_names(name, data_dir), description)
+
+
+def from_table(
+    path: Path, *, text_column: str, label_column: str, validation_ratio: float, unlabeled: Path | None = None
+) -> Divided:
+    """Reads a table of texts and labels, of which a tenth is for the test; no text of the test stands elsewhere, too.
+
+    Args:
+        path: a .csv, .tsv or .jsonl file in UTF-8, see `table.read`.
+        text_column: name of the column of texts.
+        label_column: name of the column of labels.
+        validation_ratio: share for validation, 0 for none.
+        unlabeled: a file of texts without labels, see `table.read_texts`.
+
+    Returns:
+        The texts; classes are in the order of their names.
+
+    Raises:
+        UserError: the table lacks columns, rows or classes.
+    """
+    texts, classes = table.read(path, text_column=text_column, label_column=label_column)
+    names = sorted(set(classes))
+    whole = Texts(texts, np.array([names.index(name) for name in classes], np.int32))
+    positions = table.split(classes, validation_ratio=validation_ratio, test_ratio=0.1, seed=SEED)
+    test = whole.of(positions["test"])
+    added = [] if unlabeled is None else table.read_texts(unlabeled, text_column=text_column)
+    train = whole.of(positions["train"], lambda: test.without(added))
+    description = f"texts of {path.name}, test part, {len(test)} texts"
+    return Divided(train, whole.of(positions["validation"]), lambda: test, names, description)

@@ -1,0 +1,58 @@
+"""Texts divided into train, validation and test."""
+
+import numpy as np
+import pytest
+
+from kerasdl.data import text_data, tfds
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(60)]
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    return path
+
+
+def read(table, **options):
+    return text_data.from_table(table, text_column="text", label_column="label", **options)
+
+
+def test_a_table_is_divided_and_each_class_stands_in_every_part(table):
+    found = read(table, validation_ratio=0.2)
+    parts = [found.train, found.validation, found.test()]
+    assert sorted(text for part in parts for text in part.texts) == sorted(f"text {i}" for i in range(60))
+    assert [len(part) for part in parts] == [42, 12, 6]
+    assert found.class_names == ["a", "b"]
+    for part in parts:
+        assert [int(text.split()[1]) % 2 for text in part.texts] == part.labels.tolist()
+        assert set(part.labels) == {0, 1}
+    assert found.train.unlabeled() == []
+    assert len(read(table, validation_ratio=0).validation) == 0
+
+
+def test_texts_without_labels_that_are_tested_on_are_left_out(table, tmp_path):
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join([*(f"text {i}" for i in range(60)), "another"]))
+    found = read(table, validation_ratio=0.2, unlabeled=more)
+    expected = [f"text {i}" for i in range(60) if f"text {i}" not in found.test().texts]
+    assert found.train.unlabeled() == [*expected, "another"]
+
+
+def test_the_split_of_tfds_does_not_depend_on_chance_and_opens_no_test(monkeypatch):
+    parts = {
+        "train": ([f"t{i}" for i in range(20)], np.arange(20, dtype=np.int32) % 2),
+        "test": (["seen"], np.array([0], np.int32)),
+        "more": (["seen", "new"], np.array([-1, -1], np.int32)),
+    }
+    opened = []
+    monkeypatch.setattr(tfds, "texts", lambda name, split, data_dir: opened.append(split) or parts[split])
+    monkeypatch.setattr(tfds, "class_names", lambda name, data_dir: ["no", "yes"])
+    found = text_data.from_tfds("any/config", None, validation_ratio=0.25, unlabeled="more")
+    assert opened == ["train"]
+    assert (len(found.train), len(found.validation)) == (15, 5)
+    assert found.description == "any (TFDS), test split"
+    again = text_data.from_tfds("any/config", None, validation_ratio=0.25)
+    assert again.train.texts == found.train.texts
+    assert found.train.unlabeled() == ["new"]
+    assert again.train.unlabeled() == []
