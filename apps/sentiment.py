@@ -12,6 +12,7 @@ takes half a minute and ends above 90 % on made-up reviews, where single words t
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -224,8 +225,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if config.teacher is not None:
         unlabeled = data.train.unlabeled()
         answers = teacher.soft_labels(
-            config.teacher,
-            lambda folder: export.signatures(folder, "classify", "class_name", "explain"),
+            functools.partial(_teacher, config.teacher),
             unlabeled,
             data.info["class_names"],
             validation_ratio=config.validation_ratio,
@@ -249,6 +249,11 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         steps=pipeline.num_steps(len(sequences), config.batch_size),
         validation=validation,
     )
+
+
+def _teacher(path: Path) -> tuple[Path, Mapping[str, Any]]:
+    folder = export.version_folder(path)
+    return folder, export.signatures(folder, "classify", "class_name", "explain")
 
 
 def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) -> keras.Model:

@@ -35,8 +35,7 @@ def probabilities(signatures: Mapping[str, Any], texts: Sequence[str]) -> np.nda
 
 
 def soft_labels(
-    folder: Path,
-    open_signatures: Callable[[Path], Mapping[str, Any]],
+    open_teacher: Callable[[], tuple[Path, Mapping[str, Any]]],
     texts: Sequence[str],
     class_names: Sequence[str],
     *,
@@ -46,8 +45,7 @@ def soft_labels(
     """The teacher's answers to texts, kept in a file: a training that is resumed goes on with the same.
 
     Args:
-        folder: of the teacher's export, or its version folder.
-        open_signatures: loads those of the export; not called if the answers are kept.
+        open_teacher: loads an export: its version folder and its signatures. Not called if the answers are kept.
         texts: without labels, one or more.
         class_names: those that the student is to learn.
         validation_ratio: that of the student; a teacher that held out less has seen its validation texts.
@@ -61,12 +59,8 @@ def soft_labels(
 
     Source: a student that learns soft labels from noised inputs: Xie et al. 2019, arXiv:1911.04252, section 2.
     """
-    if not texts:
-        raise UserError(
-            "there is no unlabelled text for --teacher to answer; expected some that are not in the test part"
-        )
     if not kept.is_file():
-        signatures = open_signatures(folder)
+        folder, signatures = open_teacher()
         index = tf.range(probabilities(signatures, [""]).shape[1])
         names = [name.decode() for name in signatures["class_name"](index=index)["label"].numpy()]
         if names != list(class_names):
@@ -74,6 +68,8 @@ def soft_labels(
                 f"--teacher {folder} knows the classes {', '.join(names)}; expected those of the data, "
                 f"{', '.join(class_names)}; give one that was trained on this data"
             )
+        if not texts:
+            raise UserError("--teacher has no text to answer: expected unlabelled ones that are not in the test part")
         held_out = json.loads((folder / "config.json").read_text(encoding="utf-8"))["validation_ratio"]
         if held_out < validation_ratio:
             print(

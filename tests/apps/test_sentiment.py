@@ -266,8 +266,7 @@ def test_a_teacher_that_knows_the_validation_texts_is_noticed(own, tmp_path, cap
     assert json.loads((own[1] / "1/config.json").read_text())["validation_ratio"] == 0.1
     for ratio, warned in ((0.1, False), (0.2, True)):
         teacher.soft_labels(
-            own[1] / "1",
-            export.signatures,
+            lambda: (own[1] / "1", export.signatures(own[1])),
             ["the soup"],
             sorted(TOPICS),
             validation_ratio=ratio,
