@@ -143,7 +143,7 @@ def load_data(config: Config) -> Splits:
     )
     parts = {**divided, **found, "train": divided["train"]}
     train, validation, test = (_examples(parts[name]) for name in ("train", "validation", "test"))
-    return _splits(config, train, validation, test, f"{path.name}, {len(test.captions):,} pictures held out")
+    return splits_of(config, train, validation, test, f"{path.name}, {len(test.captions):,} pictures held out")
 
 
 def _examples(found: captioned_pictures.Captioned) -> Examples:
@@ -154,9 +154,10 @@ def _examples(found: captioned_pictures.Captioned) -> Examples:
     return Examples([found.paths[i] for i in kept], [captions[i] for i in kept])
 
 
-def _splits(
+def splits_of(
     config: Config, train: Examples, validation: Examples, test: Examples, description: str, **info: Any
 ) -> Splits:
+    """Captions cut into words, and the vocabulary of the training captions."""
     written = [" ".join(caption) for several in train.captions for caption in several]
     words = vocabulary.build_vocabulary(written, 100_000, min_count=config.min_count)
     if not words:
@@ -275,7 +276,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             continue
         # Once the top has changed, the features behind it are no longer those of the cache.
         cut = begin > 0 and config.tune_epochs > 0
-        bank = _bank(config, model, data.train, data, cut=cut, mirrored=config.flip)
+        bank = bank_of(config, model, data.train, data, cut=cut, mirrored=config.flip)
         common: dict[str, Any] = {"initial_epoch": start, "seed": config.seed}
         if kind == "fit":
             batches, steps = bank.by_caption(config.batch_size, **common)
@@ -294,7 +295,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         others: list[keras.callbacks.Callback] = []
         validation = None
         if data.validation is not None:
-            held = _bank(config, model, data.validation, data, cut=cut, mirrored=False)
+            held = bank_of(config, model, data.validation, data, cut=cut, mirrored=False)
             validation = held.whole(25)
             others.append(
                 captioner.CiderOfValidation(
@@ -319,9 +320,11 @@ def _phases(config: Config) -> list[tuple[int, int, Literal["fit", "tune", "rein
     return [(0, first, "fit"), (first, second, "tune"), (second, second + config.reinforce_epochs, "reinforce")]
 
 
-def _bank(
+def bank_of(
     config: Config, model: keras.Model, examples: Examples, data: Splits, *, cut: bool, mirrored: bool
 ) -> captioner.FeatureBank:
+    """Pictures as the decoder takes them, or with `cut` as the encoder's top does, and their captions as numbers."""
+
     def inputs(mirrors: bool) -> tuple[np.ndarray, np.ndarray]:
         encoder = f"{config.encoder}{{weights}}, up to {config.tune_from if cut else 'its end'}"
         return captioner.features(
@@ -552,4 +555,4 @@ def tiny() -> tuple[Config, Splits]:
         label_smoothing=0.0, doubly_stochastic=0.0, flip=False, min_count=1, epochs=12,
         batch_size=32, learning_rate=3e-3, beam_width=1,
     )  # fmt: skip
-    return config, _splits(config, train, validation, test, "drawn scenes, test split, 400 pictures", tiny=True)
+    return config, splits_of(config, train, validation, test, "drawn scenes, test split, 400 pictures", tiny=True)

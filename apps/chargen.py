@@ -77,10 +77,11 @@ def load_data(config: Config) -> Splits:
         cuts = [0, len(whole) - 2 * held, len(whole) - held, len(whole)]
         parts = [whole[begin:end] for begin, end in itertools.pairwise(cuts)]
         description = f"the end of {config.data.name}"
-    return _splits(parts, config.alphabet, description)
+    return splits_of(parts, config.alphabet, description)
 
 
-def _splits(parts: list[str], alphabet: str, description: str, **info: Any) -> Splits:
+def splits_of(parts: list[str], alphabet: str, description: str, **info: Any) -> Splits:
+    """The parts of a text, and the characters of the first."""
     train, validation, test = parts
     if not train or not validation or not test:
         raise UserError(
@@ -377,4 +378,4 @@ def tiny() -> tuple[Config, Splits]:
     whole = synthetic.bookkeeping(60_000, seed=0)
     parts = [whole[:50_000], whole[50_000:55_000], whole[55_000:]]
     config = Config(units=96, depth=1, dropout=0.0, window=64, batch_size=32, epochs=6, learning_rate=1e-2)
-    return config, _splits(parts, "characters", "made-up bookkeeping", tiny=True)
+    return config, splits_of(parts, "characters", "made-up bookkeeping", tiny=True)

@@ -31,8 +31,9 @@ from kerasdl.models import pretrained
 from kerasdl.training import fit, optimizers, precision
 
 Architecture = Literal[
-    "fast", "lenet", "alexnet", "vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
-    "plain20", "plain32", "plain44", "plain56", "backbone",
+    "fast", "lenet", "alexnet", "vgg16", "vgg19", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
+    "plain20", "plain32", "plain44", "plain56", "se-resnet20", "se-resnet32", "se-resnet56", "preresnet20",
+    "preresnet56", "preresnet110", "resnet18", "resnet34", "resnet50", "backbone",
 ]  # fmt: skip
 
 # What a paper (or a search on the validation split) found for an architecture; flags left out take these values.
@@ -66,7 +67,8 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
     """Image classifier; many defaults are those of the architecture's recipe."""
 
     architecture: Architecture = "fast"
-    """Network; `backbone` is a keras.applications network, see --backbone and --weights."""
+    """Network; alexnet and vgg are the papers' from 128 pixels on, below in a form for small pictures; resnet18, 34 and
+    50 are for large ones; `backbone` is a keras.applications network, see --backbone and --weights."""
     image_size: AtLeast[int, 8] = RECIPE
     """Side of the square pictures that the network sees, in pixels; 32, or 64 with --data, or 160 for a backbone."""
     optimizer: Literal["muon", "sgd", "adamw"] = RECIPE
@@ -76,7 +78,7 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
     label_smoothing: Between[float, 0, 0.9] = RECIPE
     """Probability mass spread over all classes in the targets."""
     dropout: Between[float, 0, 0.9] = 0.0
-    """Share of features dropped before the last layer (lenet, alexnet, vgg16, backbone)."""
+    """Share of features dropped before the last layer (lenet, alexnet, vgg, backbone)."""
     augment: bool = True
     """Apply the augmentations below; --no-augment turns all of them off."""
     flip: Literal["none", "random", "alternating"] = RECIPE
@@ -105,7 +107,7 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
     @staticmethod
     def recipe(architecture: str, data: Path | None) -> dict[str, Any]:
         """What a paper, or a search on the validation split, found for an architecture."""
-        kind = "resnet" if architecture.startswith(("resnet", "plain")) else architecture
+        kind = "resnet" if "resnet" in architecture or architecture.startswith("plain") else architecture
         size = 160 if architecture == "backbone" else 64 if data else 32
         return {**RECIPES.get(kind, RECIPES["classic"]), "image_size": size}
 
@@ -130,13 +132,13 @@ def load_data(config: Config) -> Splits:
         info={
             "image_size": found.train.images.shape[1],
             "class_names": found.class_names,
-            **_pixel_statistics(found.train.images),
+            **pixel_statistics(found.train.images),
         },
         description=found.description if config.data else "CIFAR-10 (TFDS), test split, 10,000 pictures",
     )
 
 
-def _pixel_statistics(images: np.ndarray) -> dict[str, list[float]]:
+def pixel_statistics(images: np.ndarray) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel, 0..255."""
     sample = images[:: max(1, len(images) // 5000)].astype(np.float64)
     return {
@@ -161,7 +163,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
             x = keras.layers.Normalization(
                 mean=data.info["mean"], variance=[s**2 for s in data.info["deviation"]], name="normalize"
             )(image)
-            model = keras.Model(image, _network(config, x, classes), name=config.architecture)
+            model = keras.Model(image, network(config, x, classes), name=config.architecture)
     if config.architecture == "fast" and data.train is not None:
         sample = model.get_layer("normalize")(data.train.images[:5000].astype(np.float32))
         kernel = convolution.whitening_kernel(keras.ops.convert_to_numpy(sample))
@@ -171,19 +173,30 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     return model
 
 
-def _network(config: Config, x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-    name = config.architecture
-    if name == "fast":
+def network(config: Config, x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+    """Normalized pixels to logits, by the architecture of the configuration."""
+    name, large = config.architecture, config.image_size >= 128
+    depth: Any
+    kind, depth = name.rstrip("0123456789"), int("".join(filter(str.isdigit, name)) or 0)
+    if kind == "fast":
         return image_classifier.fast_network(x, classes, name="fast")
-    if name == "lenet":
+    if kind == "lenet":
         return image_classifier.lenet5(x, classes, name="lenet")
-    if name == "alexnet":
-        return image_classifier.alexnet_cifar(x, classes, dropout=config.dropout, name="alexnet")
-    if name == "vgg16":
-        return image_classifier.vgg16_cifar(x, classes, dropout=config.dropout, name="vgg16")
-    depth = int(name.removeprefix("resnet").removeprefix("plain"))
-    shortcut: Literal["pad"] | None = "pad" if name.startswith("resnet") else None
-    return image_classifier.resnet_cifar(x, classes, depth=depth, shortcut=shortcut, name="resnet")
+    if kind == "alexnet":
+        made = image_classifier.alexnet if large else image_classifier.alexnet_cifar
+        return made(x, classes, dropout=config.dropout, name="alexnet")
+    if kind == "vgg":
+        if large:
+            made = {16: image_classifier.vgg16, 19: image_classifier.vgg19}[depth]
+            return made(x, classes, dropout=config.dropout, name=name)
+        return image_classifier.vgg_cifar(x, classes, depth=depth, dropout=config.dropout, name=name)
+    if kind == "resnet" and depth in (18, 34, 50):
+        return image_classifier.resnet_imagenet(x, classes, depth=depth, name="resnet")
+    blocks: dict[str, Any] = {"se-resnet": "squeeze", "preresnet": "preactivation"}
+    shortcut: Literal["pad"] | None = None if kind == "plain" else "pad"
+    return image_classifier.resnet_cifar(
+        x, classes, depth=depth, shortcut=shortcut, block=blocks.get(kind, "basic"), name="resnet"
+    )
 
 
 def _backbone(config: Config, classes: int) -> keras.Model:
@@ -396,6 +409,6 @@ def tiny() -> tuple[Config, Splits]:
         train=train,
         validation=validation,
         test=lambda: test,
-        info=info | _pixel_statistics(train.images),
+        info=info | pixel_statistics(train.images),
         description="drawn shapes, test split, 500 pictures",
     )

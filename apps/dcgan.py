@@ -130,7 +130,7 @@ def load_data(config: Config) -> Splits:
             images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
         return image_data.Images(images, examples.labels if names else None)
 
-    return _splits(
+    return splits_of(
         framed(found.train),
         framed(found.validation),
         lambda: framed(test()),
@@ -140,7 +140,7 @@ def load_data(config: Config) -> Splits:
     )
 
 
-def _splits(
+def splits_of(
     train: image_data.Images,
     validation: image_data.Images,
     test: Callable[[], image_data.Images],
@@ -150,6 +150,7 @@ def _splits(
     class_names: list[str] | None,
     **info: Any,
 ) -> Splits:
+    """Pictures, with labels if there are classes, as the other parts of this file take them."""
     if len(validation) == 1:
         raise UserError("one validation picture is no measure; give more pictures, or --validation-ratio 0")
     return Splits(
@@ -573,7 +574,7 @@ def tiny() -> tuple[Config, Splits]:
         generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=11, batch_size=32, samples_every=2,
         feature_epochs=3, cache=None,
     )  # fmt: skip
-    return config, _splits(
+    return config, splits_of(
         train,
         validation,
         lambda: test,

@@ -61,6 +61,10 @@ class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epoc
     """Channels at the picture's size; each smaller size has twice as many."""
     depth: AtLeast[int, 2] = 3
     """Sizes, each half the one before."""
+    upsampling: Literal["transposed", "resize"] = "transposed"
+    """How a map doubles its sides: a transposed convolution, or repeated pixels and a convolution, which is slower."""
+    sparsity: AtLeast[float, 0] = 0.0
+    """autoencoder: factor of an L1 penalty on the smallest map, so that few of its values are active; try 1e-5."""
     optimizer: Literal["muon", "adam"] = "muon"
     """muon: orthogonalised momentum for kernels, Adam at a quarter of the rate for the rest."""
 
@@ -74,6 +78,8 @@ class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epoc
         """Checks every value."""
         super().__post_init__()
         between(0, 255 if self.noise == "gaussian" else 1, strength=self.strength)
+        if self.sparsity and self.architecture == "unet":
+            raise UserError("--sparsity is for --architecture autoencoder: a unet has ways past its smallest map")
         at_least(max(11, 2 ** (self.depth - 1)), patch_size=self.patch_size)  # the SSIM's window
 
 
@@ -100,12 +106,13 @@ def load_data(config: Config) -> Splits:
     else:
         found = image_data.from_folder(config.data, cut, validation_ratio=ratio, classes="none")
     test, description = found.test, f"squares of the {found.description}" if config.data else found.description
-    return _splits(found.train.images, found.validation.images, lambda: test().images, description)
+    return splits_of(found.train.images, found.validation.images, lambda: test().images, description)
 
 
-def _splits(
+def splits_of(
     train: np.ndarray, validation: np.ndarray, test: Callable[[], np.ndarray], description: str, **info: Any
 ) -> Splits:
+    """Clean pictures uint8[pictures, height, width, channels] as the other parts of this file take them."""
     return Splits(
         train=train,
         validation=validation if len(validation) else None,
@@ -128,10 +135,14 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         # The picture itself is the first guess: after 300 steps on CIFAR-10 that is worth 0.8 dB.
         small = keras.initializers.RandomNormal(stddev=1e-3)
         if config.architecture == "unet":
-            x = autoencoding.unet(x, filters, channels, output_kernel=small, name="unet")
+            x = autoencoding.unet(x, filters, channels, upsampling=config.upsampling, output_kernel=small, name="unet")
         else:
             x = autoencoding.convolutional_encoder(x, filters, name="encoder")
-            x = autoencoding.convolutional_decoder(x, filters[::-1], channels, output_kernel=small, name="decoder")
+            if config.sparsity:
+                x = autoencoding.SparsityPenalty("l1", config.sparsity, name="sparsity")(x)
+            x = autoencoding.convolutional_decoder(
+                x, filters[::-1], channels, upsampling=config.upsampling, output_kernel=small, name="decoder"
+            )
             x = autoencoding.CutTo(name="cut")(x, image)
         noise = keras.layers.Rescaling(128, dtype="float32", name="noise")(x)
         restored = keras.layers.Subtract(dtype="float32", name="restored")([image, noise])
@@ -328,4 +339,4 @@ def tiny() -> tuple[Config, Splits]:
     images, _ = synthetic.shapes(2500, size=32, num_classes=8, seed=0)
     train, validation, test = np.split(images, [2000, 2200])
     config = Config(width=16, depth=2, epochs=8, batch_size=32)
-    return config, _splits(train, validation, lambda: test, "drawn shapes, test split, 300 pictures", tiny=True)
+    return config, splits_of(train, validation, lambda: test, "drawn shapes, test split, 300 pictures", tiny=True)

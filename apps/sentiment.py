@@ -119,7 +119,7 @@ def load_data(config: Config) -> Splits:
     if config.data is None:
         name = "imdb_reviews/plain_text"
         found = text_data.from_tfds(name, config.data_dir, validation_ratio=ratio, unlabeled="unsupervised")
-        return _splits(config, found, "IMDB (TFDS), test split, 25,000 reviews")
+        return splits_of(config, found, "IMDB (TFDS), test split, 25,000 reviews")
     found = text_data.from_table(
         config.data,
         text_column=config.text_column,
@@ -127,12 +127,13 @@ def load_data(config: Config) -> Splits:
         validation_ratio=ratio,
         unlabeled=config.unlabeled,
     )
-    return _splits(config, found, found.description, more=found.train.unlabeled())
+    return splits_of(config, found, found.description, more=found.train.unlabeled())
 
 
-def _splits(
+def splits_of(
     config: Config, found: text_data.Divided, description: str, *, more: Sequence[str] = (), **info: Any
 ) -> Splits:
+    """Texts, and the vocabulary of the training texts and of `more`."""
     words = vocabulary.build_vocabulary([*found.train.texts, *more], config.vocabulary_size)
     if not words:
         raise UserError("no training text holds a word; expected texts to learn from; name them by --text-column")
@@ -451,4 +452,4 @@ def tiny() -> tuple[Config, Splits]:
     config = Config(bidirectional=False, units=32, embedding_dim=32, ngrams=False, dropout=0.0, epochs=5, batch_size=25,
                     learning_rate=1e-2)  # fmt: skip
     found = text_data.Divided(train, validation, lambda: test, ["negative", "positive"], "made-up reviews, 500 texts")
-    return config, _splits(config, found, found.description, tiny=True)
+    return config, splits_of(config, found, found.description, tiny=True)

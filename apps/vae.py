@@ -100,12 +100,13 @@ def load_data(config: Config) -> Splits:
     else:
         squares = image_data.squares(config.image_size, strict=config.strict)
         found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes="none")
-    return _splits(found.train.images, found.validation.images, found.test, found.description)
+    return splits_of(found.train.images, found.validation.images, found.test, found.description)
 
 
-def _splits(
+def splits_of(
     train: np.ndarray, validation: np.ndarray, test: Callable[[], image_data.Images], description: str, **info: Any
 ) -> Splits:
+    """Pictures uint8[pictures, size, size, channels] as the other parts of this file take them."""
     return Splits(
         train=train,
         validation=validation if len(validation) else None,
@@ -456,7 +457,7 @@ def tiny() -> tuple[Config, Splits]:
     train, validation, test = np.split(images, [3000, 3250])
     config = Config(filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3, bound_samples=100,
                     likelihood="bernoulli", encoder="convolutional", decoder="dense")  # fmt: skip
-    return config, _splits(
+    return config, splits_of(
         train,
         validation,
         lambda: image_data.Images(test, labels[3250:]),

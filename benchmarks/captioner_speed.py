@@ -51,7 +51,7 @@ def restored() -> tuple[Any, Any]:
     config = captioner.Config(encoder_weights="none", max_words=11, min_count=1, tune_epochs=0, beam_width=3, **SIZES)
     images = np.random.default_rng(0).integers(0, 256, (32, 224, 224, 3), np.uint8)
     words = [[[f"word{i}" for i in range(WORDS)]]]
-    data = captioner._splits(config, *[captioner.Examples(images[:1], words)] * 3, "random")
+    data = captioner.splits_of(config, *[captioner.Examples(images[:1], words)] * 3, "random")
     return captioner.build_model(config, data), (images, data)
 
 
@@ -120,7 +120,7 @@ def ours_training(precision: str) -> float:
     )
     words = [[[f"word{i}" for i in range(WORDS - 3)]]]
     examples = captioner.Examples(np.zeros((1, 224, 224, 3), np.uint8), words)
-    model = captioner.build_model(config, captioner._splits(config, *[examples] * 3, "random"))
+    model = captioner.build_model(config, captioner.splits_of(config, *[examples] * 3, "random"))
     bank = tf.constant(features)
 
     def batch(tokens: Any, row: Any) -> Any:

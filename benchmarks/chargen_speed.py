@@ -32,7 +32,7 @@ def application(precision: str) -> Any:
         units=UNITS, depth=DEPTH, window=WINDOW, batch_size=BATCH, epochs=3, dropout=0.0, reset_ratio=0.0,
         precision=precision,
     )  # fmt: skip
-    data = chargen._splits([TEXT, TEXT[:20_000], TEXT[:2000]], "characters", "random")
+    data = chargen.splits_of([TEXT, TEXT[:20_000], TEXT[:2000]], "characters", "random")
     return chargen, config, data
 
 

@@ -50,7 +50,7 @@ def ours(size: int, precision: str) -> float:
     )  # fmt: skip
     images = pictures(size)
     train, none = image_data.Images(images, None), image_data.Images(images[:0], None)
-    data = dcgan._splits(train, none, lambda: none, "random", source="random numbers", class_names=None)
+    data = dcgan.splits_of(train, none, lambda: none, "random", source="random numbers", class_names=None)
     clock = _contest.clock()
     dcgan.train(config, dcgan.build_model(config, data), data, [clock])
     return len(images) / min(clock.seconds[1:])

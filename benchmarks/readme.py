@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,6 +43,23 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def applications() -> str:
+    """One row an application: the first sentence of its docstring, and its verbs."""
+    rows = []
+    for path in sorted((ROOT / "apps").glob("[!_]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        sentence = (ast.get_docstring(tree) or "").splitlines()[0].partition(": ")[2]
+        (verbs,) = (node.value for node in tree.body if isinstance(node, ast.AnnAssign) and _is(node.target, "VERBS"))
+        assert isinstance(verbs, ast.Tuple)
+        own = [ast.unparse(verb) for verb in verbs.elts]
+        rows.append([f"[`{path.stem}`](apps/{path.name})", sentence.removesuffix("."), ", ".join(own)])
+    return table(["application", "what it does", "verbs beside train, evaluate and export"], rows)
+
+
+def _is(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def exports() -> str:
@@ -383,7 +401,7 @@ def digits() -> str:
 
 def document(name: str) -> Path:
     """The file in which a part stands."""
-    return ROOT / ("README.md" if name in ("exports", "speeds") else "benchmarks/README.md")
+    return ROOT / ("README.md" if name in ("applications", "exports", "speeds") else "benchmarks/README.md")
 
 
 def replace(text: str, name: str, content: str) -> str:
@@ -401,6 +419,7 @@ def replace(text: str, name: str, content: str) -> str:
 def parts() -> dict[str, str]:
     """What stands between the markers, by their names."""
     return {
+        "applications": applications(),
         "exports": exports(),
         "speeds": speeds(),
         "accuracy": accuracy(),

@@ -45,7 +45,7 @@ def ours(work: str, precision: str) -> float:
     )  # fmt: skip
     images = pictures()
     none = image_data.Images(images[:0], np.zeros(0, np.int32))
-    data = vae._splits(images, images[:0], lambda: none, "random")
+    data = vae.splits_of(images, images[:0], lambda: none, "random")
     clock = _contest.clock()
     vae.train(config, vae.build_model(config, data), data, [clock])
     return len(images) / min(clock.seconds[1:])

@@ -92,7 +92,8 @@ def test_tyro_is_used_in_command_lines_only():
 def test_an_application_has_one_name_everywhere(name):
     assert (ROOT / f"tuning/{name}.py").is_file()
     assert (ROOT / f"tests/apps/test_{name}.py").is_file()
-    assert (ROOT / f"saved_models/{name}/1/MODEL_CARD.md").is_file()
+    versions = [path for path in (ROOT / "saved_models" / name).glob("*") if path.is_dir()]
+    assert all((path / "MODEL_CARD.md").is_file() for path in versions)  # none for want of public data
     docstring = ast.get_docstring(ast.parse((ROOT / f"apps/{name}.py").read_text()))
     assert "**Source**" in docstring
     assert "**Expect**" in docstring

@@ -4,13 +4,15 @@ Each takes images that are normalized already and returns float32 logits under e
 named `<name>_stage0_...`; the last one is `<name>_logits`.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import keras
 
 from kerasdl.blocks.activation import activation
 from kerasdl.blocks.convolution import DiracUniform, WhiteningConvolution, convolution
-from kerasdl.blocks.residual import basic_block, bottleneck_block
+from kerasdl.blocks.residual import basic_block, bottleneck_block, preactivation_block
 from kerasdl.blocks.symbolic import require_symbolic
 from kerasdl.fast.batch_normalization import FusedBatchNormalization
 from kerasdl.fast.kernel_gradient import QuickGradientConv2D
@@ -144,8 +146,10 @@ def vgg19(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name:
     return _dense_head(x, num_classes, (4096, 4096), dropout, name)
 
 
-def vgg16_cifar(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name: str) -> keras.KerasTensor:
-    """VGG-16's convolutions with batch normalization, and a single dense layer, for 32x32 pictures.
+def vgg_cifar(
+    x: keras.KerasTensor, num_classes: int, *, depth: Literal[16, 19] = 16, dropout: float = 0.5, name: str
+) -> keras.KerasTensor:
+    """VGG's convolutions with batch normalization, and a single dense layer, for 32x32 pictures.
 
     32x32 shrinks to 1x1x512, on which two dense layers of 4096 would be out of all proportion; without batch
     normalization the stack hardly starts to train.
@@ -153,6 +157,7 @@ def vgg16_cifar(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5,
     Args:
         x: float32[batch, height, width, channels], at least 32x32.
         num_classes: size of the result.
+        depth: weight layers of the original, columns D and E.
         dropout: share of features dropped before the dense layer.
         name: prefix of the layer names.
 
@@ -160,12 +165,15 @@ def vgg16_cifar(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5,
         float32[batch, num_classes], logits.
 
     Raises:
-        ValueError: x is not symbolic.
-    Source: Simonyan and Zisserman 2014, arXiv:1409.1556, table 1, column D; the adaptation follows Liu and
+        ValueError: x is not symbolic, or there is no such depth.
+    Source: Simonyan and Zisserman 2014, arXiv:1409.1556, table 1; the adaptation follows Liu and
         Deng 2015, "Very deep convolutional neural network based image classification using small training sample size".
     """
-    require_symbolic(x, "vgg16_cifar")
-    x = _vgg_stages(x, (2, 2, 3, 3, 3), True, name)
+    require_symbolic(x, "vgg_cifar")
+    stages = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+    if depth not in stages:
+        raise ValueError(f"vgg_cifar has depth={depth}, expected one of {', '.join(map(str, stages))}")
+    x = _vgg_stages(x, stages[depth], True, name)
     return _dense_head(x, num_classes, (), dropout, name)
 
 
@@ -224,6 +232,7 @@ def resnet_cifar(
     *,
     depth: int = 20,
     shortcut: Literal["pad", "projection"] | None = "pad",
+    block: Literal["basic", "squeeze", "preactivation"] = "basic",
     name: str,
 ) -> keras.KerasTensor:
     """ResNet for small pictures; depth 20 has 269,722 trainable parameters for 32x32x3 and ten classes.
@@ -234,6 +243,8 @@ def resnet_cifar(
         depth: number of weight layers, 6n + 2; the paper has 20, 32, 44, 56 and 110.
         shortcut: where the shape changes: "pad" is the paper's option A, "projection" its option B. None
             leaves out every shortcut: the paper's plain network.
+        block: "squeeze" reweights the channels of each block; "preactivation" normalizes and activates before each
+            convolution, so that nothing stands in the way of the shortcuts.
         name: prefix of the layer names.
 
     Returns:
@@ -241,22 +252,32 @@ def resnet_cifar(
 
     Raises:
         ValueError: x is not symbolic, or no such depth exists.
-    Source: He et al. 2015, arXiv:1512.03385, section 4.2.
+    Source: He et al. 2015, arXiv:1512.03385, section 4.2; squeeze: Hu et al. 2017, arXiv:1709.01507, section 6.2;
+        preactivation: He et al. 2016, arXiv:1603.05027, section 4.
     """
     require_symbolic(x, "resnet_cifar")
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"resnet_cifar has depth={depth}, expected 6n + 2: 8, 14, 20, 26, 32, ...")
+    blocks: dict[str, Callable[..., keras.KerasTensor]] = {
+        "basic": basic_block,
+        "squeeze": functools.partial(basic_block, squeeze=True),
+        "preactivation": preactivation_block,
+    }
+    make = blocks[block]
     x = convolution(x, 16, name=f"{name}_stem_conv")
     for stage, filters in enumerate((16, 32, 64)):
-        for block in range((depth - 2) // 6):
-            new_shape = stage > 0 and block == 0
-            x = basic_block(
+        for index in range((depth - 2) // 6):
+            new_shape = stage > 0 and index == 0
+            x = make(
                 x,
                 filters,
                 strides=2 if new_shape else 1,
                 shortcut=shortcut if new_shape or shortcut is None else "identity",
-                name=f"{name}_stage{stage}_block{block}",
+                name=f"{name}_stage{stage}_block{index}",
             )
+    if block == "preactivation":
+        x = FusedBatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)  # as in `convolution`
+        x = activation(x, "relu", name=f"{name}_activation")
     x = keras.layers.GlobalAveragePooling2D(name=f"{name}_mean")(x)
     return _logits(x, num_classes, name)
 

@@ -5,7 +5,7 @@ from typing import Literal
 import keras
 
 from kerasdl.blocks.activation import activation
-from kerasdl.blocks.convolution import convolution
+from kerasdl.blocks.convolution import convolution, squeeze_excite
 from kerasdl.blocks.symbolic import require_symbolic
 from kerasdl.fast.batch_normalization import FusedBatchNormalization
 from kerasdl.fast.kernel_gradient import QuickGradientConv2D
@@ -14,7 +14,13 @@ Shortcut = Literal["identity", "projection", "pad"] | None
 
 
 def basic_block(
-    x: keras.KerasTensor, filters: int, *, strides: int = 1, shortcut: Shortcut = "identity", name: str
+    x: keras.KerasTensor,
+    filters: int,
+    *,
+    strides: int = 1,
+    shortcut: Shortcut = "identity",
+    squeeze: bool = False,
+    name: str,
 ) -> keras.KerasTensor:
     """Two 3x3 convolutions, added to the shortcut.
 
@@ -25,6 +31,7 @@ def basic_block(
         shortcut: "identity" adds x, which needs strides=1 and channels == filters; "projection" adds a
             normalized 1x1 convolution of x (option B); "pad" adds every strides-th pixel of x with zeros for
             the new channels (option A); None adds nothing: the plain twin.
+        squeeze: reweight the channels before the sum, see `kerasdl.blocks.convolution.squeeze_excite`.
         name: prefix of the layer names.
 
     Returns:
@@ -32,11 +39,14 @@ def basic_block(
 
     Raises:
         ValueError: x is not symbolic, or the shortcut does not fit.
-    Source: He et al. 2015, arXiv:1512.03385, sections 3.2 and 3.3, figure 5 left.
+    Source: He et al. 2015, arXiv:1512.03385, sections 3.2 and 3.3, figure 5 left; squeeze: Hu et al. 2017,
+        arXiv:1709.01507, figure 3.
     """
     require_symbolic(x, "basic_block")
     y = convolution(x, filters, strides=strides, name=f"{name}_conv1")
     y = convolution(y, filters, activation="linear", name=f"{name}_conv2")
+    if squeeze:
+        y = squeeze_excite(y, ratio=4, name=f"{name}_se")  # the paper's 16 would leave one unit of 16 channels
     y = _add(y, _shortcut(x, filters, strides, shortcut, name), name)
     return activation(y, "relu", name=f"{name}_activation")
 

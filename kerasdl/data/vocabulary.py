@@ -37,7 +37,8 @@ class WordVocabulary(keras.layers.Layer):
     curly one, which becomes straight). Every other visible character is a word of its own, and so is every letter of
     Han, Hiragana, Katakana and Thai; marks stay with their character. `<br />` is a space. Any bytes give an answer:
     invalid UTF-8 counts as a space. Unicode is not normalized: a letter with an accent and the same letter composed
-    of two characters differ.
+    of two characters differ. With `characters` each letter, and each space between words, is a word: for names, codes
+    and other short strings.
 
     The lookup table is `table`, a resource: whoever saves a function that uses it has to keep this layer or the table
     as an attribute of what is saved.
@@ -46,6 +47,7 @@ class WordVocabulary(keras.layers.Layer):
         words: in the order of their ids, without repetition; `build_vocabulary` makes them.
         max_words: of a longer text the first max_words // 2 words are kept and for the rest the last ones, since a
             review says most at its beginning and its end; None keeps all.
+        characters: cut texts into characters.
         **kwargs: those of `keras.layers.Layer`.
 
     Raises:
@@ -53,7 +55,9 @@ class WordVocabulary(keras.layers.Layer):
     Source: cut: Sun et al. 2019, arXiv:1905.05583, section 5.3.1 (head+tail); the rest own.
     """
 
-    def __init__(self, words: Sequence[str], max_words: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, words: Sequence[str], max_words: int | None = None, *, characters: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         _require_distinct(words, "words")
         if not words:
@@ -64,6 +68,7 @@ class WordVocabulary(keras.layers.Layer):
             raise ValueError(f"max_words is {max_words}, expected 1 or more, or None for whole texts")
         self.words = tuple(words)
         self.max_words = max_words
+        self.characters = characters
         self.supports_jit = False  # XLA knows no strings
         ids = tf.range(len(self.words), dtype=tf.int32) + (UNKNOWN + 1)
         self.table = tf.lookup.StaticHashTable(
@@ -76,11 +81,12 @@ class WordVocabulary(keras.layers.Layer):
         return len(self.words) + UNKNOWN + 1
 
     @staticmethod
-    def tokenize(strings: Any) -> tf.RaggedTensor:
+    def tokenize(strings: Any, *, characters: bool = False) -> tf.RaggedTensor:
         """Cuts texts into words, known or not.
 
         Args:
             strings: string[batch], or an array or list of str or bytes.
+            characters: cut them into characters.
 
         Returns:
             Ragged string[batch, words], UTF-8.
@@ -93,6 +99,8 @@ class WordVocabulary(keras.layers.Layer):
         text = tf.strings.lower(text, encoding="utf-8")
         text = tf.strings.regex_replace(text, _SEPARATOR, " ")
         text = tf.strings.regex_replace(text, "’", "'")
+        if characters:
+            return tf.strings.unicode_split(tf.strings.strip(tf.strings.regex_replace(text, " +", " ")), "UTF-8")
         return tf.strings.split(tf.strings.regex_replace(text, _TOKEN, r"\0 "))
 
     def kept_words(self, strings: Any) -> tf.RaggedTensor:
@@ -104,7 +112,7 @@ class WordVocabulary(keras.layers.Layer):
         Returns:
             Ragged string[batch, words], UTF-8, at most max_words each.
         """
-        words = self.tokenize(strings)
+        words = self.tokenize(strings, characters=self.characters)
         if self.max_words is None:
             return words
         head = self.max_words // 2
@@ -140,16 +148,20 @@ class WordVocabulary(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
-        return {**super().get_config(), "words": list(self.words), "max_words": self.max_words}
+        own = {"words": list(self.words), "max_words": self.max_words, "characters": self.characters}
+        return {**super().get_config(), **own}
 
 
-def build_vocabulary(texts: Iterable[str | bytes], size: int, *, min_count: int = 1) -> list[str]:
+def build_vocabulary(
+    texts: Iterable[str | bytes], size: int, *, min_count: int = 1, characters: bool = False
+) -> list[str]:
     """The most frequent words, as `WordVocabulary.tokenize` cuts them.
 
     Args:
         texts: a list, an array, or anything else that gives str or bytes; all are read before the first is counted.
         size: at most so many words.
         min_count: words that occur less often are left out.
+        characters: count characters in place of words.
 
     Returns:
         The words, the most frequent first; equally frequent ones in alphabetical order.
@@ -158,7 +170,7 @@ def build_vocabulary(texts: Iterable[str | bytes], size: int, *, min_count: int 
     """
 
     def count(batch: list[str | bytes]) -> tuple[list[bytes], list[int]]:
-        words, _, counts = tf.unique_with_counts(WordVocabulary.tokenize(batch).values)
+        words, _, counts = tf.unique_with_counts(WordVocabulary.tokenize(batch, characters=characters).values)
         return words.numpy().tolist(), counts.numpy().tolist()
 
     total: Counter[bytes] = Counter()

@@ -34,7 +34,7 @@ def splits(config=SMALL, count=60):
     captions = [[one.split()] for one in said]
     cuts = [0, round(0.7 * count), round(0.85 * count), count]
     parts = [captioner.Examples(images[a:b], captions[a:b]) for a, b in itertools.pairwise(cuts)]
-    return captioner._splits(config, *parts, "drawn scenes")
+    return captioner.splits_of(config, *parts, "drawn scenes")
 
 
 def fitted(config, data, folder, *callbacks, resume=False):
@@ -92,7 +92,7 @@ def test_mirrored_pictures_exchange_left_and_right():
     config = dataclasses.replace(SMALL, flip=True)
     data = splits(config)
     model = captioner.build_model(config, data)
-    bank = captioner._bank(config, model, data.train, data, cut=False, mirrored=True)
+    bank = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=True)
     count = len(data.train.captions)
     np.testing.assert_array_equal(bank.pictures[count:], bank.pictures[:count, :, ::-1])
     names = ["", "", *data.info["words"]]
@@ -178,19 +178,19 @@ def test_features_are_computed_once_for_an_encoder(own, tmp_path, monkeypatch):
     config = with_encoder(own, cache=tmp_path)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
-    first = captioner._bank(config, model, data.train, data, cut=False, mirrored=False).pictures
+    first = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=False).pictures
     assert encoded
     encoded.clear()
-    again = captioner._bank(config, model, data.train, data, cut=False, mirrored=False).pictures
+    again = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=False).pictures
     np.testing.assert_array_equal(first, again)
     assert encoded == []
-    both = captioner._bank(config, model, data.train, data, cut=False, mirrored=True).pictures
+    both = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=True).pictures
     assert encoded
     assert np.abs(both[len(first) :] - first).max() > 0
     encoded.clear()
     kernel = model.encoder.weights[0]
     kernel.assign(kernel + 0.1)
-    changed = captioner._bank(config, model, data.train, data, cut=False, mirrored=False).pictures
+    changed = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=False).pictures
     assert encoded
     assert np.abs(changed - first).max() > 0
 
@@ -227,7 +227,7 @@ def test_a_picture_with_all_its_captions_counts_like_each_by_itself(own, tmp_pat
     config = with_encoder(own, tune_from="block_15_add", tune_epochs=1, precision="float32", cache=tmp_path)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
-    banks = [captioner._bank(config, model, data.train, data, cut=cut, mirrored=True) for cut in (False, True)]
+    banks = [captioner.bank_of(config, model, data.train, data, cut=cut, mirrored=True) for cut in (False, True)]
     alike = []
     for bank in banks:
         inputs, tokens = next(iter(bank.whole(8)))
@@ -323,7 +323,7 @@ def test_broken_pictures_are_left_out_with_their_captions(own, tmp_path, capsys)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
     splits = (data.train, data.validation)
-    banks = [captioner._bank(config, model, part, data, cut=False, mirrored=False) for part in splits]
+    banks = [captioner.bank_of(config, model, part, data, cut=False, mirrored=False) for part in splits]
     test, _ = pixels(data.test().pictures, 32)
     assert sum(len(bank.pictures) for bank in banks) + len(test) == 39
     assert "0.png" in capsys.readouterr().err

@@ -33,7 +33,7 @@ EMOJI = "Ä 😀 naïve — 日本語!\n"
 def splits(whole, alphabet="characters"):
     """A text as the application's data: 80 %, 10 %, 10 %."""
     cuts = [round(share * len(whole)) for share in (0.8, 0.9)]
-    return chargen._splits([whole[: cuts[0]], whole[cuts[0] : cuts[1]], whole[cuts[1] :]], alphabet, "a text")
+    return chargen.splits_of([whole[: cuts[0]], whole[cuts[0] : cuts[1]], whole[cuts[1] :]], alphabet, "a text")
 
 
 def untrained(config=SMALL, data=None):
@@ -111,7 +111,7 @@ def test_shuffled_characters_teach_their_frequencies_alone(tmp_path):
     config, data = chargen.tiny()
     parts = ["".join(np.random.default_rng(0).permutation(list(part))) for part in (data.train, *data.test())]
     assert sorted(parts[2]) == sorted(data.test()[1])
-    broken = chargen._splits(parts, "characters", "shuffled")
+    broken = chargen.splits_of(parts, "characters", "shuffled")
     config = dataclasses.replace(config, epochs=2, units=32)
     folder = _run.train(chargen, "chargen", config, broken, runs=tmp_path)
     metrics = _run.measure(chargen, config, _run.restore(chargen, config, broken, folder), broken)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import block_checks
 import keras
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def shapes(count, *, classes=4, shuffled=False):
     parts = np.split(np.arange(count), [round(0.7 * count), round(0.85 * count)])
     train, validation, test = (image_data.Images(images[part], labels[part]) for part in parts)
     info = {"image_size": 32, "class_names": list(synthetic.SHAPE_NAMES[:classes])}
-    return Splits(train, validation, lambda: test, info | cifar10._pixel_statistics(images), "shapes")
+    return Splits(train, validation, lambda: test, info | cifar10.pixel_statistics(images), "shapes")
 
 
 def accuracy(config, data, tmp_path):
@@ -58,7 +59,9 @@ def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
     assert accuracy(dataclasses.replace(config, epochs=1), dataclasses.replace(data, train=broken), tmp_path) < 0.3
 
 
-@pytest.mark.parametrize("architecture", ["lenet", "alexnet", "vgg16", "resnet20", "plain20", "resnet56"])
+@pytest.mark.parametrize(
+    "architecture", ["lenet", "alexnet", "vgg19", "resnet20", "plain20", "resnet56", "se-resnet20", "preresnet20"]
+)
 def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
     config = cifar10.Config(architecture=architecture, epochs=1, batch_size=16)
     data = shapes(40)
@@ -70,6 +73,25 @@ def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
     answer = probabilities(after, data)
     np.testing.assert_allclose(answer.sum(-1), 1, rtol=1e-5)
     assert after.output.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "count"),
+    [
+        ("alexnet", 227, 58_322_314),  # the paper's 62,378,344 with ten classes in place of 1,000
+        ("vgg16", 128, 65_095_498),  # 14,714,688 in convolutions, then 4 * 4 * 512 and 4,096 features
+        ("vgg19", 32, 20_035_018),
+        ("resnet18", 128, 11_181_642),
+        ("resnet50", 64, 23_528_522),
+        ("preresnet56", 32, 853_050),
+    ],
+)
+def test_large_pictures_have_the_networks_of_the_papers(architecture, size, count):
+    config = cifar10.Config(architecture=architecture, image_size=size)
+    with block_checks.unallocated():
+        image = keras.Input((size, size, 3))
+        model = keras.Model(image, cifar10.network(config, image, 10))
+        assert block_checks.num_trainable(model) == count
 
 
 def augmenter(config, data):

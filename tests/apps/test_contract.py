@@ -1,5 +1,6 @@
 """What holds for every application that is found."""
 
+import base64
 import dataclasses
 import importlib
 import json
@@ -11,11 +12,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import rest_client
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from apps import _run
 from kerasdl import export, processor
+from kerasdl.serving.repository import ModelRepository
 from kerasdl.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -84,22 +87,57 @@ def test_golden_parameters_and_first_loss(trained, first_step, golden):
     golden(f"{trained[0]}_tiny", facts, rel=0.02)
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+def requests(folder):
+    """Signature name and inputs, as arrays, of the warm-up requests of an export."""
+    for record in tf.data.TFRecordDataset(str(folder / export.WARMUP)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        yield request.model_spec.signature_name, {key: tf.make_ndarray(it) for key, it in request.inputs.items()}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "saved_models").iterdir() if path.is_dir()))
 def test_golden_outputs_of_the_trained_export(name, golden):
     """What the export in saved_models/ answers to its own warm-up requests."""
     folder = export.version_folder(ROOT / "saved_models" / name)
     signatures = export.signatures(folder)
     facts = {}
-    for record in tf.data.TFRecordDataset(str(folder / export.WARMUP)).as_numpy_iterator():
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-        request = log.predict_log.request
-        inputs = {key: tf.constant(tf.make_ndarray(value)) for key, value in request.inputs.items()}
-        for key, value in signatures[request.model_spec.signature_name](**inputs).items():
+    for signature, inputs in requests(folder):
+        for key, value in signatures[signature](**inputs).items():
             flat = value.numpy().ravel()[:20].tolist()
             flat = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in flat]
-            facts[f"{request.model_spec.signature_name}/{key}"] = flat
+            facts[f"{signature}/{key}"] = flat
     assert facts
     golden(f"{name}_export", facts, rel=2e-3)
+
+
+def as_json(array):
+    """Arrays as TensorFlow Serving's JSON, bytes in base64."""
+    if array.dtype == object:
+        return [{"b64": base64.b64encode(item).decode()} for item in array.ravel()]
+    return array.tolist()
+
+
+def test_every_signature_answers_over_http_and_odd_bytes_are_no_server_error(exported):
+    signatures = export.signatures(exported)
+    repository = ModelRepository(exported.parent.parent)
+    repository.poll()
+    model = exported.parent.name
+    with rest_client.serve(repository) as client:
+        for signature, inputs in requests(exported):
+            body = {"signature_name": signature, "inputs": {key: as_json(value) for key, value in inputs.items()}}
+            reply = client.predict(model, body)
+            assert reply.status == 200, reply.body
+            expected = signatures[signature](**inputs)
+            answer = reply.json["outputs"]
+            answer = answer if len(expected) > 1 else {next(iter(expected)): answer}
+            assert set(answer) == set(expected)
+            for key, value in expected.items():
+                if value.dtype != tf.string:
+                    np.testing.assert_allclose(np.array(answer[key]), value, rtol=1e-4, atol=1e-5, err_msg=key)
+            for key in [key for key, value in inputs.items() if value.dtype == object]:
+                for odd in (b"", b"\x00\xff\xfe", b"\xff\xd8\xff\xe0 no picture"):
+                    changed = body["inputs"] | {key: as_json(np.array([odd], object))}
+                    reply = client.predict(model, body | {"inputs": changed})
+                    assert reply.status == (400 if key == "image_bytes" else 200), (signature, odd, reply.body)
 
 
 def test_a_run_folder_is_complete(trained):

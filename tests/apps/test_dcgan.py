@@ -41,7 +41,7 @@ def bars(count, seed):
 
 def splits(train=None, **info):
     parts = [bars(count, seed) for seed, count in enumerate((200, 40, 80))]
-    return dcgan._splits(
+    return dcgan.splits_of(
         train or parts[0], parts[1], lambda: parts[2], "bars", source="bars", class_names=list("abcd"), **info
     )
 

@@ -25,7 +25,7 @@ SMALL = denoiser.Config(width=4, depth=2, epochs=1, batch_size=16)
 def splits(count=60, size=32):
     images, _ = synthetic.shapes(count, size=size, num_classes=8, seed=3)
     parts = np.split(images, [count // 2, 3 * count // 4])
-    return denoiser._splits(*parts[:2], lambda: parts[2], "drawn shapes")
+    return denoiser.splits_of(*parts[:2], lambda: parts[2], "drawn shapes")
 
 
 def fitted(config, data, folder, *callbacks, resume=False):
@@ -58,7 +58,7 @@ def test_tiny_beats_the_best_gaussian_filter_and_no_denoiser_does_not(tmp_path):
     [
         {"noise": "salt_and_pepper"},
         {"noise": "masking", "blind": False},
-        {"architecture": "autoencoder"},
+        {"architecture": "autoencoder", "upsampling": "resize", "sparsity": 1e-4},
         {"precision": "float32"},
         {"optimizer": "adam", "learning_rate": None},
     ],
@@ -71,6 +71,19 @@ def test_other_settings_train(changes, tmp_path):
     assert f"restored_psnr_db_{config.strength:g}" in metrics
     assert all(np.isfinite(value) for value in metrics.values())
     assert (tmp_path / "figures/restored.png").is_file()
+
+
+def test_a_penalty_makes_the_code_of_an_autoencoder_sparse(tmp_path):
+    """The mean size of the smallest map's values falls, and so does no penalty."""
+    config, data = dataclasses.replace(SMALL, architecture="autoencoder", epochs=3), splits()
+    sizes = []
+    for sparsity in (1e-12, 1.0):
+        model = fitted(dataclasses.replace(config, sparsity=sparsity), data, tmp_path / str(sparsity))
+        code = keras.Model(model.inputs, model.get_layer("sparsity").output)
+        sizes.append(float(np.mean(np.abs(code.predict_on_batch(data.validation.astype(np.float32))))))
+    assert sizes[1] < 0.7 * sizes[0]
+    with pytest.raises(UserError, match="--sparsity is for --architecture autoencoder"):
+        dataclasses.replace(SMALL, sparsity=1.0)
 
 
 @pytest.mark.parametrize("architecture", ["unet", "autoencoder"])

@@ -48,7 +48,7 @@ def splits(config=SMALL, count=120, **changes):
     parts = np.split(np.arange(count), [round(0.7 * count), round(0.85 * count)])
     train, validation, test = (whole.of(part) for part in parts)
     found = text_data.Divided(train, validation, lambda: test, sorted(TOPICS), "topics")
-    made = sentiment._splits(config, found, "topics")
+    made = sentiment.splits_of(config, found, "topics")
     return dataclasses.replace(made, **changes)
 
 

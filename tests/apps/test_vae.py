@@ -27,7 +27,7 @@ SMALL = vae.Config(filters=4, units=8, latents=2, epochs=1, batch_size=10, bound
 def splits(count=60, size=16, channels=1):
     images, labels = synthetic.shapes(count, size=size, num_classes=4, seed=3)
     parts = np.split(images[..., :channels], [count // 2, 3 * count // 4])
-    return vae._splits(*parts[:2], lambda: image_data.Images(parts[2], labels[-len(parts[2]) :]), "drawn shapes")
+    return vae.splits_of(*parts[:2], lambda: image_data.Images(parts[2], labels[-len(parts[2]) :]), "drawn shapes")
 
 
 def fitted(config, data, folder, *callbacks, resume=False):

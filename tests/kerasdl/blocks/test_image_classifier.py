@@ -27,7 +27,8 @@ PARAMETERS = [
     ("vgg16", {}, (224, 224, 3), 1000, 138_357_544),
     ("vgg19", {}, (224, 224, 3), 1000, 143_667_240),
     # VGG-16's convolutions have 14,710,464 kernel weights on 4,224 channels.
-    ("vgg16_cifar", {}, (32, 32, 3), 10, 14_710_464 + 2 * 4_224 + 512 * 10 + 10),
+    ("vgg_cifar", {}, (32, 32, 3), 10, 14_710_464 + 2 * 4_224 + 512 * 10 + 10),
+    ("vgg_cifar", {"depth": 19}, (32, 32, 3), 10, 20_018_880 + 2 * 5_504 + 512 * 10 + 10),
     ("resnet_imagenet", {"depth": 18}, (224, 224, 3), 1000, 11_689_512),
     ("resnet_imagenet", {"depth": 34}, (224, 224, 3), 1000, 21_797_672),
     ("resnet_imagenet", {"depth": 50}, (224, 224, 3), 1000, 25_557_032),
@@ -69,13 +70,25 @@ def test_resnet_cifar_projections_add_two_kernels():
         assert block_checks.num_trainable(model) == 269_722 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
 
 
+def test_squeezing_adds_two_dense_layers_a_block_and_preactivation_one_normalization():
+    with block_checks.unallocated():
+        squeezed = build(image_classifier.resnet_cifar, (32, 32, 3), block="squeeze")
+        added = sum(3 * (2 * filters * filters // 4 + filters + filters // 4) for filters in (16, 32, 64))
+        assert block_checks.num_trainable(squeezed) == 269_722 + added
+        # A block normalizes its input in place of what its second convolution gives; at the end there is one more.
+        before = build(image_classifier.resnet_cifar, (32, 32, 3), block="preactivation")
+        assert block_checks.num_trainable(before) == 269_722 + 2 * (16 - 32 + 32 - 64 + 64)
+
+
 # Small pictures where the network allows them: the dense layers shrink, everything else is as it is.
 SMALL = [
     ("lenet5", {}, (20, 17, 1)),
     ("alexnet", {}, (67, 67, 3)),
     ("alexnet_cifar", {}, (9, 11, 3)),
     ("vgg16", {}, (32, 32, 3)),
-    ("vgg16_cifar", {}, (32, 32, 3)),
+    ("vgg_cifar", {}, (32, 32, 3)),
+    ("resnet_cifar", {"depth": 8, "block": "squeeze"}, (9, 11, 3)),
+    ("resnet_cifar", {"depth": 8, "block": "preactivation"}, (9, 11, 3)),
     ("resnet_imagenet", {"depth": 18}, (33, 47, 3)),
     ("resnet_imagenet", {"depth": 50}, (33, 47, 3)),
     ("resnet_cifar", {"depth": 8}, (9, 11, 3)),

@@ -356,3 +356,20 @@ def test_max_over_time_in_half_precision():
     assert half.dtype == "bfloat16"
     np.testing.assert_allclose(tf.cast(half, tf.float32), single, atol=0.03)
     np.testing.assert_array_equal(tf.cast(half, tf.float32)[-1], np.zeros(4))
+
+
+def test_characters_are_words_with_padding_and_unknown(tmp_path):
+    names = ["O’Neill", "van  der\tBerg", "", "\u0141uk"]
+    found = [[one.decode() for one in row] for row in WordVocabulary.tokenize(names, characters=True).to_list()]
+    assert found == [list("o'neill"), list("van der berg"), [], list("\u0142uk")]
+    letters = build_vocabulary(names, 100, characters=True)
+    assert letters[0] == "e"
+    assert set(letters) == set("o'neillvan der berg\u0142uk")
+    vocabulary = WordVocabulary(letters, 6, characters=True)
+    tokens = vocabulary(tf.constant(["Ole", "", "x", "benbenben"]))
+    assert tokens.shape == (4, 6)
+    assert tokens[1].numpy().tolist() == [0] * 6
+    assert tokens[2].numpy().tolist() == [1, *[0] * 5]
+    assert [vocabulary.words[i - 2] for i in tokens[3].numpy()] == list("benben")
+    again = WordVocabulary.from_config(vocabulary.get_config())
+    np.testing.assert_array_equal(again(tf.constant(["Ole"])), vocabulary(tf.constant(["Ole"])))

@@ -1,78 +1,20 @@
-"""Small SavedModels, and a server in a thread that is asked byte for byte."""
+"""Small SavedModels, and a server of them."""
 
-import http.client
-import json
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+import rest_client
 import tensorflow as tf
-import uvicorn
 
 from kerasdl.serving.repository import ModelRepository
-from kerasdl.serving.rest import create_app
 
 ECHOED = [
     *(tf.float32, tf.float64, tf.int8, tf.int16, tf.int32, tf.int64),
     *(tf.uint8, tf.uint16, tf.uint32, tf.uint64, tf.bool, tf.string),
     *(tf.float16, tf.bfloat16, tf.complex64),
 ]
-
-
-class Reply(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Client:
-    """Sends a request exactly as given: no normalised path, no added header but Host and Content-Length."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def __call__(
-        self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
-    ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            body = body.encode() if isinstance(body, str) else body
-            connection.request(method, path, body, dict(headers or {}))
-            response = connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-
-    def predict(self, model: str, body: bytes | str | dict[str, Any]) -> Reply:
-        text = json.dumps(body) if isinstance(body, dict) else body
-        return self("POST", f"/v1/models/{model}:predict", text)
-
-
-@contextmanager
-def _serve(repository: Any, **options: Any) -> Iterator[Client]:
-    config = uvicorn.Config(create_app(repository, **options), log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.005)
-            yield Client(listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def _save(folder: Path, functions: Mapping[str, Callable[..., dict[str, tf.Tensor]]], specs: Mapping[str, Any]) -> None:
@@ -99,7 +41,7 @@ def _save_scale(folder: Path, factor: float, ballast_mib: int = 0) -> None:
 @pytest.fixture(scope="session")
 def serve() -> Callable[..., Any]:
     """Context manager: repository -> client of a server on a free port."""
-    return _serve
+    return rest_client.serve
 
 
 @pytest.fixture(scope="session")
@@ -153,10 +95,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def client(root: Path) -> Iterator[Client]:
+def client(root: Path) -> Iterator[rest_client.Client]:
     """A server of all five models."""
     repository = ModelRepository(root)
     repository.poll()
     assert repository.unavailable() == {}
-    with _serve(repository) as client:
+    with rest_client.serve(repository) as client:
         yield client
