@@ -28,7 +28,7 @@ from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
-from kerasdl.data import captioned_pictures, pipeline, synthetic, vocabulary
+from kerasdl.data import captioned_pictures, divided, pipeline, synthetic, vocabulary
 from kerasdl.decoding import beam_search, caption_writer
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -135,13 +135,13 @@ def load_data(config: Config) -> Splits:
         found = captioned_pictures.read(path, images=config.images)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
-    divided = captioned_pictures.split(
+    cut = captioned_pictures.split(
         found["train"],
         validation_ratio=0 if "validation" in found else config.validation_ratio,
         test_ratio=0 if "test" in found else 0.1,
-        seed=2009,
+        seed=divided.SEED,
     )
-    parts = {**divided, **found, "train": divided["train"]}
+    parts = {**cut, **found, "train": cut["train"]}
     train, validation, test = (_examples(parts[name]) for name in ("train", "validation", "test"))
     return splits_of(config, train, validation, test, f"{path.name}, {len(test.captions):,} pictures held out")
 

@@ -24,7 +24,7 @@ from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, PictureData, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
-from kerasdl.data import augmentation, image_data, noise, picture_files, pipeline, synthetic
+from kerasdl.data import augmentation, divided, image_data, noise, picture_files, pipeline, synthetic
 from kerasdl.decoding import tiles
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -93,9 +93,7 @@ def load_data(config: Config) -> Splits:
 
     def cut(examples: Sequence[picture_files.Example], split: str) -> image_data.Images:
         paths = [path for path, _ in examples]
-        images, skipped = picture_files.patches(
-            paths, size=config.patch_size, count=config.patches, seed=image_data.SEED
-        )
+        images, skipped = picture_files.patches(paths, size=config.patch_size, count=config.patches, seed=divided.SEED)
         none = split == "train" and not len(images)
         picture_files.report_skipped(skipped, len(paths), strict=config.strict or none)
         return image_data.Images(images)

@@ -28,7 +28,7 @@ from apps._contract import Card, Objective, Splits
 from apps._settings import AtLeast, Between, Training
 from kerasdl import export
 from kerasdl.blocks import attention, embedding, ngrams, recurrence, sentence_convolution
-from kerasdl.data import pipeline, synthetic, text_data, text_file, vocabulary
+from kerasdl.data import divided, pipeline, synthetic, text_data, text_file, vocabulary
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text, plots
 from kerasdl.metrics import classification
@@ -131,7 +131,7 @@ def load_data(config: Config) -> Splits:
 
 
 def splits_of(
-    config: Config, found: text_data.Divided, description: str, *, more: Sequence[str] = (), **info: Any
+    config: Config, found: divided.Divided[text_data.Texts], description: str, *, more: Sequence[str] = (), **info: Any
 ) -> Splits:
     """Texts, and the vocabulary of the training texts and of `more`."""
     words = vocabulary.build_vocabulary([*found.train.texts, *more], config.vocabulary_size)
@@ -451,5 +451,5 @@ def tiny() -> tuple[Config, Splits]:
     train, validation, test = (whole.of(part) for part in np.split(np.arange(3000), [2000, 2500]))
     config = Config(bidirectional=False, units=32, embedding_dim=32, ngrams=False, dropout=0.0, epochs=5, batch_size=25,
                     learning_rate=1e-2)  # fmt: skip
-    found = text_data.Divided(train, validation, lambda: test, ["negative", "positive"], "made-up reviews, 500 texts")
+    found = divided.Divided(train, validation, lambda: test, ["negative", "positive"], "made-up reviews, 500 texts")
     return config, splits_of(config, found, found.description, tiny=True)

@@ -12,9 +12,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from kerasdl.data import picture_files, tfds
+from kerasdl.data.divided import SEED, Divided
 from kerasdl.errors import UserError
-
-SEED = 2009  # of every division, so that runs of all seeds and searches compare
 
 Load: TypeAlias = Callable[[Sequence[picture_files.Example], str], "Images"]
 """Reads files with their labels; the second argument is train, validation or test."""
@@ -43,25 +42,6 @@ class Images:
         return f"{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"
 
 
-@dataclass(frozen=True)
-class Divided:
-    """Pictures for training, selection and the final measurement.
-
-    Attributes:
-        train: what the weights are fitted to.
-        validation: what epochs and hyperparameters are chosen by; may be empty.
-        test: reads the test split.
-        class_names: of the labels; None without classes.
-        description: what the test split is.
-    """
-
-    train: Images
-    validation: Images
-    test: Callable[[], Images]
-    class_names: list[str] | None
-    description: str
-
-
 def hold_out(examples: Images, ratio: float) -> tuple[Images, Images]:
     """Divides examples by their position: train and validation.
 
@@ -74,7 +54,7 @@ def hold_out(examples: Images, ratio: float) -> tuple[Images, Images]:
     return examples.of(kept), examples.of(held)
 
 
-def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float) -> Divided:
+def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float) -> Divided[Images]:
     """Reads a data set of TFDS with a split for training and one of 10,000 pictures for the test.
 
     Args:
@@ -104,7 +84,7 @@ def from_folder(
     *,
     validation_ratio: float,
     classes: Literal["required", "optional", "none"],
-) -> Divided:
+) -> Divided[Images]:
     """Reads the pictures of a folder; where they are not divided already, a tenth is for the test.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasdl.data import table, tfds
-from kerasdl.data.image_data import SEED
+from kerasdl.data.divided import SEED, Divided
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,9 @@ class Texts:
         return [text for text in texts if text not in known]
 
 
-@dataclass(frozen=True)
-class Divided:
-    """Texts for training, selection and the final measurement.
-
-    Attributes:
-        train: what the weights are fitted to.
-        validation: what epochs and hyperparameters are chosen by; may be empty.
-        test: reads the test split.
-        class_names: of the labels.
-        description: what the test split is.
-    """
-
-    train: Texts
-    validation: Texts
-    test: Callable[[], Texts]
-    class_names: list[str]
-    description: str
-
-
-def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float, unlabeled: str | None = None) -> Divided:
+def from_tfds(
+    name: str, data_dir: Path | None, *, validation_ratio: float, unlabeled: str | None = None
+) -> Divided[Texts]:
     """Reads a data set of TFDS with labelled texts in a split for training and one for the test.
 
     Args:
@@ -84,7 +67,7 @@ def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float, unla
 
 def from_table(
     path: Path, *, text_column: str, label_column: str, validation_ratio: float, unlabeled: Path | None = None
-) -> Divided:
+) -> Divided[Texts]:
     """Reads a table of texts and labels, of which a tenth is for the test; no text of the test stands elsewhere, too.
 
     Args:

@@ -17,7 +17,7 @@ from apps import _run, sentiment
 from apps.__main__ import main
 from apps._contract import Splits
 from kerasdl import export
-from kerasdl.data import text_data, tfds
+from kerasdl.data import divided, text_data, tfds
 from kerasdl.errors import UserError
 from kerasdl.models import teacher
 from kerasdl.training.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ def splits(config=SMALL, count=120, **changes):
     whole = text_data.Texts(list(texts), np.array([sorted(TOPICS).index(name) for name in names], np.int32))
     parts = np.split(np.arange(count), [round(0.7 * count), round(0.85 * count)])
     train, validation, test = (whole.of(part) for part in parts)
-    found = text_data.Divided(train, validation, lambda: test, sorted(TOPICS), "topics")
+    found = divided.Divided(train, validation, lambda: test, sorted(TOPICS), "topics")
     made = sentiment.splits_of(config, found, "topics")
     return dataclasses.replace(made, **changes)
 
