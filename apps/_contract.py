@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import keras
 
+    from kerasdl.data.divided import Divided
     from kerasdl.export import Endpoint
 
 
@@ -36,7 +37,8 @@ class Splits:
         train: what the weights are fitted to.
         validation: what epochs and hyperparameters are chosen by; None when everything is trained on.
         test: opens the test split. Only `evaluate` calls it.
-        info: what the model must know (class names, vocabulary); JSON values.
+        info: what the model must know (class names, vocabulary), and what tells the data from others, such as a
+            checksum: a run goes on with equal ones only. JSON values.
         description: what these examples are, for the model card, such as `CIFAR-10 (TFDS)`.
     """
 
@@ -45,6 +47,12 @@ class Splits:
     test: Callable[[], Any]
     info: Mapping[str, Any]
     description: str
+
+    @classmethod
+    def of(cls, found: Divided[Any], info: Mapping[str, Any], description: str | None = None) -> Splits:
+        """What a reader of `kerasdl.data` found; an empty validation part becomes None."""
+        validation = found.validation if len(found.validation) else None
+        return cls(found.train, validation, found.test, info, description or found.description)
 
 
 @dataclass(frozen=True)

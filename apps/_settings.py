@@ -146,3 +146,17 @@ class PictureData(Settings):
     """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     strict: bool = False
     """Stop at the first broken picture of --data instead of leaving it out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData(Settings):
+    """Data."""
+
+    data: Path | None = None
+    """Own texts: a .csv, .tsv or .jsonl file in UTF-8, any number of classes."""
+    text_column: str = "text"
+    """Column of --data that holds the texts."""
+    label_column: str = "label"
+    """Column of --data that holds the labels."""
+    validation_ratio: Between[float, 0, 0.8] = 0.1  # a tenth is for the test
+    """Share of the training texts held out to choose epochs and settings; 0 trains on everything."""

@@ -125,17 +125,9 @@ def load_data(config: Config) -> Splits:
     else:
         squares = image_data.squares(config.image_size, strict=config.strict)
         found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes="required")
-    return Splits(
-        train=found.train,
-        validation=found.validation if len(found.validation) else None,
-        test=found.test,
-        info={
-            "image_size": found.train.images.shape[1],
-            "class_names": found.class_names,
-            **pixel_statistics(found.train.images),
-        },
-        description=found.description if config.data else "CIFAR-10 (TFDS), test split, 10,000 pictures",
-    )
+    images = found.train.images
+    info = {"image_size": images.shape[1], "class_names": found.class_names, **pixel_statistics(images)}
+    return Splits.of(found, info, None if config.data else "CIFAR-10 (TFDS), test split, 10,000 pictures")
 
 
 def pixel_statistics(images: np.ndarray) -> dict[str, list[float]]:

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits
-from apps._settings import AtLeast, Between, Training
+from apps._settings import AtLeast, Between, TextData, Training
 from kerasdl import export
 from kerasdl.blocks import attention, embedding, ngrams, recurrence, sentence_convolution
 from kerasdl.data import divided, pipeline, synthetic, text_data, text_file, vocabulary
@@ -40,21 +40,13 @@ TEACHER = "teacher.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training, epochs=4, learning_rate=2e-3, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0):
+class Config(TextData, Training, epochs=4, learning_rate=2e-3, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0):
     """Text classifier."""
 
-    data: Path | None = None
-    """Own texts: a .csv, .tsv or .jsonl file in UTF-8, any number of classes; else the IMDB reviews."""
     unlabeled: Path | None = None
     """More own texts, without labels: a file in UTF-8 with one a line, or a table that has --text-column."""
     data_dir: Path | None = None
     """TFDS folder that holds imdb_reviews; else KERASDL_DATA_DIR, else TFDS' own default and download."""
-    text_column: str = "text"
-    """Column of --data that holds the texts."""
-    label_column: str = "label"
-    """Column of --data that holds the labels."""
-    validation_ratio: Between[float, 0, 0.8] = 0.1  # a tenth is for the test
-    """Share of the training texts held out to choose epochs and settings; 0 trains on everything."""
     architecture: Literal["lstm", "gru", "rnn", "cnn"] = "lstm"
     """Recurrent cell, or cnn: convolutions over 3, 4 and 5 words."""
     bidirectional: bool = True
@@ -137,13 +129,8 @@ def splits_of(
     words = vocabulary.build_vocabulary([*found.train.texts, *more], config.vocabulary_size)
     if not words:
         raise UserError("no training text holds a word; expected texts to learn from; name them by --text-column")
-    return Splits(
-        train=found.train,
-        validation=found.validation if len(found.validation) else None,
-        test=found.test,
-        info={**info, "class_names": found.class_names, "max_words": config.max_words, "words": words},
-        description=description,
-    )
+    info |= {"class_names": found.class_names, "max_words": config.max_words, "words": words}
+    return Splits.of(found, info, description)
 
 
 def vocabulary_of(data: Splits) -> vocabulary.WordVocabulary:

@@ -68,7 +68,10 @@ def from_tfds(
 def from_table(
     path: Path, *, text_column: str, label_column: str, validation_ratio: float, unlabeled: Path | None = None
 ) -> Divided[Texts]:
-    """Reads a table of texts and labels, of which a tenth is for the test; no text of the test stands elsewhere, too.
+    """Reads a table of texts and labels, of which a tenth is for the test.
+
+    Texts without labels that stand in the test, too, are left out. A labelled text that stands in the table several
+    times can be in several parts.
 
     Args:
         path: a .csv, .tsv or .jsonl file in UTF-8, see `table.read`.

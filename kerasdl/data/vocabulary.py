@@ -2,8 +2,9 @@
 
     words = WordVocabulary(build_vocabulary(texts, 20_000), max_words=400)
     words(tf.constant(["A fine film.", ""]))   # int32[2, 4], zero is padding
+    names = WordVocabulary(build_vocabulary(names, 100, characters=True), characters=True)   # letters in place of words
     characters = CharacterVocabulary(characters_of(text))
-    characters.encode_text(text)               # int32[length], for training
+    characters.encode_text(text)               # int32[length], for text generators: no padding, no unknown
 
 Both vocabularies are TensorFlow operations throughout, so that an export takes strings.
 """
@@ -142,7 +143,10 @@ class WordVocabulary(keras.layers.Layer):
         return found
 
     def call(self, strings: Any) -> Any:
-        """Maps string[batch] to int32[batch, longest], padded with 0 at the end; there is at least one column."""
+        """Maps a tensor string[batch] to int32[batch, longest], padded with 0 at the end, at least one column.
+
+        As of every layer of Keras the argument is a tensor; `ids` takes lists, too.
+        """
         tokens = self.ids(strings).to_tensor(PADDING)
         return tf.pad(tokens, [[0, 0], [0, tf.cast(tf.shape(tokens)[1] == 0, tf.int32)]])
 

@@ -65,21 +65,22 @@ def classification_report(probabilities: np.ndarray, labels: np.ndarray) -> dict
     return report
 
 
-def accuracy_by_length(right: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+def accuracy_by_length(right: np.ndarray, lengths: np.ndarray, *, unit: str = "words") -> dict[str, float]:
     """Accuracy of the shortest quarter of texts, and of the following ones.
 
     Args:
         right: bool[examples].
-        lengths: int[examples], in words.
+        lengths: int[examples].
+        unit: of the lengths.
 
     Returns:
-        `accuracy_words_<first>_to_<last>`; fewer than four where many are equally long.
+        `accuracy_<unit>_<first>_to_<last>`; fewer than four where many are equally long.
     """
     ends = np.unique(np.quantile(lengths, [0.25, 0.5, 0.75, 1], method="lower"))
     quarter = np.searchsorted(ends, lengths)
     begins = [lengths.min(), *(ends[:-1] + 1)]
     return {
-        f"accuracy_words_{begin}_to_{end}": float(right[quarter == i].mean())
+        f"accuracy_{unit}_{begin}_to_{end}": float(right[quarter == i].mean())
         for i, (begin, end) in enumerate(zip(begins, ends, strict=True))
     }
 
