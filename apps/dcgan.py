@@ -10,6 +10,7 @@ halves the distance of an untrained generator to drawn shapes, and draws every o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,7 +261,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     others = [
         gan.CollapseWarning(),
         gan.ProgressGrids(
-            lambda: pictures(signatures, *sheet), callbacks[-1].folder / run.FIGURES, every=config.samples_every
+            functools.partial(pictures, signatures, *sheet),
+            callbacks[-1].folder / run.FIGURES,
+            every=config.samples_every,
         ),
     ]
     validation = None
@@ -269,7 +272,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         rows = np.random.default_rng(2009).permutation(len(data.validation))[: config.validation_pictures]
         latent = noise(config, len(rows), seed=0)  # other latents than in training
         labels = data.validation.labels[rows] if config.conditional else None
-        draw = lambda: pictures(signatures, latent, labels)  # noqa: E731
+        draw = functools.partial(pictures, signatures, latent, labels)
         others.append(feature_space.FrechetDistance(measure(config, data), data.validation.images[rows], draw))
 
     def transform(images: tf.Tensor, *labels: tf.Tensor, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, ...]:
