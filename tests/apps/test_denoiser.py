@@ -75,13 +75,13 @@ def test_other_settings_train(changes, tmp_path):
 
 def test_a_penalty_makes_the_code_of_an_autoencoder_sparse(tmp_path):
     """The mean size of the smallest map's values falls with the penalty."""
-    config, data = dataclasses.replace(SMALL, architecture="autoencoder", epochs=12), splits()
+    config, data = dataclasses.replace(SMALL, architecture="autoencoder", epochs=12, learning_rate=0.2), splits()
     sizes = []
     for sparsity in (1e-12, 100.0):
         model = fitted(dataclasses.replace(config, sparsity=sparsity), data, tmp_path / str(sparsity))
         code = keras.Model(model.inputs, model.get_layer("sparsity").output)
         sizes.append(float(np.mean(np.abs(code.predict_on_batch(data.validation.astype(np.float32))))))
-    assert sizes[1] < 0.95 * sizes[0]  # batch normalization keeps the values near one size
+    assert sizes[1] < 0.7 * sizes[0]
     with pytest.raises(UserError, match="--sparsity is for --architecture autoencoder"):
         dataclasses.replace(SMALL, sparsity=1.0)
 
