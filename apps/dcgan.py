@@ -30,8 +30,7 @@ from kerasdl.errors import UserError
 from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
-from kerasdl.metrics import generated_pictures
-from kerasdl.models import feature_space, gan
+from kerasdl.models import feature_space, gan, generator
 from kerasdl.training import fit, precision, run
 
 
@@ -256,24 +255,15 @@ class GAN(gan.AdversarialNetworks):
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Plays the game, measures each epoch's averaged generator and draws by it."""
-    signatures = export.in_memory(endpoints(model, data))
-    sheet = _sheet(config, data)
-    others = [
-        gan.CollapseWarning(),
-        gan.ProgressGrids(
-            functools.partial(pictures, signatures, *sheet),
-            callbacks[-1].folder / run.FIGURES,
-            every=config.samples_every,
-        ),
-    ]
+    drawn = generator.Generator(export.in_memory(endpoints(model, data)), data.info["class_names"])
+    figures = callbacks[-1].folder / run.FIGURES
+    others = [gan.CollapseWarning(), gan.ProgressGrids(drawn.sheet, figures, every=config.samples_every)]
     validation = None
     if data.validation is not None:
         validation = pipeline.evaluation_batches(_arrays(config, data.validation), config.batch_size).map(_scaled)
-        rows = np.random.default_rng(2009).permutation(len(data.validation))[: config.validation_pictures]
-        latent = noise(config, len(rows), seed=0)  # other latents than in training
-        labels = data.validation.labels[rows] if config.conditional else None
-        draw = functools.partial(pictures, signatures, latent, labels)
-        others.append(feature_space.FrechetDistance(measure(config, data), data.validation.images[rows], draw))
+        some = data.validation.some(config.validation_pictures)
+        draw = functools.partial(drawn.draw, drawn.noise(len(some), seed=0), some.labels)
+        others.append(feature_space.FrechetDistance(measure(config, data), some.images, draw))
 
     def transform(images: tf.Tensor, *labels: tf.Tensor, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return _scaled(augmentation.random_flip(images, seed) if config.flip == "random" else images, *labels)
@@ -316,30 +306,7 @@ def measure(config: Config, data: Splits) -> feature_space.FeatureSpace:
     )
 
 
-def _sheet(config: Config, data: Splits) -> tuple[np.ndarray, np.ndarray | None]:
-    """Latents of a grid eight pictures wide; of a conditional model with labels, a row a class."""
-    if not config.conditional:
-        return noise(config, 64, seed=2), None
-    rows = min(10, len(data.info["class_names"]))
-    return noise(config, 8 * rows, seed=2), np.repeat(np.arange(rows, dtype=np.int32), 8)
-
-
 # --- Evaluation ------------------------------------------------------------------------------------------------------
-
-
-def noise(config: Config, count: int, *, seed: int) -> np.ndarray:
-    """Latents float32[count, latent_dim] for a measurement, the same each time."""
-    return latents.draw([count], [seed], config.latent_dim).numpy()
-
-
-def pictures(signatures: Mapping[str, Any], latent: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """uint8 pictures of latents, and of labels if the model is conditional, by the averaged generator."""
-    made = []
-    for part in pipeline.slices(len(latent), 100):
-        classes = {} if labels is None else {"class_index": tf.constant(labels[part], tf.int32)}
-        image = signatures["from_latent"](latent=tf.constant(latent[part]), **classes)["image"]
-        made.append(np.rint(image).astype(np.uint8))
-    return np.concatenate(made)
 
 
 def evaluate(
@@ -347,46 +314,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compares the test pictures, 10,000 at most, with as many generated ones: see `feature_space.compare`."""
     test = data.test()
-    if len(test.images) < 4:
-        raise UserError(f"there are {len(test.images)} test pictures; expected 4 or more: give more in --data")
-    space = measure(config, data)
-    rows = np.random.default_rng(2009).permutation(len(test.images))[:10_000]
-    labels = test.labels[rows] if test.labels is not None else None
-    asked = labels if config.conditional else None
+    if len(test) < 4:
+        raise UserError(f"there are {len(test)} test pictures; expected 4 or more: give more in --data")
+    drawn = generator.Generator(signatures, data.info["class_names"])
+    space, test = measure(config, data), test.some(10_000)
     known = space.features(data.train.images)
     metrics = feature_space.compare(
         space,
-        pictures(signatures, noise(config, len(rows), seed=1), asked),
-        test.images[rows],
+        drawn.draw(drawn.noise(len(test), seed=1), test.labels),
+        test.images,
         known,
-        asked=asked,
-        test_labels=labels,
+        asked=test.labels if drawn.conditional else None,
+        test_labels=test.labels,
         training_labels=data.train.labels,
     )
     if figures is not None:
-        _draw(config, signatures, data, space, known, figures)
+        drawn.figures(figures, space, known, data.train.images)
     return metrics
-
-
-def _draw(
-    config: Config,
-    signatures: Mapping[str, Any],
-    data: Splits,
-    space: feature_space.FeatureSpace,
-    known: np.ndarray,
-    figures: Path,
-) -> None:
-    sheet = pictures(signatures, *_sheet(config, data))
-    plots.image_grid(sheet, figures / "samples.png", columns=8)
-    some = sheet[:: len(sheet) // 8][:8]
-    index, _ = generated_pictures.nearest_neighbours(space.features(some), known)
-    nearest = data.train.images[index[:, 0]]
-    plots.image_grid(np.concatenate([some, nearest]), figures / "neighbours.png", columns=8)
-    begin, end = np.split(noise(config, 16, seed=3), 2)
-    rows = latents.interpolate(begin, end, 8).numpy()
-    labels = np.arange(64, dtype=np.int32) // 8 % len(data.info["class_names"]) if config.conditional else None
-    drawn = pictures(signatures, rows.reshape(64, -1), labels)
-    plots.image_grid(drawn, figures / "interpolation.png", columns=8)
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------
@@ -429,11 +373,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     ) -> dict[str, tf.Tensor]:
         given = {"latent": latents.draw(count, seed, size, truncation)}
         if names:
-            # From a stream of its own, so that a truncation leaves the classes alone.
-            share = tf.math.erfc(-latents.draw(count, tf.bitwise.invert(seed), 1)[:, 0] / 2**0.5) / 2
-            drawn = tf.minimum(tf.cast(share * len(names), tf.int32), len(names) - 1)
-            asked = tf.repeat(class_index, count)
-            given["class_index"] = tf.where(asked == -1, drawn, asked)
+            given["class_index"] = latents.classes(class_index, count, seed, len(names))
         return {"image_bytes": export.with_png(from_latent(**given)["image"]), **given}
 
     whole, real = (tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.float32))
@@ -493,7 +433,8 @@ def generate(
     chosen = _chosen(classes, names) or [-1]
     if not files and count * len(chosen) > 1_000:
         raise UserError(f"{count * len(chosen)} pictures are too many for a grid; expected 1,000 at most: give --files")
-    answers = [_drawn(signatures, count, seed, truncation, index) for index in chosen]
+    drawn = generator.Generator(signatures)
+    answers = [drawn.generate(count, seed, truncation, index) for index in chosen]
     if files:
         for answer in answers:
             kinds = [f"{names[index]}_" for index in answer["class_index"]] if names else [""] * count
@@ -503,16 +444,6 @@ def generate(
         images = np.stack([tf.io.decode_png(one).numpy() for answer in answers for one in answer["image_bytes"]])
         plots.image_grid(images, output, columns=count if len(chosen) > 1 else None)
     print(f"{count * len(chosen)} pictures in {output}")
-
-
-def _drawn(
-    signatures: Mapping[str, Any], count: int, seed: int, truncation: float = 0.0, class_index: int = -1
-) -> dict[str, np.ndarray]:
-    """What the signature `generate` answers; the class is for a conditional model alone."""
-    given = {"count": tf.constant([count]), "seed": tf.constant([seed]), "truncation": tf.constant([truncation])}
-    if "class_index" in signatures["generate"].inputs:
-        given["class_index"] = tf.constant([class_index])
-    return {name: value.numpy() for name, value in signatures["generate"](**given).items()}
 
 
 def interpolate(
@@ -536,11 +467,11 @@ def interpolate(
     signatures = export.signatures(model, "generate", "from_latent")
     names = export.class_names(signatures) if "class_name" in signatures else []
     chosen = _chosen(classes, names) or list(range(len(names)))
-    ends = _drawn(signatures, count + 1, seed)["latent"]
-    rows = latents.interpolate(ends[:-1], ends[1:], steps).numpy()
+    drawn = generator.Generator(signatures)
+    ends = drawn.generate(count + 1, seed)["latent"]
+    rows = latents.interpolate(ends[:-1], ends[1:], steps).numpy().reshape(count * steps, -1)
     labels = np.repeat(np.resize(np.array(chosen, np.int32), count), steps) if names else None
-    images = pictures(signatures, rows.reshape(count * steps, -1), labels)
-    plots.image_grid(images, output, columns=steps)
+    plots.image_grid(drawn.draw(rows, labels), output, columns=steps)
     print(f"{count} rows -> {output}")
 
 
@@ -548,16 +479,7 @@ def _chosen(classes: tuple[str, ...], names: list[str]) -> list[int]:
     """The numbers of the classes that a person named."""
     if classes and not names:
         raise UserError("this model knows no classes; leave --classes out, or train one with --conditional")
-    if classes == ("all",):
-        return list(range(len(names)))
-
-    def index(word: str) -> int:
-        if word.isdigit() and word not in names:
-            between(0, len(names) - 1, classes=int(word))
-            return int(word)
-        return names.index(command_line.nearest(word, names, "class"))
-
-    return [index(word) for word in classes]
+    return command_line.positions(classes, names, "class", "classes")
 
 
 VERBS: tuple[Callable[..., None], ...] = (generate, interpolate)

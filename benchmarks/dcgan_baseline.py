@@ -137,6 +137,7 @@ class Saved:
 
     def __init__(self, images: np.ndarray) -> None:
         self.rest = images
+        self.inputs = {"latent": np.empty([0, LATENTS], np.float32)}
 
     def __call__(self, latent: Any) -> dict[str, np.ndarray]:
         """The next pictures, 0..255, as many as there are latents."""

@@ -65,6 +65,31 @@ def nearest(word: str, known: Iterable[str], kind: str) -> str:
     raise UserError(f"{word} is no {kind}; {hint}")
 
 
+def positions(words: Sequence[str], known: Sequence[str], kind: str, flag: str) -> list[int]:
+    """Where in a list the things stand that a person named.
+
+    Args:
+        words: names or positions, or `all` alone.
+        known: the names, in their order.
+        kind: what they are, for the message.
+        flag: the words' own, for the message.
+
+    Raises:
+        UserError: there is none of that name, which names the nearest, or at that position.
+    """
+    if list(words) == ["all"]:
+        return [*range(len(known))]
+
+    def position(word: str) -> int:
+        if not word.isdecimal() or word in known:
+            return known.index(nearest(word, known, kind))
+        if int(word) >= len(known):
+            raise UserError(f"--{flag} is {word}; expected 0 to {len(known) - 1}")
+        return int(word)
+
+    return [position(word) for word in words]
+
+
 def parse(target: Any, arguments: Sequence[str], program: str) -> Any:
     """Parses arguments into a dataclass; mistakes become one line.
 

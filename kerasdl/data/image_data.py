@@ -37,6 +37,10 @@ class Images:
         """Some of the examples."""
         return Images(self.images[indices], None if self.labels is None else self.labels[indices])
 
+    def some(self, count: int) -> Images:
+        """So many of the examples at most, the same each time."""
+        return self.of(np.random.default_rng(SEED).permutation(len(self))[:count])
+
     def checksum(self) -> str:
         """CRC-32 of the pixels, to tell a data set from another."""
         return f"{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"

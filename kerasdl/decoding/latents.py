@@ -54,6 +54,25 @@ def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Te
     return tf.boolean_mask(tf.reshape(normal, [-1, longest, latent_dim]), used)
 
 
+def classes(asked: Any, count: Any, seed: Any, num_classes: int) -> tf.Tensor:
+    """The classes of latents that `draw` gives for the same count and seed.
+
+    Args:
+        asked: int32[batch], the class of all latents of a seed; -1 draws one for each, all equally likely.
+        count: see `draw`.
+        seed: see `draw`.
+        num_classes: how many there are.
+
+    Returns:
+        int32[sum(count)].
+    """
+    # From a stream of its own, so that a truncation of the latents leaves the classes alone.
+    share = tf.math.erfc(-draw(count, tf.bitwise.invert(seed), 1)[:, 0] / 2**0.5) / 2
+    drawn = tf.minimum(tf.cast(share * num_classes, tf.int32), num_classes - 1)
+    asked = tf.repeat(asked, count)
+    return tf.where(asked == -1, drawn, asked)
+
+
 def interpolate(start: Any, end: Any, steps: int) -> tf.Tensor:
     """Latents on the great circle from one to another, their lengths changing evenly.
 

@@ -18,6 +18,7 @@ from kerasdl import export
 from kerasdl.data import image_data, synthetic
 from kerasdl.errors import UserError
 from kerasdl.models import feature_space
+from kerasdl.models.generator import Generator
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent
@@ -376,13 +377,13 @@ def test_both_ways_give_the_same_picture_and_evaluate_sees_it(own, exported):
     pixels = np.stack([tf.io.decode_png(one).numpy() for one in answer["image_bytes"]])
     direct = asked(signatures["from_latent"], latent=answer["latent"], class_index=[0, 1])["image"]
     assert np.abs(direct - pixels).max() <= 0.501
-    assert np.abs(dcgan.pictures(signatures, answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 1
+    assert np.abs(Generator(signatures).draw(answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 1
     (folder,) = (own / "runs/dcgan").iterdir()
     config, data = dcgan.Config(**_fields(folder)), splits()
     data = dataclasses.replace(data, info={**json.loads((folder / "run.json").read_text())["data"]})
     trained = _run.restore(dcgan, config, data, folder)  # its weights are exact, those of the export in half precision
     trained = export.in_memory(dcgan.endpoints(trained, data))
-    assert np.abs(dcgan.pictures(trained, answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 3
+    assert np.abs(Generator(trained).draw(answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 3
 
 
 def _fields(folder):

@@ -77,3 +77,12 @@ def test_the_files_of_a_split_are_read_when_it_is_asked_for(tmp_path):
     assert len(found.validation) == 0
     found.test()
     assert asked[2:] == ["test"]
+
+
+def test_some_examples_are_the_same_each_time():
+    whole = image_data.Images(np.arange(20).reshape(20, 1, 1, 1), np.arange(20))
+    some = whole.some(5)
+    assert len(some) == len(set(some.labels.tolist())) == 5
+    np.testing.assert_array_equal(some.images.ravel(), some.labels)
+    np.testing.assert_array_equal(whole.some(5).labels, some.labels)
+    assert len(whole.some(100)) == 20

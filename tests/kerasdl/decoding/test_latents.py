@@ -47,3 +47,10 @@ def test_the_way_between_two_latents_keeps_their_length():
     np.testing.assert_allclose(np.linalg.norm(way[0], axis=1), [2, 2.5, 3, 3.5, 4], rtol=1e-5)
     np.testing.assert_allclose(np.degrees(np.arctan2(way[0, :, 1], way[0, :, 0])), [0, 22.5, 45, 67.5, 90], atol=1e-3)
     np.testing.assert_allclose(way[1], np.ones((5, 2)), atol=1e-3)
+
+
+def test_a_class_is_that_asked_for_or_drawn_evenly_by_the_seed():
+    found = latents.classes([2, -1], [3, 4000], [5, 6], 4).numpy()
+    assert found[:3].tolist() == [2, 2, 2]
+    assert (np.bincount(found[3:], minlength=4) > 900).all()
+    np.testing.assert_array_equal(latents.classes([-1], [10], [6], 4), found[3:13])

@@ -1,0 +1,81 @@
+"""A generator of pictures by its signatures, those of an export or in memory: for metrics, figures and verbs.
+
+generator = Generator(export.signatures(folder))
+pictures = generator.draw(generator.noise(64, seed=0))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerasdl.data import pipeline
+from kerasdl.decoding import latents
+from kerasdl.figures import plots
+from kerasdl.metrics import generated_pictures
+
+
+class Generator:
+    """Draws pictures of latents, and of classes if it is conditional.
+
+    Args:
+        signatures: `from_latent` takes latent float32[n, latent_dim], and class_index int32[n] if the generator is
+            conditional, and gives image float32[n, height, width, channels], 0..255. The other is `generate`.
+        class_names: of a conditional one, for `sheet` and `figures`.
+    """
+
+    def __init__(self, signatures: Mapping[str, Any], class_names: Sequence[str] | None = None) -> None:
+        inputs = signatures["from_latent"].inputs
+        self.latent_dim: int = inputs["latent"].shape[1]
+        self.conditional = "class_index" in inputs
+        self._signatures, self._num_classes = signatures, len(class_names or ())
+
+    def noise(self, count: int, *, seed: int) -> np.ndarray:
+        """Latents float32[count, latent_dim] for a measurement, the same each time."""
+        return latents.draw([count], [seed], self.latent_dim).numpy()
+
+    def draw(self, latent: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """uint8 pictures of latents, and of labels int[n]; without classes these are not looked at."""
+        made = []
+        for part in pipeline.slices(len(latent), 100):
+            classes = (
+                {"class_index": tf.constant(labels[part], tf.int32)} if labels is not None and self.conditional else {}
+            )
+            image = self._signatures["from_latent"](latent=tf.constant(latent[part]), **classes)["image"]
+            made.append(np.rint(image).astype(np.uint8))
+        return np.concatenate(made)
+
+    def generate(self, count: int, seed: int, truncation: float = 0.0, class_index: int = -1) -> dict[str, np.ndarray]:
+        """What the signature `generate` answers; the class is for a conditional generator alone."""
+        given = {"count": tf.constant([count]), "seed": tf.constant([seed]), "truncation": tf.constant([truncation])}
+        if self.conditional:
+            given["class_index"] = tf.constant([class_index])
+        return {name: value.numpy() for name, value in self._signatures["generate"](**given).items()}
+
+    def sheet(self) -> np.ndarray:
+        """Pictures for a grid that is eight wide; of a conditional generator a row a class, ten at most."""
+        rows = min(10, self._num_classes) if self.conditional else 8
+        return self.draw(self.noise(8 * rows, seed=2), np.repeat(np.arange(rows), 8))
+
+    def figures(self, folder: Path, space: Any, known: np.ndarray, images: np.ndarray) -> None:
+        """Draws samples, the nearest training picture of eight of them, and ways from latent to latent.
+
+        Args:
+            folder: receives samples.png, neighbours.png and interpolation.png.
+            space: a `feature_space.FeatureSpace`, in which neighbours are looked for.
+            known: float32[n, features] of the training pictures.
+            images: these, uint8[n, height, width, channels].
+        """
+        sheet = self.sheet()
+        plots.image_grid(sheet, folder / "samples.png", columns=8)
+        some = sheet[:: len(sheet) // 8][:8]
+        index, _ = generated_pictures.nearest_neighbours(space.features(some), known)
+        plots.image_grid(np.concatenate([some, images[index[:, 0]]]), folder / "neighbours.png", columns=8)
+        begin, end = np.split(self.noise(16, seed=3), 2)
+        ways = latents.interpolate(begin, end, 8).numpy().reshape(64, -1)
+        labels = np.arange(64) // 8 % max(1, self._num_classes)
+        plots.image_grid(self.draw(ways, labels), folder / "interpolation.png", columns=8)
