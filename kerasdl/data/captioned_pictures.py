@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from kerasdl.data import picture_files, table, text_file
+from kerasdl.data import folders, picture_files, table, text_file
 from kerasdl.errors import UserError
 from kerasdl.files import lock
 from kerasdl.training.progress import bar
@@ -257,7 +257,7 @@ def _write_split(
 
 
 def _files_of_splits(path: Path) -> dict[str, Path]:
-    listed = (file for file in sorted(path.iterdir()) if file.name[0] != "." and file.is_file())
+    listed = (file for file in sorted(path.iterdir()) if not folders.is_left_over(file.name) and file.is_file())
     files = [file for file in listed if file.suffix.lower() in _SUFFIXES]
     if len(files) == 1:
         return {"train": files[0]}

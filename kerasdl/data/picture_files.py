@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kerasdl.data import stratified
+from kerasdl.data import folders, stratified
 from kerasdl.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
@@ -60,9 +60,10 @@ class ImageFolder:
 def scan(path: str | Path) -> ImageFolder:
     """Lists the pictures of a folder and checks its classes, without opening any picture.
 
-    The pictures of a class may lie in further sub-folders. Hidden files are left out, and files that are no
-    pictures by the ending of their name; the latter are counted in a line on standard error, since a format that
-    is not read, such as the HEIC of a phone, would be missed otherwise.
+    The pictures of a class may lie in further sub-folders, and behind links. What systems leave behind is passed
+    over, see `folders.is_left_over`. Files that are no pictures by the ending of their name, and pictures beside the
+    class folders, are left out and counted in a line on standard error, since a format that is not read, such as the
+    HEIC of a phone, would be missed otherwise.
 
     Args:
         path: the folder. It is already split if its sub-folders are named train (training) and validation
@@ -80,13 +81,13 @@ def scan(path: str | Path) -> ImageFolder:
         raise UserError(
             f"There is no folder {root}; expected one with a sub-folder of pictures for each class; check the path."
         )
-    folders = _sub_folders(root)
-    parts = [folder for folder in folders if folder.name.lower() in SPLITS]
+    inside = _sub_folders(root)
+    parts = [folder for folder in inside if folder.name.lower() in SPLITS]
     if not parts:
         class_names, examples = _scan_classes(root)
         return ImageFolder(class_names, {"train": examples})
-    if len(parts) < len(folders):
-        other = next(folder.name for folder in folders if folder not in parts)
+    if len(parts) < len(inside):
+        other = next(folder.name for folder in inside if folder not in parts)
         raise UserError(
             f"{root} holds both '{parts[0].name}' and '{other}'; expected either classes or the splits train,"
             " validation, test; move the classes into the splits, or rename the class that is called like one."
@@ -110,7 +111,9 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
     Args:
         paths: files, which are taken whatever their names, there or not; and folders, of which, with their
-            sub-folders, those files are taken that are pictures by the ending of their name.
+            sub-folders and what is linked, those files are taken that are pictures by the ending of their name. What
+            systems leave behind is passed over, see `folders.is_left_over`; the others are counted in a line on
+            standard error.
 
     Returns:
         The files in the order of `paths`, those of a folder in the order of their names.
@@ -119,16 +122,21 @@ def find(paths: Sequence[Path]) -> list[Path]:
         UserError: if there is none.
     """
     files: list[Path] = []
+    others: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            pictures, rest = _pictures_in(path)
+            files += sorted(pictures)
+            others += rest
         else:
             files.append(path)
     if not files:
         raise UserError(
             f"There are no pictures in {', '.join(map(str, paths)) or 'nothing'}; expected files named as pictures,"
-            " such as 'a.jpg'; give other folders, or the files themselves."
+            " such as 'a.jpg'; give other folders, or the files themselves"
+            f"{f' ({len(others)} other files are there: {first_few(others)})' if others else ''}."
         )
+    _report_others(others)
     return files
 
 
@@ -320,32 +328,32 @@ def first_few(items: Sequence[object]) -> str:
 
 
 def _sub_folders(path: Path) -> list[Path]:
-    folders = (entry for entry in path.iterdir() if entry.is_dir())
-    # The archiver of macOS adds __MACOSX to a zip file: a twin of the folder, without pictures.
-    return sorted(folder for folder in folders if folder.name[0] != "." and folder.name != "__MACOSX")
+    found = (entry for entry in path.iterdir() if entry.is_dir() and not folders.is_left_over(entry.name))
+    # Without links to the folder itself, or to one that holds it.
+    return sorted(folder for folder in found if not path.resolve().is_relative_to(folder.resolve()))
 
 
 def _scan_classes(root: Path, train_names: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], list[Example]]:
-    folders = _sub_folders(root)
-    if not folders:
-        loose = sum(path.suffix.lower() in SUFFIXES for path in _files(root))
+    inside = _sub_folders(root)
+    beside = [path for path in sorted(root.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    beside = [path for path in beside if not folders.is_left_over(path.name)]
+    if not inside:
         raise UserError(
-            f"{root} has no sub-folder, and {loose} pictures lie in it directly; expected a sub-folder for"
+            f"{root} has no sub-folder, and {len(beside)} pictures lie in it directly; expected a sub-folder for"
             " each class; move the pictures of each class into one."
         )
-    class_names = train_names or tuple(folder.name for folder in folders)
+    class_names = train_names or tuple(folder.name for folder in inside)
     examples: list[Example] = []
     others: list[Path] = []
     empty: list[str] = []
-    for folder in folders:
+    for folder in inside:
         if folder.name not in class_names:
             raise UserError(
                 f"{root} has the class '{folder.name}', which train does not have; expected some of"
                 f" {', '.join(class_names)}; rename the folder, or add the class to train."
             )
-        files = list(_files(folder))
-        pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-        others += [path for path in files if path.suffix.lower() not in SUFFIXES]
+        pictures, rest = _pictures_in(folder)
+        others += rest
         examples += [(path, class_names.index(folder.name)) for path in pictures]
         if not pictures:
             empty.append(folder.name)
@@ -362,15 +370,24 @@ def _scan_classes(root: Path, train_names: tuple[str, ...] | None = None) -> tup
             f"{root} has only the class '{class_names[0]}'; expected at least two; add a folder with pictures"
             " of another."
         )
-    if others:
-        print(f"Left out {len(others)} files that are no {formats}: {first_few(others)}.", file=sys.stderr)
+    if beside:
+        print(
+            f"Left out {len(beside)} pictures that lie beside the class folders: {first_few(beside)}.", file=sys.stderr
+        )
+    _report_others(others)
     return class_names, examples
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        yield from (Path(parent, name) for name in sorted(files) if name[0] != ".")
+def _pictures_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files that are pictures by the ending of their name, and what else is there."""
+    files, others = folders.files(folder)
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    return pictures, others + [path for path in files if path.suffix.lower() not in SUFFIXES]
+
+
+def _report_others(others: Sequence[Path]) -> None:
+    if others:
+        print(f"Left out {len(others)} files that are no {', '.join(FORMATS)}: {first_few(others)}.", file=sys.stderr)
 
 
 def _decode(path: Path, size: int, fit: str) -> np.ndarray:

@@ -1,10 +1,10 @@
 """A person's own running text: one file, or a folder of them; prose, poems or source code."""
 
-import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from kerasdl.data import folders
 from kerasdl.errors import UserError
 
 _HEAD_BYTES = 8192
@@ -13,8 +13,9 @@ _HEAD_BYTES = 8192
 def read(path: Path, *, suffixes: Collection[str] | None = None) -> str:
     r"""Reads a text file, or all text files of a folder and its sub-folders, joined by a newline.
 
-    In a folder the order is that of the names, a folder's own files before those of its sub-folders. Hidden and
-    empty files are left out, and so is what is no UTF-8 text; the latter is counted in a line on standard error.
+    In a folder the order is that of the names, a folder's own files before those of its sub-folders; links are
+    followed. Hidden and empty files are left out, see `folders.is_left_over`, and so is what is no UTF-8 text; the
+    latter is counted in a line on standard error.
 
     Args:
         path: file or folder; text in UTF-8, with or without a byte order mark.
@@ -72,9 +73,10 @@ def lines(texts: Sequence[str], file: Path | None) -> list[str]:
 
 def _read_folder(folder: Path, suffixes: Collection[str] | None) -> str:
     endings = None if suffixes is None else {suffix.lower() for suffix in suffixes}
-    files = [path for path in _files(folder) if endings is None or path.suffix.lower() in endings]
+    found, skipped = folders.files(folder)
+    files = [path for path in found if endings is None or path.suffix.lower() in endings]
+    count = len(files) + len(skipped)
     texts: list[str] = []
-    skipped: list[Path] = []
     for path in files:
         try:
             texts.append(_read_file(path))
@@ -84,20 +86,12 @@ def _read_folder(folder: Path, suffixes: Collection[str] | None) -> str:
     if not texts:
         kind = "" if suffixes is None else f" whose name ends in {', '.join(sorted(suffixes))}"
         raise UserError(
-            f"{folder} holds no text ({len(files)} files looked at, {len(skipped)} of them no UTF-8 text); expected"
+            f"{folder} holds no text ({count} files looked at, {len(skipped)} of them no UTF-8 text); expected"
             f" at least one UTF-8 text file{kind}; check the path, or convert the files."
         )
     if skipped:
-        print(f"Left out {len(skipped)} of {len(files)} files, no UTF-8 text, such as {skipped[0]}.", file=sys.stderr)
+        print(f"Left out {len(skipped)} of {count} files, no UTF-8 text, such as {skipped[0]}.", file=sys.stderr)
     return "\n".join(texts)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        paths = (Path(parent, name) for name in sorted(names) if name[0] != ".")
-        # Opening a pipe or a socket would wait for its other end.
-        yield from (path for path in paths if path.is_file())
 
 
 def _read_file(path: Path) -> str:

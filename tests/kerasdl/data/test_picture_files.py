@@ -140,6 +140,53 @@ def test_find_names_where_there_is_no_picture(tmp_path):
         assert "\n" not in message
 
 
+LEFT_OVER = (".ipynb_checkpoints/0.jpg", "__MACOSX/._0.jpg", "._0.jpg", "Thumbs.db")
+
+
+@pytest.mark.parametrize("read", ["scan", "find"])
+def test_left_overs_are_passed_over_and_other_pictures_named(tmp_path, read, capsys):
+    make_folder(tmp_path, {"cat": 6, "dog": 6})
+    for name in LEFT_OVER:
+        for place in (tmp_path, tmp_path / "cat"):
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_bytes(b"?")
+    for name in ("cat/scan.tif", "dog/photo.HEIC"):
+        (tmp_path / name).write_bytes(b"?")
+    (tmp_path / "dog" / "loop").symlink_to(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    if read == "find":
+        found = [(path, 0) for path in picture_files.find([tmp_path])]
+    else:
+        folder = picture_files.scan(tmp_path)
+        assert folder.class_names == ("cat", "dog")
+        found = folder.splits["train"]
+    images, _, _ = picture_files.load(found, size=4, strict=True)
+    error = capsys.readouterr().err
+    if read == "find":
+        assert len(images) == 12
+    assert error.startswith("Left out 2 files that are no JPEG")
+    assert "scan.tif" in error
+    assert "photo.HEIC" in error
+    assert error.count("\n") == 1
+
+
+def test_a_class_can_be_a_link_and_pictures_beside_the_classes_are_named(tmp_path, capsys):
+    make_folder(tmp_path / "elsewhere", {"cats": 3})
+    make_folder(tmp_path / "photos", {"dog": 2})
+    save(tmp_path / "photos" / "lost.jpg")
+    (tmp_path / "photos" / "cat").symlink_to(tmp_path / "elsewhere" / "cats")
+    found = picture_files.scan(tmp_path / "photos")
+    assert found.class_names == ("cat", "dog")
+    assert [label for _, label in found.splits["train"]] == [0, 0, 0, 1, 1]
+    assert "Left out 1 pictures that lie beside the class folders" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_formats_alone_names_them(tmp_path):
+    (tmp_path / "scan.tif").touch()
+    with pytest.raises(UserError, match=r"no pictures in .*\(1 other files are there: .*scan.tif\)"):
+        picture_files.find([tmp_path])
+
+
 # --- split ---
 
 
