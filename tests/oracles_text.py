@@ -7,7 +7,9 @@ import unicodedata
 
 import numpy as np
 
-UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA LETTER", "KATAKANA LETTER", "THAI CHARACTER")
+UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA LETTER", "KATAKANA LETTER", "THAI CHARACTER",
+            "LAO", "KHMER", "MYANMAR", "JAVANESE", "BALINESE", "YI SYLLABLE")  # fmt: skip
+STACKING = "\u1039\u17d2\u1b44\ua9c0"
 
 
 def _is_separator(character):
@@ -22,6 +24,11 @@ def _is_letter(character):
     return unicodedata.category(character)[0] in "LMN" and not _is_unspaced(character)
 
 
+def _continues(last, character):
+    kind = unicodedata.category(character)[0]
+    return kind == "M" or (kind == "L" and last != "" and last in STACKING)
+
+
 def words(text):
     """The words of a text, character by character."""
     text = text.lower().replace("<br />", " ").replace("’", "'")
@@ -29,7 +36,7 @@ def words(text):
     for character, following in zip(text, text[1:] + " ", strict=False):
         if _is_separator(character):
             inside = "nothing"
-        elif unicodedata.category(character)[0] == "M" and inside != "nothing":
+        elif inside != "nothing" and _continues(found[-1][-1] if inside == "symbol" else "", character):
             found[-1] += character
         elif _is_letter(character) or (character == "'" and inside == "word" and _is_letter(following)):
             if inside == "word":

@@ -24,10 +24,20 @@ PADDING, UNKNOWN = 0, 1
 
 # All that separates words, apart from the space: line breaks, also those of HTML, controls, invisible formatting.
 _SEPARATOR = r"<br ?/?>|[^ \PZ]|[\p{Cc}\p{Cf}]"
-# Scripts that are written without spaces.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}"
+# Scripts that are written without spaces: by Unicode's Line_Break lines may end between their letters (ID), between
+# words that only a dictionary knows (SA), or between syllables (AK, AS). The newest are ranges (Dives Akuru, Kawi,
+# Tulu-Tigalari), since an export may meet an older RE2, to which an unknown name is an error.
+# Source: Unicode 16, LineBreak.txt; Unicode Standard Annex 14.
+_UNSPACED = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tangut}\p{Nushu}"
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Ahom}"
+    r"\p{Balinese}\p{Javanese}\p{Batak}\p{Cham}\p{Makasar}\p{Brahmi}\p{Grantha}"
+    r"\x{11900}-\x{1193F}\x{11F02}-\x{11F33}\x{11380}-\x{113B7}"
+)
+# After these signs a letter is written below the one before: of Burmese, Khmer, Tai Tham, Balinese and Javanese.
+_STACKED = r"[\x{1039}\x{17D2}\x{1A60}\x{1B44}\x{A9C0}]\p{L}"
 _LETTER = rf"(?:[^\P{{L}}{_UNSPACED}]|\p{{M}}|\p{{N}})"
-_TOKEN = rf"{_LETTER}+(?:'{_LETTER}+)*|\S\p{{M}}*"
+_TOKEN = rf"{_LETTER}+(?:'{_LETTER}+)*|\S(?:{_STACKED}|\p{{M}})*"
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
@@ -36,10 +46,10 @@ class WordVocabulary(keras.layers.Layer):
 
     A text is lower-cased and cut into words: runs of letters, marks, digits, and apostrophes between these (also the
     curly one, which becomes straight). Every other visible character is a word of its own, and so is every letter of
-    Han, Hiragana, Katakana and Thai; marks stay with their character. `<br />` is a space. Any bytes give an answer:
-    invalid UTF-8 counts as a space. Unicode is not normalized: a letter with an accent and the same letter composed
-    of two characters differ. With `characters` each letter, and each space between words, is a word: for names, codes
-    and other short strings.
+    a script without spaces, such as Chinese, Japanese, Thai, Lao, Khmer and Burmese; marks, and letters written below,
+    stay with their character. `<br />` is a space. Any bytes give an answer: invalid UTF-8 counts as a space. Unicode
+    is not normalized: a letter with an accent and the same letter composed of two characters differ. With `characters`
+    each letter, and each space between words, is a word: for names, codes and other short strings.
 
     The lookup table is `table`, a resource: whoever saves a function that uses it has to keep this layer or the table
     as an attribute of what is saved.

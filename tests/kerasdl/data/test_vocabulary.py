@@ -1,3 +1,4 @@
+import unicodedata
 from collections import Counter
 
 import block_checks
@@ -47,6 +48,11 @@ def words_of(text):
         ("don’t cats’ rock'n'roll", ["don't", "cats", "'", "rock'n'roll"]),
         ("東京に行くcafé", ["東", "京", "に", "行", "く", "café"]),
         ("ที่นี่", ["ที่", "นี่"]),
+        ("ດີຫຼາຍ film", ["ດີ", "ຫຼ", "າ", "ຍ", "film"]),
+        ("ខ្ញុំស្រឡាញ់១២", ["ខ្ញុំ", "ស្រ", "ឡា", "ញ់", "១២"]),
+        ("ကောင်းတယ် သတ္တိ။", ["ကော", "င်း", "တ", "ယ်", "သ", "တ္တိ", "။"]),
+        ("ꦥꦚ꧀ꦗꦁ ᬩᬮᬶ ꋍꏂ", ["ꦥ", "ꦚ꧀ꦗꦁ", "ᬩ", "ᬮᬶ", "ꋍ", "ꏂ"]),
+        ("བདེ་ལེགས།", ["བདེ", "་", "ལེགས", "།"]),
         ("हिन्दी العَرَبِيَّة", ["हिन्दी", "العَرَبِيَّة"]),
         ("e\u0301te\u0301 x\u0301!\u0301", ["e\u0301te\u0301", "x\u0301", "!\u0301"]),
         ("👍🏽ok❤\ufe0f", ["👍", "🏽", "ok", "❤\ufe0f"]),
@@ -56,6 +62,27 @@ def words_of(text):
 def test_words_of_a_text(text, expected):
     assert words_of(text) == expected
     assert oracles.words(text) == expected
+
+
+# Letters whose Line_Break is SA (Unicode 16, LineBreak.txt), by their first and last in each script.
+COMPLEX_CONTEXT = {
+    "Thai": "\u0e01-\u0e46", "Lao": "\u0e81-\u0ec6", "Myanmar": "\u1000-\u109f", "Khmer": "\u1780-\u17dc",
+    "Tai Le": "\u1950-\u1974", "New Tai Lue": "\u1980-\u19c9", "Tai Tham": "\u1a20-\u1a54",
+    "Myanmar Extended-B": "\ua9e0-\ua9fe", "Myanmar Extended-A": "\uaa60-\uaa7f", "Tai Viet": "\uaa80-\uaadf",
+    "Ahom": "\U00011700-\U0001171a",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", COMPLEX_CONTEXT)
+def test_letters_of_scripts_that_need_a_dictionary_are_words(script):
+    first, last = map(ord, COMPLEX_CONTEXT[script].split("-"))
+    letters = [chr(code) for code in range(first, last + 1) if unicodedata.category(chr(code))[0] == "L"]
+    assert words_of("".join(letters)) == letters
+
+
+def test_scripts_with_spaces_keep_their_words():
+    for word in ("हिन्दी", "বাংলা", "தமிழ்", "한국어", "ქართული", "አማርኛ"):
+        assert words_of(word) == [word]
 
 
 def test_words_equal_oracle_on_any_mixture():
