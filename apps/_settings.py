@@ -82,6 +82,17 @@ class Settings:
     seed: int = 0
     """Seed of weights, order and all that is drawn; the validation split does not depend on it."""
 
+    @property
+    def last_epoch(self) -> int:
+        """Number of the epoch with which the training ends."""
+        return self.epochs
+
+    @property
+    def laid_out(self) -> str | None:
+        """The flag whose course is laid out for --epochs, so that a run cannot go on for more of them; None: it can."""
+        schedule = getattr(self, "schedule", "constant")
+        return None if schedule in ("constant", "plateau") else f"--schedule {schedule}"
+
     def __init_subclass__(cls, **defaults: Any) -> None:
         """Takes other defaults of inherited fields."""
         super().__init_subclass__()

@@ -101,6 +101,17 @@ class Config(Training, epochs=8, weight_decay=0.01, warmup_epochs=0.2, clip_norm
         """Whether a part of the encoder can be tuned."""
         return {"tune_epochs": 0 if encoder == "cnn" else 2}
 
+    @property
+    def last_epoch(self) -> int:
+        """Number of the epoch with which the training ends."""
+        return _phases(self)[-1][1]
+
+    @property
+    def laid_out(self) -> str | None:
+        """The phase that follows upon --epochs, or the schedule."""
+        later = {"--tune-epochs": self.tune_epochs, "--reinforce-epochs": self.reinforce_epochs}
+        return next((f"{flag} {epochs}" for flag, epochs in later.items() if epochs), super().laid_out)
+
     def __post_init__(self) -> None:
         """Checks every value."""
         super().__post_init__()
@@ -270,9 +281,10 @@ def _compile(config: Config, model: keras.Model, steps: int, peak: float) -> Non
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the decoder on the encoder's features, then with the encoder's top, then to captions of its own."""
     saver = callbacks[-1]
+    history = keras.callbacks.History()
     for begin, end, kind in _phases(config):
         start = saver.initial_epoch
-        if begin == end or start >= end:
+        if begin == end or start >= end or saver.stopped:
             continue
         # Once the top has changed, the features behind it are no longer those of the cache.
         cut = begin > 0 and config.tune_epochs > 0
@@ -307,10 +319,10 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
                 )
             )
         saver.optimizer_since = begin
-        fit.fit(model, batches, callbacks, config, steps=steps, validation=validation, epochs=end, others=others)
-        if model.stop_training:
-            break
-    return model.history
+        history = fit.fit(
+            model, batches, callbacks, config, steps=steps, validation=validation, epochs=end, others=others
+        )
+    return history
 
 
 def _phases(config: Config) -> list[tuple[int, int, Literal["fit", "tune", "reinforce"]]]:

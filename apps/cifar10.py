@@ -111,6 +111,11 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
         size = 160 if architecture == "backbone" else 64 if data else 32
         return {**RECIPES.get(kind, RECIPES["classic"]), "image_size": size}
 
+    @property
+    def laid_out(self) -> str | None:
+        """The sizes of the pictures, or the schedule."""
+        return super().laid_out if self.progressive == "none" else f"--progressive {self.progressive}"
+
 
 OBJECTIVE = Objective(metric="val_accuracy", direction="max")
 
@@ -227,9 +232,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if data.validation is not None:
         targets = np.eye(classes, dtype=np.float32)[data.validation.labels]
         validation = pipeline.evaluation_batches((data.validation.images, targets), 500)
-    averaged = [keras.callbacks.SwapEMAWeights()] if config.ema_momentum else []
+    history = keras.callbacks.History()
     for begin, end, tuned in _phases(config):
-        if saver.initial_epoch >= end:
+        if saver.initial_epoch >= end or saver.stopped:
             continue
         if config.architecture == "backbone":
             model.layers[-4].trainable = tuned  # the backbone itself, before pool, dropout and head
@@ -242,8 +247,8 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             transform=augmentation.chain(config, num_classes=classes, size=data.info["image_size"]),
         )
         saver.optimizer_since = begin
-        fit.fit(model, batches, callbacks, config, steps=steps, validation=validation, epochs=end, others=averaged)
-    return model.history
+        history = fit.fit(model, batches, callbacks, config, steps=steps, validation=validation, epochs=end)
+    return history
 
 
 def _phases(config: Config) -> list[tuple[int, int, bool]]:

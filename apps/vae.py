@@ -76,6 +76,12 @@ class Config(PictureData, Training, epochs=500, batch_size=512, learning_rate=RE
         likelihood = "bernoulli" if is_mnist else "logistic"
         return {"likelihood": likelihood, **networks, "learning_rate": 8e-3 if optimizer == "muon" else 2e-3}
 
+    @property
+    def laid_out(self) -> str | None:
+        """The warm-up of the divergence, or the schedule."""
+        rises = self.kl_warmup_ratio and self.objective == "elbo"
+        return f"--kl-warmup-ratio {self.kl_warmup_ratio}" if rises else super().laid_out
+
     def __post_init__(self) -> None:
         """Checks every value."""
         super().__post_init__()

@@ -83,8 +83,10 @@ class Search(keras_tuner.engine.base_tuner.BaseTuner):
             row["seconds"] = round(time.perf_counter() - began, 1)
         for name in (run.CHECKPOINT, run.MODEL):
             (folder / name).unlink(missing_ok=True)
-        scores = [epoch[objective.metric] for epoch in saver.history]
-        best = max(scores) if objective.direction == "max" else min(scores)
+        best = saver.history[saver.best_epoch - 1].get(objective.metric)
+        if best is None:
+            row["failure"] = f"{objective.metric} was no finite number in any epoch"
+            raise keras_tuner.errors.FailedTrialError(row["failure"])
         row[objective.metric] = best
         print(f"trial {trial.trial_id}: {objective.metric} {best:.4f} in {row['seconds']} s", flush=True)
         return {objective.metric: best}

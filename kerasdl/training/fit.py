@@ -1,4 +1,4 @@
-"""One call of Keras' `fit` for every application: from where a run's checkpoint stands, with early stopping."""
+"""One call of Keras' `fit` for every application: from where a run's checkpoint stands to its last epoch."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,6 +7,9 @@ import keras
 
 from kerasdl.training import progress
 from kerasdl.training.checkpoint import Checkpoint
+
+PLATEAU = 5
+"""Epochs without gain after which the schedule plateau lowers the learning rate."""
 
 
 class Settings(Protocol):
@@ -32,17 +35,17 @@ def fit(
     epochs: int | None = None,
     others: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
-    """Fits a model, so that it stops and resumes exactly.
+    """Fits a model, so that it stops and resumes exactly; a training that is over, or has stopped, is only restored.
 
     Args:
         model: compiled.
         batches: shuffled already, from the checkpoint's `initial_epoch` on.
-        callbacks: those of the run; the last is its `Checkpoint`, whose metric early stopping watches.
-        settings: the configuration. Early stopping, and the schedule plateau, follow the checkpoint's metric.
+        callbacks: those of the run; the last is its `Checkpoint`.
+        settings: the configuration. Early stopping, and the schedule plateau, follow the checkpoint's best epoch.
         steps: of an epoch.
         validation: batches that are measured after each epoch; None: there are none.
         epochs: number of the last epoch, where it is not that of the settings.
-        others: callbacks of the application. Those that compute a metric come first: early stopping follows them.
+        others: callbacks of the application; they may add metrics to the logs.
 
     Returns:
         Keras' history.
@@ -50,21 +53,18 @@ def fit(
     Raises:
         TypeError: the last callback is no `Checkpoint`.
 
-    Source: early stopping: Prechelt 1998, "Early Stopping - But When?".
+    Source: own.
     """
     saver = callbacks[-1]
     if not isinstance(saver, Checkpoint):
         raise TypeError(f"fit got {type(saver).__name__} as the last callback, expected the run's Checkpoint")
-    others = [*others]
-    mode = "max" if saver.maximize else "min"
-    if getattr(settings, "schedule", None) == "plateau" and validation is not None:
-        others.append(keras.callbacks.ReduceLROnPlateau(saver.monitor, factor=0.1, patience=5, mode=mode))
-    if settings.patience and validation is not None:
-        others.append(keras.callbacks.EarlyStopping(saver.monitor, patience=settings.patience, mode=mode))
-    saver.watch(others)
+    if validation is not None:
+        saver.patience = settings.patience
+        saver.plateau = PLATEAU if getattr(settings, "schedule", None) == "plateau" else None
+    last = saver.initial_epoch if saver.stopped else epochs or settings.epochs
     return model.fit(
         batches,
-        epochs=epochs or settings.epochs,
+        epochs=last,
         initial_epoch=saver.initial_epoch,
         steps_per_epoch=steps,
         shuffle=False,

@@ -1,7 +1,7 @@
 """Learning-rate schedules, by optimizer step.
 
 `schedule` turns an application's config into what a Keras optimizer takes as `learning_rate`. Dividing the
-rate when the validation loss stalls is not a schedule but `keras.callbacks.ReduceLROnPlateau`; it needs the
+rate when the validation score stalls is not a schedule but a part of `kerasdl.training.checkpoint`; it needs the
 kind "constant" without warm-up, since Keras lets a callback set a plain number only.
 
 A warm-up rises on a straight line from peak / (warmup_steps + 1), not from 0, so that the first step counts.
