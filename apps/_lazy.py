@@ -13,7 +13,14 @@ from typing import Any
 HEAVY = ("keras", "numpy", "tensorflow")
 FLOORS = ("blocks", "data", "decoding", "fast", "figures", "metrics", "models", "training")
 PACKAGES = tuple(f"kerasdl.{floor}" for floor in FLOORS)
-LIGHT = ("kerasdl.command_line", "kerasdl.errors", "kerasdl.files", "kerasdl.startup", *PACKAGES)
+LIGHT = (
+    "kerasdl.command_line",
+    "kerasdl.errors",
+    "kerasdl.files",
+    "kerasdl.interruptions",
+    "kerasdl.startup",
+    *PACKAGES,
+)
 
 
 class _StandIn(ModuleType):

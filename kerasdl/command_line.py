@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
+from kerasdl import interruptions
 from kerasdl.errors import UserError
 
 
@@ -30,14 +31,16 @@ def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> i
         arguments: words of the command line; `--debug` is taken out and shows tracebacks.
 
     Returns:
-        Exit status: that of `dispatch`, 1 for a failure, 2 for a mistake of the user, 130 for Ctrl-C.
+        Exit status: that of `dispatch`, 1 for a failure, 2 for a mistake of the user, 130 for Ctrl-C, 143 for SIGTERM.
+        What can be done after an interruption is the message of a KeyboardInterrupt that has one.
     """
     debug = "--debug" in arguments
     try:
-        return dispatch([word for word in arguments if word != "--debug"])
-    except KeyboardInterrupt:
-        print("interrupted; finished epochs are on disk, see train --resume", file=sys.stderr)
-        return 130
+        with interruptions.raised():
+            return dispatch([word for word in arguments if word != "--debug"])
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {str(stop) or interruptions.AGAIN}", file=sys.stderr)
+        return interruptions.status(stop)
     except Exception as error:
         if debug:
             traceback.print_exc()

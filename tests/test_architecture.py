@@ -44,7 +44,8 @@ def test_a_wrong_import_would_be_seen():
 # Each floor of kerasdl stands on those before it; modules of one line know nothing of each other.
 FLOORS = (
     ("errors",),
-    ("files", "command_line", "processor"),
+    ("files", "interruptions", "processor"),
+    ("command_line",),
     ("startup", "fast", "frozen"),
     ("training",),
     ("data",),
