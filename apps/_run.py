@@ -16,7 +16,7 @@ from apps._contract import Application, Splits, jsonable
 from kerasdl import export, model_card, processor
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
-from kerasdl.files import write_json
+from kerasdl.files import claim, tidy, write_json
 from kerasdl.training import checkpoint, run
 
 
@@ -50,26 +50,47 @@ def train(
         folder = run.create(runs, application, jsonable(config), dict(data.info))
     else:
         folder = resume
-        check_data(run.read(folder, application)[1], data, folder)
+        recorded = run.read(folder, application)[1]
+        check_data(recorded, data, folder)
+        if elsewhere := run.elsewhere(recorded):
+            print(f"{folder} began with {elsewhere}: what follows will not be equal bit for bit", file=sys.stderr)
     print(f"{'run' if resume is None else 'resuming'} {folder}", flush=True)
-    keras.utils.set_random_seed(config.seed)
-    model = module.build_model(config, data)
-    saver = checkpoint.Checkpoint(
-        folder,
-        monitor=module.OBJECTIVE.metric,
-        maximize=module.OBJECTIVE.direction == "max",
-        resume=resume is not None,
-    )
-    module.train(config, model, data, [saver])
-    plots.learning_curves(
-        folder / run.LOG,
-        folder / run.FIGURES / "learning_curves.png",
-        monitor=module.OBJECTIVE.metric,
-        mode=module.OBJECTIVE.direction,
-    )
+    with claim(folder / run.RUNNING) as mine:
+        if not mine:
+            raise UserError(f"{folder} is being trained by another process; wait for its end, or stop it")
+        try:
+            saver = _train(module, config, data, folder, resume=resume is not None)
+        except KeyboardInterrupt as stop:
+            raise type(stop)(f"go on with: python -m apps {application} train --resume {folder}") from None
     print(f"trained {saver.initial_epoch} epochs; log, checkpoint and model in {folder}")
     print(f"next: python -m apps {application} evaluate {folder}")
     return folder
+
+
+def _train(module: Application, config: Any, data: Splits, folder: Path, *, resume: bool) -> checkpoint.Checkpoint:
+    objective = module.OBJECTIVE
+    saver = checkpoint.Checkpoint(
+        folder, monitor=objective.metric, maximize=objective.direction == "max", resume=resume
+    )
+    saver.patience = config.patience
+    if resume:
+        tidy(folder)
+        write_json(folder / run.CONFIG, jsonable(config))  # it may allow more epochs, or more patience
+    if saver.initial_epoch >= config.last_epoch:
+        print(f"all {saver.initial_epoch} epochs are done")
+    elif not saver.stopped:
+        keras.utils.set_random_seed(config.seed)
+        module.train(config, module.build_model(config, data), data, [saver])
+    if saver.stopped:
+        print(f"stopped by --patience {saver.patience}: no epoch after {saver.best_epoch} was better; more goes on")
+    plots.learning_curves(
+        folder / run.LOG,
+        folder / run.FIGURES / "learning_curves.png",
+        monitor=objective.metric,
+        mode=objective.direction,
+        best=saver.best_epoch,
+    )
+    return saver
 
 
 def with_precision(config: Any) -> Any:
@@ -184,8 +205,16 @@ def export_run(
     Returns:
         The version folder.
     """
-    target = root / application / str(version or export.next_version(root / application))
     model = restore(module, config, data, folder)
+    with export.reserved(root / application, version) as target:
+        _export(module, application, config, data, folder, model, target)
+    print(f"exported {target} ({export.size_bytes(target) / 2**20:.1f} MiB), card in {target / 'MODEL_CARD.md'}")
+    return target
+
+
+def _export(
+    module: Application, application: str, config: Any, data: Splits, folder: Path, model: keras.Model, target: Path
+) -> None:
     endpoints = module.endpoints(model, data)
 
     def finish(temporary: Path) -> None:
@@ -208,5 +237,3 @@ def export_run(
     # Only where an application says so, and its card's metrics are those of what is stored.
     eight_bit = module.eight_bit(model) if hasattr(module, "eight_bit") else ()
     export.write(target, model, endpoints, finish, eight_bit=eight_bit)
-    print(f"exported {target} ({export.size_bytes(target) / 2**20:.1f} MiB), card in {target / 'MODEL_CARD.md'}")
-    return target

@@ -4,8 +4,10 @@ An export is `saved_models/<application>/<version>/`. It loads in stock TensorFl
 `tf.saved_model.load`, without this repository and without Keras.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from kerasdl import frozen
 from kerasdl.errors import UserError
-from kerasdl.files import atomic_path
+from kerasdl.files import atomic_path, claim, tidy
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
@@ -45,6 +47,27 @@ def next_version(folder: Path) -> int:
     """One above the highest version in `saved_models/<application>`; 1 when there is none."""
     versions = [int(path.name) for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
     return max(versions, default=0) + 1
+
+
+@contextmanager
+def reserved(folder: Path, version: int | None) -> Iterator[Path]:
+    """Gives the path of a new version, which no other export takes until the block ends.
+
+    Args:
+        folder: `saved_models/<application>`.
+        version: its number; the next free one when None.
+
+    Raises:
+        UserError: another export is writing this version.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tidy(folder)
+    for number in [version] if version else itertools.count(next_version(folder)):
+        with claim(folder / f".{number}.lock") as mine:
+            if mine and (version or not (folder / str(number)).exists()):
+                yield folder / str(number)
+                return
+    raise UserError(f"{folder / str(version)} is being written by another export; give another --version, or wait")
 
 
 def write(

@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from archspec.cpu import detect
 
@@ -41,6 +41,18 @@ def kind() -> str:
     if native := [name for feature, name in NATIVE.items() if feature in sets]:
         return native[0]
     return "AVX-512" if "avx512f" in sets else "AVX2" if "avx2" in sets else platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """What the last bits of a result depend on: `processor` (or the GPU) and `threads` of one operation."""
+    tf = sys.modules.get("tensorflow")
+    name, threads = kind(), int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+    if tf is not None:
+        threads = tf.config.threading.get_intra_op_parallelism_threads() or threads
+        for device in tf.config.list_physical_devices("GPU"):
+            name = tf.config.experimental.get_device_details(device).get("device_name", "GPU")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": name, "threads": threads or usable}
 
 
 def configure() -> None:

@@ -38,6 +38,7 @@ def learning_curves(
     *,
     monitor: str = "val_loss",
     mode: Literal["min", "max"] = "min",
+    best: int | None = None,
 ) -> Path:
     """Draws each metric over the epochs, training and validation together, and marks the best epoch.
 
@@ -48,6 +49,7 @@ def learning_curves(
         path: the PNG to write.
         monitor: the metric whose best epoch is marked; a log without it gets no mark.
         mode: whether the best is the smallest ("min") or the largest ("max").
+        best: place of the best epoch, from 1 on, where it does not follow from the metric alone.
 
     Returns:
         The path of the PNG.
@@ -78,12 +80,13 @@ def learning_curves(
     high = math.ceil(len(metrics) / wide)
     figure = _figure(4.0 * wide, 3.0 * high)
     marker = "o" if count <= 25 else None
-    best = None
     if monitor in curves and np.isfinite(curves[monitor]).any():
         loss = curves[monitor] if mode == "min" else -curves[monitor]
-        best = int(np.argmin(np.where(np.isfinite(loss), loss, np.inf)))
+        best = best - 1 if best else int(np.argmin(np.where(np.isfinite(loss), loss, np.inf)))
         value = f"{curves[monitor][best]:.4g}"
         figure.suptitle(f"best epoch {epochs[best]:.0f}: {_literal(monitor)} {value}", fontsize=10)
+    else:
+        best = None
     for place, metric in enumerate(metrics, start=1):
         axes = figure.add_subplot(high, wide, place)
         for name, label, color in ((metric, "training", _BLUE), (f"val_{metric}", "validation", _ORANGE)):

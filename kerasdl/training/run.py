@@ -1,7 +1,7 @@
 """Run folders: `runs/<application>/<time>/` holds everything that one training produced.
 
 config.json      every field as resolved; `train --config` takes it
-run.json         application, command, commit, library versions, what the data said of itself
+run.json         application, command, commit, library versions, machine, precision, what the data said of itself
 log.csv          one row an epoch
 checkpoint.npz   what the run resumes from
 model.keras      the weights of the best epoch on the validation data
@@ -9,6 +9,8 @@ metrics.json     what `evaluate` measured on the test data
 figures/         what it drew
 """
 
+import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -17,9 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kerasdl import processor
 from kerasdl.errors import UserError
 from kerasdl.files import write_json
 
+RUNNING = ".running"
+"""Whose lock the process has that trains in the folder."""
 CONFIG, RUN, LOG, CHECKPOINT, MODEL, METRICS, FIGURES = (
     "config.json",
     "run.json",
@@ -43,17 +48,32 @@ def create(root: Path, application: str, config: dict[str, Any], data: dict[str,
     Returns:
         The new folder.
     """
-    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    for attempt in range(1, 1000):
-        folder = root / application / (stamp if attempt == 1 else f"{stamp}-{attempt}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        break
+    folder = new_folder(root / application)
     write_json(folder / CONFIG, config)
-    write_json(folder / RUN, {"application": application, **provenance(), "data": data})
+    machine = {"machine": processor.machine(), "precision": config.get("precision")}
+    write_json(folder / RUN, {"application": application, **provenance(), **machine, "data": data})
     return folder
+
+
+def new_folder(parent: Path) -> Path:
+    """Makes a folder named after the time; of two at the same second the later one gets a number."""
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    for name in itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2))):
+        with contextlib.suppress(FileExistsError):
+            (parent / name).mkdir(parents=True)
+            return parent / name
+    raise AssertionError  # the numbers never end
+
+
+def elsewhere(recorded: dict[str, Any]) -> str:
+    """What bits depend on and is not as it was, such as `threads 2 (here 1)`; empty: nothing.
+
+    Args:
+        recorded: the contents of run.json; what it does not say (it is older) counts as equal.
+    """
+    before = recorded.get("machine", {}) | recorded.get("versions", {})
+    now = processor.machine() | provenance()["versions"]
+    return ", ".join(f"{name} {old} (here {now[name]})" for name, old in before.items() if old != now.get(name, old))
 
 
 def provenance() -> dict[str, Any]:

@@ -4,9 +4,12 @@ import ast
 import dataclasses
 import importlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
@@ -15,7 +18,7 @@ import pytest
 
 from apps import __main__ as command
 from apps import _run, _settings, cifar10
-from kerasdl import command_line, processor
+from kerasdl import command_line, files, processor
 from kerasdl.errors import UserError
 from kerasdl.training import run
 
@@ -28,6 +31,35 @@ def fails(capsys, *words, status=2):
     assert len(printed.err.strip().splitlines()) == 1, printed.err
     assert "Traceback" not in printed.err
     return printed.err.strip()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("package", ["apps", "tuning"])
+def test_interrupted_at_the_start_it_ends_in_one_line(package, number, status, tmp_path):
+    (tmp_path / "tyro.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command_words = [sys.executable, "-m", package, "cifar10", "--trials", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command_words, cwd=ROOT, env=environment, text=True, **pipes) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        error = process.communicate()[1]
+    assert (process.returncode, error) == (status, "interrupted; nothing was lost: run the command again\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_says_what_can_be_done_next(number, status, monkeypatch, capsys):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(command, "_evaluate", lambda *_: signal.raise_signal(number))
+    assert fails(capsys, "vae", "evaluate", "run", status=status) == (
+        "interrupted; nothing was lost: run the command again"
+    )
+    monkeypatch.setattr(_run, "_train", lambda *_, **__: signal.raise_signal(number))
+    with tempfile.TemporaryDirectory() as folder:
+        error = fails(capsys, "vae", "train", "--tiny", "--runs", folder, status=status)
+        (begun,) = Path(folder).glob("vae/*")
+    assert error == f"interrupted; go on with: python -m apps vae train --resume {begun}"
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_lists_applications_from_their_docstrings_without_importing_them(tmp_path, monkeypatch, capsys):
@@ -114,6 +146,42 @@ def test_resume_refuses_a_changed_configuration_and_another_application(tmp_path
     assert "epochs, seed would change" in error
     other = recorded(tmp_path, application="vae")
     assert "is a run of vae, not of cifar10" in fails(capsys, "cifar10", "train", "--resume", str(other))
+
+
+@pytest.mark.parametrize(
+    ("application", "settings", "reason"),
+    [
+        ("cifar10", {"architecture": "lenet", "schedule": "cosine"}, "--schedule cosine is laid out for 2"),
+        ("cifar10", {"architecture": "fast", "schedule": "constant"}, "--progressive resize is laid out for 2"),
+        ("vae", {"schedule": "constant"}, "--kl-warmup-ratio 0.1 is laid out for 2"),
+        ("captioner", {"schedule": "constant"}, "--tune-epochs 2 is laid out for 2"),
+    ],
+)
+def test_a_run_whose_course_is_laid_out_for_its_epochs_goes_on_for_no_more(
+    application, settings, reason, tmp_path, capsys
+):
+    config = importlib.import_module(f"apps.{application}").Config(epochs=2, **settings)
+    folder = run.create(tmp_path, application, command.jsonable(config), {"tiny": True})
+    error = fails(capsys, application, "train", "--resume", str(folder), "--epochs", "5")
+    assert error == (
+        f"error: {folder} cannot go on to --epochs 5: {reason}; train anew with --config {folder}/config.json "
+        "--epochs 5"
+    )
+    assert "epochs would change" in fails(capsys, application, "train", "--resume", str(folder), "--epochs", "1")
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path, capsys):
+    """The line before says that the machine is another one."""
+    folder = recorded(tmp_path)
+    content = json.loads((folder / "run.json").read_text())
+    content |= {"data": dict(cifar10.tiny()[1].info), "machine": {"processor": "abacus", "threads": 1}}
+    (folder / "run.json").write_text(json.dumps(content))
+    with files.claim(folder / run.RUNNING):
+        assert command.main(["cifar10", "train", "--resume", str(folder), "--patience", "3"]) == 2
+    elsewhere, refused = capsys.readouterr().err.splitlines()
+    assert f"{folder} began with processor abacus (here " in elsewhere
+    assert "will not be equal bit for bit" in elsewhere
+    assert refused == f"error: {folder} is being trained by another process; wait for its end, or stop it"
 
 
 def test_evaluating_before_the_first_epoch_says_so(tmp_path, capsys):

@@ -353,3 +353,15 @@ def test_names_of_classes_are_read_back(counted):
     signatures = export.in_memory({"class_name": export.class_name(["cat", "Hund"], counted=counted)})
     assert export.class_names(signatures, None if counted else 2) == ["cat", "Hund"]
     assert set(signatures["class_name"](index=np.array([1]))) == {"label", *(["num_classes"] if counted else [])}
+
+
+def test_exports_at_the_same_time_take_different_numbers(tmp_path):
+    (tmp_path / "4").mkdir()
+    with export.reserved(tmp_path, None) as one, export.reserved(tmp_path, None) as other:
+        assert (one.name, other.name) == ("5", "6")
+        with pytest.raises(UserError, match="5 is being written by another export"), export.reserved(tmp_path, 5):
+            pass
+        one.mkdir()
+    with export.reserved(tmp_path, None) as next_one, export.reserved(tmp_path, 9) as given:
+        assert (next_one.name, given.name) == ("6", "9")
+    assert [path.name for path in tmp_path.glob(".*")] == []

@@ -3,11 +3,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from kerasdl.files import atomic_path, write_bytes, write_json, write_text
+from kerasdl.files import atomic_path, claim, write_bytes, write_json, write_text
 
 
 def test_writes_text_and_json(tmp_path):
@@ -49,5 +48,59 @@ def test_a_kill_during_the_write_leaves_the_old_file(tmp_path):
         assert writer.stdout is not None
         writer.stdout.readline()
         writer.send_signal(signal.SIGKILL)
-        time.sleep(0)
     assert path.read_text() == "old"
+
+
+WRITER = (
+    "import sys, time; from pathlib import Path; from kerasdl.files import atomic_path\n"
+    "with atomic_path(Path(sys.argv[1])) as t:\n"
+    "    t.mkdir(); (t / 'a').write_text('half'); print('writing', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def writers(tmp_path):
+    """Two processes that write folders, of which the first was killed in the middle."""
+    started = []
+    for name in ("1", "2"):
+        command = [sys.executable, "-c", WRITER, str(tmp_path / name)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        started[-1].stdout.readline()
+    started[0].kill()
+    started[0].wait()
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, writers):
+    dead, living = (f".{process.pid}-{name}" for process, name in zip(writers, "12", strict=True))
+    own = [".2020-mine.txt", ".hidden", "123-4"]
+    for name in own:
+        (tmp_path / name).touch()
+    assert {dead, dead + ".lock", living, living + ".lock"} < {*os.listdir(tmp_path)}
+    write_text(tmp_path / "new.txt", "")
+    assert {*os.listdir(tmp_path)} == {living, living + ".lock", "new.txt", *own}
+
+
+def test_left_overs_of_before_the_locks_and_of_a_process_of_the_same_number(tmp_path):
+    (tmp_path / "model.keras").touch()
+    (tmp_path / ".77-model.keras").touch()
+    (tmp_path / f".{os.getpid()}-3").mkdir()
+    (tmp_path / f".{os.getpid()}-3" / "part").touch()
+    with atomic_path(tmp_path / "3") as temporary:
+        temporary.mkdir()
+    assert {*os.listdir(tmp_path)} == {"model.keras", "3"}
+    assert os.listdir(tmp_path / "3") == []
+
+
+def test_a_claim_is_to_be_had_once_and_again_when_it_was_given_back(tmp_path):
+    path = tmp_path / "lock"
+    with claim(path) as mine, claim(path) as other:
+        assert (mine, other) == (True, False)
+        assert path.exists()
+    with claim(path) as again:
+        assert again
+    assert not path.exists()

@@ -2,17 +2,25 @@ import json
 
 import pytest
 
+from kerasdl import processor
 from kerasdl.errors import UserError
 from kerasdl.training import run
 
 
-def test_create_and_read(tmp_path):
+def test_create_and_read(tmp_path, monkeypatch):
     folder = run.create(tmp_path, "cifar10", {"epochs": 3}, {"class_names": ["a", "b"]})
     config, recorded = run.read(folder, "cifar10")
     assert config == {"epochs": 3}
     assert recorded["data"] == {"class_names": ["a", "b"]}
-    assert {"time", "command", "commit", "versions"} <= set(recorded)
+    assert {"time", "command", "commit", "versions", "machine", "precision"} <= set(recorded)
+    assert run.elsewhere(recorded) == run.elsewhere({}) == ""
+    monkeypatch.setattr(processor, "machine", lambda: recorded["machine"] | {"threads": 99})
+    assert run.elsewhere(recorded) == f"threads {recorded['machine']['threads']} (here 99)"
     assert folder.parent == tmp_path / "cifar10"
+
+
+def test_folders_of_the_same_second_are_different(tmp_path):
+    assert len({run.new_folder(tmp_path / "a") for _ in range(3)}) == 3
 
 
 def test_damage_and_strangers_are_named(tmp_path):
