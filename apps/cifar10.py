@@ -24,7 +24,7 @@ from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_least
 from kerasdl import export
 from kerasdl.blocks import convolution, image_classifier
-from kerasdl.data import augmentation, image_data, picture_files, pipeline, synthetic
+from kerasdl.data import augmentation, channels, image_data, picture_files, pipeline, synthetic
 from kerasdl.figures import plots, saliency
 from kerasdl.metrics import classification
 from kerasdl.models import pretrained
@@ -136,11 +136,11 @@ def load_data(config: Config) -> Splits:
 
 
 def pixel_statistics(images: np.ndarray) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel, 0..255."""
+    """Mean and standard deviation of each channel, 0..255, by which the network's input is normalized."""
     sample = images[:: max(1, len(images) // 5000)].astype(np.float64)
     return {
         "mean": [round(float(value), 2) for value in sample.mean((0, 1, 2))],
-        "deviation": [round(float(value), 2) for value in sample.std((0, 1, 2))],
+        "deviation": [round(float(value), 2) for value in channels.usable_deviation(sample.std((0, 1, 2)))],
     }
 
 

@@ -215,7 +215,8 @@ def whitening_kernel(images: npt.ArrayLike, *, kernel_size: int = 2, epsilon: fl
     """Kernel whose outputs are uncorrelated and of unit variance over the patches of `images`.
 
     The filters are the eigenvectors v of the patches' second moment, largest eigenvalue first, divided by
-    sqrt(eigenvalue + epsilon), and then their negatives.
+    sqrt(eigenvalue + epsilon), and then their negatives. Directions that the images do not have, such as colour in
+    grey ones, get filters of zeros: nothing is known of them, and a later picture that has them would be blown up.
 
     Args:
         images: float32[num_images, height, width, channels], normalized to zero mean as for the network; a
@@ -244,5 +245,6 @@ def whitening_kernel(images: npt.ArrayLike, *, kernel_size: int = 2, epsilon: fl
     ).reshape(-1, size * size * channels)
     moment = (patches.T @ patches).astype(np.float64) / len(patches)
     eigenvalues, eigenvectors = np.linalg.eigh(moment)
-    filters = (eigenvectors / np.sqrt(eigenvalues + epsilon))[:, ::-1]
+    there = eigenvalues > 1e-5 * eigenvalues[-1]  # the rest is rounding, of 8 bits or of the sum
+    filters = (there * eigenvectors / np.sqrt(np.maximum(eigenvalues, 0) + epsilon))[:, ::-1]
     return np.concatenate([filters, -filters], axis=1).reshape(size, size, channels, -1).astype(np.float32)

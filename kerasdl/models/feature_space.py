@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasdl.blocks import convolution, image_classifier
-from kerasdl.data import augmentation, pipeline
+from kerasdl.data import augmentation, channels, pipeline
 from kerasdl.errors import UserError
 from kerasdl.files import atomic_path, lock
 from kerasdl.metrics import generated_pictures
@@ -269,7 +269,7 @@ class FrechetDistance(keras.callbacks.Callback):
 def _network(images: np.ndarray, num_outputs: int) -> keras.Model:
     """With initial weights that follow from the pictures alone."""
     sample = images[:: max(1, len(images) // 5000)].astype(np.float32)
-    mean, deviation = sample.mean((0, 1, 2)), np.maximum(sample.std((0, 1, 2)), 1)
+    mean, deviation = sample.mean((0, 1, 2)), channels.usable_deviation(sample.std((0, 1, 2)))
     with _seeded(_SETTINGS["seed"]):
         image = keras.Input((None, None, images.shape[-1]), name="image")
         x = keras.layers.Normalization(mean=mean, variance=deviation**2, name="normalize")(image)

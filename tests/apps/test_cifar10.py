@@ -59,6 +59,46 @@ def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
     assert accuracy(dataclasses.replace(config, epochs=1), dataclasses.replace(data, train=broken), tmp_path) < 0.3
 
 
+def of_one_channel(kind, count):
+    """Waves that run along or across, whose content stands in one channel; the others are constant, or nearly."""
+    rng = np.random.default_rng(0)
+    along = np.sin(np.arange(32) * rng.uniform(0.6, 1.2, (count, 1)) + rng.uniform(0, 6, (count, 1)))
+    wave = np.broadcast_to(along[:, None], (count, 32, 32))
+    labels = (np.arange(count) % 2).astype(np.int32)
+    wave = np.where(labels[:, None, None] == 1, wave, wave.transpose(0, 2, 1))[..., None]
+    grey = np.clip(128 + 60 * wave + rng.normal(0, 20, wave.shape), 0, 255).astype(np.uint8)
+    noise = rng.integers(0, 3, grey.shape, np.uint8)
+    rest = {"grey": grey, "green": np.zeros_like(grey), "green, noise": noise, "yellow": np.full_like(grey, 255)}[kind]
+    return image_data.Images(np.concatenate([rest, grey, rest], -1), labels)
+
+
+def test_pictures_of_one_channel_are_learned_as_their_grey_version_is():
+    """And a later picture that has the other channels gets an answer of the usual size."""
+    config = dataclasses.replace(QUICK, epochs=8, batch_size=20)
+    colour = synthetic.shapes(50, seed=1)[0].astype(np.float32)
+    for kind in ("grey", "green", "green, noise", "yellow"):
+        whole = of_one_channel(kind, 240)
+        train, test = (whole.of(part) for part in np.split(np.arange(240), [200]))
+        info = {"image_size": 32, "class_names": ["a", "b"], **cifar10.pixel_statistics(train.images)}
+        data = Splits(train, None, lambda test=test: test, info, kind)
+        keras.utils.set_random_seed(0)
+        model = cifar10.build_model(config, data)
+        targets = np.eye(2, dtype=np.float32)[train.labels]
+        model.fit(train.images.astype(np.float32), targets, config.batch_size, config.epochs, verbose=0)
+        assert np.mean(model(test.images.astype(np.float32)).numpy().argmax(1) == test.labels) >= 0.95, kind
+        assert np.abs(model(colour)).max() < 30, kind
+
+
+def test_pictures_that_are_all_alike_teach_nothing_and_break_nothing(tmp_path):
+    drawn = shapes(60)
+    for value in (0, 128):
+        flat = image_data.Images(np.full_like(drawn.train.images, value), drawn.train.labels)
+        data = dataclasses.replace(drawn, train=flat, info=drawn.info | cifar10.pixel_statistics(flat.images))
+        config = dataclasses.replace(QUICK, epochs=1, batch_size=10)
+        model = _run.restore(cifar10, config, data, _run.train(cifar10, "cifar10", config, data, runs=tmp_path))
+        assert np.isfinite(model.predict(drawn.test().images.astype(np.float32), verbose=0)).all()
+
+
 @pytest.mark.parametrize(
     "architecture", ["lenet", "alexnet", "vgg19", "resnet20", "plain20", "resnet56", "se-resnet20", "preresnet20"]
 )

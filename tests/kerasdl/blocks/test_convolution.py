@@ -131,6 +131,25 @@ def test_whitening_kernel_whitens(kernel_size, channels):
     np.testing.assert_allclose(moment, np.diag(eigenvalues / (eigenvalues + 5e-4)), atol=2e-3)
 
 
+def test_whitening_kernel_leaves_out_what_the_images_do_not_have():
+    """Grey images, a channel that is constant but for rounding, one that is, and images that are all alike."""
+    rng = np.random.default_rng(0)
+    grey = rng.normal(size=(50, 9, 9, 1)).cumsum(1).cumsum(2).astype("float32")
+    grey = (grey - grey.mean()) / grey.std()
+    rounding = rng.uniform(-0.5 / 60, 0.5 / 60, grey.shape)
+    kinds = {
+        "grey": np.concatenate([grey, grey, grey], -1),
+        "almost": np.concatenate([rounding, grey, 0 * grey], -1).astype("float32"),
+        "green": np.concatenate([0 * grey, grey, 0 * grey], -1),
+    }
+    colour = rng.normal(size=(1, 9, 9, 3)).astype("float32") * 4
+    for name, images in kinds.items():
+        kernel = whitening_kernel(images)
+        assert (np.abs(kernel).max((0, 1, 2)) > 0).sum() == 8, name
+        assert np.abs(oracles.conv2d(colour, kernel, padding="valid")).max() < 150, name
+    assert not whitening_kernel(np.zeros((5, 9, 9, 3))).any()
+
+
 @pytest.mark.parametrize("shape", [(9, 9, 3), (0, 9, 9, 3), (4, 1, 9, 3)])
 def test_whitening_kernel_refuses_what_has_no_patch(shape):
     with pytest.raises(ValueError, match=r"got images of shape .*, expected \[num_images, height"):
