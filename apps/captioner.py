@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import textwrap
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
-from kerasdl.data import captioned_pictures, divided, pipeline, synthetic, vocabulary
+from kerasdl.data import captioned_pictures, divided, picture_files, pipeline, synthetic, vocabulary
 from kerasdl.decoding import beam_search, caption_writer
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -49,7 +48,7 @@ class Config(Training, epochs=8, weight_decay=0.01, warmup_epochs=0.2, clip_norm
     """flickr8k: a folder of that name; coco_captions: from TFDS, whose pictures are written to --cache once."""
     data_dir: Path | None = None
     """Folder that holds flickr8k/ (images/, train.csv, ...) or TFDS' coco_captions/; else KERASDL_DATA_DIR."""
-    validation_ratio: Between[float, 0, 0.9] = 0.08
+    validation_ratio: Between[float, 0, 0.8] = 0.08  # a tenth is for the test
     """Share of the pictures, if there is no split for it, held out to choose epochs and settings; 0: none."""
     encoder: str = "MobileNetV2"
     """Name in keras.applications, whose weights are frozen; or `cnn`, a small network trained from scratch."""
@@ -146,15 +145,21 @@ def load_data(config: Config) -> Splits:
         found = captioned_pictures.read(path, images=config.images)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
-    cut = captioned_pictures.split(
-        found["train"],
-        validation_ratio=0 if "validation" in found else config.validation_ratio,
-        test_ratio=0 if "test" in found else 0.1,
-        seed=divided.SEED,
-    )
+    held_out = 0 if "validation" in found else config.validation_ratio
+    if config.data is None:
+        cut = captioned_pictures.hold_out(found["train"], ratio=held_out, seed=divided.SEED)
+    else:
+        test_ratio = 0 if "test" in found else 0.1
+        cut = captioned_pictures.split(
+            found["train"], validation_ratio=held_out, test_ratio=test_ratio, seed=divided.SEED
+        )
+        if len(found) > 1:
+            picture_files.report_shared({name: part.paths for name, part in (cut | found).items()})
     parts = {**cut, **found, "train": cut["train"]}
-    train, validation, test = (_examples(parts[name]) for name in ("train", "validation", "test"))
-    return splits_of(config, train, validation, test, f"{path.name}, {len(test.captions):,} pictures held out")
+    examples = {name: _examples(parts[name]) for name in ("train", "validation", "test")}
+    counts = {name: len(part.captions) for name, part in examples.items()}
+    divided.check_sizes(path, "pictures", **counts, least_validation=1 if held_out else 0)
+    return splits_of(config, **examples, description=f"{path.name}, {counts['test']:,} pictures held out")
 
 
 def _examples(found: captioned_pictures.Captioned) -> Examples:
@@ -178,10 +183,10 @@ def splits_of(
         "image_size": config.image_size,
         "max_words": config.max_words,
         "beam": [config.beam_width, config.length_penalty],
-        # So that a run is not resumed with other captions, nor evaluated on what it was trained on.
-        "training_captions": f"{len(written):,} captions of {len(train.captions):,} pictures, "
-        f"CRC-32 {zlib.crc32(chr(10).join(written).encode()):08x}",
     }
+    if config.data is None and not info:
+        # The pictures of public data sets are many, and stay as they are: their captions tell enough.
+        facts["fingerprint"] = divided.fingerprint([list(part.captions) for part in (train, validation)])
     return Splits(
         train=train,
         validation=validation if validation.captions else None,
@@ -232,9 +237,14 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         doubly_stochastic=config.doubly_stochastic,
         name="captioner",
     )
-    steps = pipeline.num_steps((1 + config.flip) * sum(map(len, data.train.captions)), config.batch_size)
+    steps = pipeline.num_steps(num_examples(config, data), config.batch_size)
     _compile(config, model, steps * config.epochs, config.learning_rate)
     return model
+
+
+def num_examples(config: Config, data: Splits) -> int:
+    """Captions of an epoch, of which a step takes a batch."""
+    return (1 + config.flip) * sum(map(len, data.train.captions))
 
 
 def _small_network(picture: keras.KerasTensor) -> keras.KerasTensor:
@@ -554,7 +564,7 @@ def _explain(signatures: Mapping[str, Any], path: Path, content: bytes, said: st
 VERBS: tuple[Callable[..., None], ...] = (caption,)
 
 
-def tiny() -> tuple[Config, Splits]:
+def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Drawn scenes of two shapes, with colour, size and place; captions follow from the picture alone."""
     images, said = synthetic.scenes(4000, size=32, seed=0)
     captions = [[one.split()] for one in said]
@@ -562,7 +572,7 @@ def tiny() -> tuple[Config, Splits]:
         Examples(images[part], captions[part.start : part.stop])
         for part in (slice(0, 3200), slice(3200, 3600), slice(3600, 4000))
     )
-    config = Config(
+    config = config or Config(
         encoder="cnn", image_size=32, units=256, attention_units=128, feature_dim=128, embedding_dim=64, dropout=0.0,
         label_smoothing=0.0, doubly_stochastic=0.0, flip=False, min_count=1, epochs=12,
         batch_size=32, learning_rate=3e-3, beam_width=1,

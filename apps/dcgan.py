@@ -118,7 +118,7 @@ def load_data(config: Config) -> Splits:
         classes: Literal["required", "optional"] = "required" if config.conditional else "optional"
         squares = image_data.squares(config.image_size, strict=config.strict)
         try:
-            found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes=classes)
+            found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes=classes, least_test=4)
         except image_data.NoClasses as error:
             raise UserError(f"--conditional needs classes. {error}") from None
     names, test = found.class_names, found.test  # `found` would keep the training pictures a second time
@@ -135,7 +135,7 @@ def load_data(config: Config) -> Splits:
         framed(found.validation),
         lambda: framed(test()),
         found.description,
-        source=config.data.name if config.data else config.dataset,
+        source="a folder" if config.data else config.dataset,
         class_names=names,
     )
 
@@ -162,7 +162,7 @@ def splits_of(
             "image_size": train.images.shape[1],
             "channels": train.images.shape[-1],
             "class_names": class_names,
-            # So that a run is not resumed with other pictures, nor evaluated on what it was trained on.
+            # A part of the name of the space in which distances are measured.
             "training_pictures": f"{len(train):,} pictures of {source}, CRC-32 {train.checksum()}",
         },
         description=description,
@@ -485,7 +485,7 @@ def _chosen(classes: tuple[str, ...], names: list[str]) -> list[int]:
 VERBS: tuple[Callable[..., None], ...] = (generate, interpolate)
 
 
-def tiny() -> tuple[Config, Splits]:
+def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Drawn shapes in any place, size and angle."""
     drawn, labels = synthetic.shapes(3000, size=32, num_classes=4, seed=0)
     # Bright on dark: in half a minute it learns either outlines or colours.
@@ -494,7 +494,7 @@ def tiny() -> tuple[Config, Splits]:
     train, validation, test = (
         image_data.Images(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500])
     )
-    config = Config(
+    config = config or Config(
         conditional=True, latent_dim=32, filters=16, ema_momentum=0.95,
         generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=11, batch_size=32, samples_every=2,
         feature_epochs=3, cache=None,

@@ -10,6 +10,7 @@ of COCO, which TFDS keeps in records.
 
 import csv
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -142,10 +143,7 @@ def flickr8k(data_dir: Path | None) -> Path:
 
 
 def split(captioned: Captioned, *, validation_ratio: float, test_ratio: float, seed: int) -> dict[str, Captioned]:
-    """Divides pictures, each with all its captions, at random into train, validation and test.
-
-    As `kerasdl.data.picture_files.split` does it: by a hash of seed and file name, so that the split depends neither
-    on the order of the pictures nor on where their folder lies, and a picture that is added later moves few others.
+    """Divides pictures, each with all its captions, by the content of their files: see `picture_files.split`.
 
     Args:
         captioned: as `read` returns it.
@@ -158,17 +156,34 @@ def split(captioned: Captioned, *, validation_ratio: float, test_ratio: float, s
 
     Raises:
         ValueError: if a ratio is negative, or nothing is left for train.
-
-    Source: own.
     """
-    captions = dict(zip(captioned.paths, captioned.captions, strict=True))
     parts = picture_files.split(
         [(path, 0) for path in captioned.paths], validation_ratio=validation_ratio, test_ratio=test_ratio, seed=seed
     )
-    return {
-        name: Captioned(tuple(path for path, _ in part), tuple(captions[path] for path, _ in part))
-        for name, part in parts.items()
-    }
+    return {name: _of(captioned, [path for path, _ in part]) for name, part in parts.items()}
+
+
+def hold_out(captioned: Captioned, *, ratio: float, seed: int) -> dict[str, Captioned]:
+    """Divides the pictures of a public data set, which stays as it is, into train and validation.
+
+    Args:
+        captioned: as `read` returns it.
+        ratio: share for validation, 0 for none; those whose names have the lowest hashes.
+        seed: another seed gives another split.
+
+    Returns:
+        `train` and `validation`, each in the order of the file names.
+
+    Source: own.
+    """
+    order = sorted(captioned.paths, key=lambda path: hashlib.sha256(f"{seed}/{path.name}".encode()).digest())
+    count = round(ratio * len(order))
+    return {"train": _of(captioned, sorted(order[count:])), "validation": _of(captioned, sorted(order[:count]))}
+
+
+def _of(captioned: Captioned, paths: Sequence[Path]) -> Captioned:
+    captions = dict(zip(captioned.paths, captioned.captions, strict=True))
+    return Captioned(tuple(paths), tuple(captions[path] for path in paths))
 
 
 def load(

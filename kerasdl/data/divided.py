@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from kerasdl.errors import UserError
 
 SEED = 2009  # of every division, so that runs of all seeds and searches compare
 
@@ -28,3 +35,71 @@ class Divided(Generic[T]):
     test: Callable[[], T]
     class_names: list[str] | None
     description: str
+
+
+def fingerprint(*examples: Any) -> str:
+    """Tells examples from others, by their content and order.
+
+    Args:
+        examples: arrays, texts, files (their content counts, not their names), numbers, and sequences and dataclasses
+            of these; functions are passed over.
+
+    Returns:
+        16 hexadecimal digits of SHA-256.
+
+    Raises:
+        TypeError: something else.
+    """
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Path):
+            try:
+                value = value.read_bytes()
+            except OSError:
+                value = str(value)
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        elif isinstance(value, str | bytes):
+            encoded = value.encode(errors="surrogatepass") if isinstance(value, str) else value
+            digest.update(f"{len(encoded)} bytes".encode())
+            digest.update(encoded)
+        elif isinstance(value, list | tuple | np.ndarray):
+            digest.update(f"{len(value)} parts".encode())
+            for part in value:
+                add(part)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            add([getattr(value, field.name) for field in dataclasses.fields(value)])
+        elif isinstance(value, int | float | np.generic | None):
+            digest.update(repr(value).encode())
+        elif not callable(value):
+            raise TypeError(f"{type(value).__name__} has no fingerprint; expected arrays, texts, files or numbers")
+
+    add(examples)
+    return digest.hexdigest()[:16]
+
+
+def check_sizes(
+    path: Path, kind: str, *, train: int, validation: int, test: int, least_validation: int = 0, least_test: int = 1
+) -> None:
+    """Refuses parts that leave nothing to learn from or to measure by, before anything is trained.
+
+    Args:
+        path: where the examples are.
+        kind: what they are, such as pictures.
+        train: their number, as those of the other parts.
+        validation: of the part for choices.
+        test: of the part for the final measurement.
+        least_validation: number that validation needs.
+        least_test: number that the test needs.
+
+    Raises:
+        UserError: a part has too few.
+    """
+    if train < 1 or validation < least_validation or test < least_test:
+        raise UserError(
+            f"{path} has too few {kind}: {train} to train on, {validation} to validate and {test} to test; expected"
+            f" 1, {least_validation} and {least_test}, and better far more; add some, at least 3 different ones of a"
+            " class"
+        )

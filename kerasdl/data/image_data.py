@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from kerasdl.data import picture_files, tfds
-from kerasdl.data.divided import SEED, Divided
+from kerasdl.data.divided import SEED, Divided, check_sizes
 from kerasdl.errors import UserError
 
 Load: TypeAlias = Callable[[Sequence[picture_files.Example], str], "Images"]
@@ -88,8 +88,9 @@ def from_folder(
     *,
     validation_ratio: float,
     classes: Literal["required", "optional", "none"],
+    least_test: int = 1,
 ) -> Divided[Images]:
-    """Reads the pictures of a folder; where they are not divided already, a tenth is for the test.
+    """Reads the pictures of a folder; where they are not divided already, about a tenth is for the test.
 
     Args:
         path: the folder.
@@ -97,13 +98,14 @@ def from_folder(
         validation_ratio: share for validation, 0 for none.
         classes: required: sub-folders are the classes, see `picture_files.scan`; optional: without them a line says so;
             none: sub-folders mean nothing.
+        least_test: test pictures that are needed.
 
     Returns:
         The pictures.
 
     Raises:
         NoClasses: classes are required, and the folder is not there or has none.
-        UserError: the folder lacks pictures.
+        UserError: the folder lacks pictures, or has too few for the parts; later, that no test picture can be read.
     """
     names: list[str] | None = None
     if classes != "none":
@@ -118,16 +120,24 @@ def from_folder(
             print(f"The pictures are taken without classes. {error}", file=sys.stderr)
     if names is None:
         given = {"train": [(file, 0) for file in picture_files.find([path])]}
+    held_out = 0 if "validation" in given else validation_ratio
     parts = picture_files.split(
-        given["train"],
-        validation_ratio=0 if "validation" in given else validation_ratio,
-        test_ratio=0 if "test" in given else 0.1,
-        seed=SEED,
+        given["train"], validation_ratio=held_out, test_ratio=0 if "test" in given else 0.1, seed=SEED
     )
     parts |= {name: given[name] for name in ("validation", "test") if name in given}
+    if len(given) > 1:
+        picture_files.report_shared({name: [path for path, _ in part] for name, part in parts.items()})
+    counts = {name: len(part) for name, part in parts.items()}
+    check_sizes(path, "pictures", **counts, least_validation=1 if held_out else 0, least_test=least_test)
     description = f"pictures of {path.name}, test part, {len(parts['test'])} pictures"
-    train, validation = (load(parts[name], name) for name in ("train", "validation"))
-    return Divided(train, validation, lambda: load(parts["test"], "test"), names, description)
+
+    def read(part: str) -> Images:
+        found = load(parts[part], part)
+        if counts[part] and not len(found):
+            raise UserError(f"none of the {counts[part]} {part} pictures of {path} can be used; add others")
+        return found
+
+    return Divided(read("train"), read("validation"), lambda: read("test"), names, description)
 
 
 def squares(size: int, *, strict: bool = False) -> Load:

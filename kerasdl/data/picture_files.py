@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +143,10 @@ def find(paths: Sequence[Path]) -> list[Path]:
 def split(
     examples: Sequence[Example], *, validation_ratio: float = 0.1, test_ratio: float = 0.1, seed: int
 ) -> dict[str, list[Example]]:
-    """Divides examples at random into train, validation and test, each class in the same ratio.
+    """Divides examples into train, validation and test by the content of the files, see `stratified.divide`.
 
-    A class is shuffled by a hash of seed and file name. So the split depends neither on the order in which files
-    are listed nor on where the folder lies, and a picture that is added later moves few others.
+    So a picture stays in its part when others are added or removed, when it is renamed and when the folder is moved,
+    and equal files come into one part.
 
     Args:
         examples: as `scan` lists them.
@@ -160,21 +160,45 @@ def split(
 
     Raises:
         ValueError: if a ratio is negative, or nothing is left for train.
-
-    Source: own.
     """
-    root = os.path.commonpath([path.parent for path, _ in examples]) if examples else ""
+    examples = sorted(examples)
+    paths, labels = [path for path, _ in examples], [label for _, label in examples]
+    contents = digests(paths) if validation_ratio or test_ratio else [str(path) for path in paths]
+    parts = stratified.divide(contents, labels, validation_ratio=validation_ratio, test_ratio=test_ratio, seed=seed)
+    return {name: [examples[index] for index in part] for name, part in parts.items()}
 
-    def order(path: Path) -> tuple[bytes, str]:
-        name = path.relative_to(root).as_posix()
-        return hashlib.sha256(f"{seed}/{name}".encode()).digest(), name
 
-    classes: dict[int, list[Path]] = {}
-    for path, label in examples:
-        classes.setdefault(label, []).append(path)
-    shuffled = ([(path, label) for path in sorted(paths, key=order)] for label, paths in classes.items())
-    parts = stratified.divide(shuffled, validation_ratio=validation_ratio, test_ratio=test_ratio)
-    return {name: sorted(part) for name, part in parts.items()}
+def digests(paths: Sequence[Path]) -> list[str]:
+    """SHA-256 of the content of each file; of a file that cannot be read the path, of which decoding will tell."""
+
+    def digest(path: Path) -> str:
+        try:
+            with path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError:
+            return str(path)
+
+    return _in_threads(digest, paths)
+
+
+def report_shared(parts: Mapping[str, Sequence[Path]]) -> None:
+    """Names the first few files that stand in several parts with equal content in a line on standard error, if any.
+
+    Args:
+        parts: files of each part that was divided already, train first.
+    """
+    known: dict[str, tuple[str, Path]] = {}
+    for name, paths in parts.items():
+        found = list(zip(digests(paths), paths, strict=True))
+        shared = [f"{path} is {known[content][1]}" for content, path in found if content in known]
+        if shared:
+            others = ", ".join(sorted({known[content][0] for content, _ in found if content in known}))
+            print(
+                f"{len(shared)} of {len(paths)} pictures of {name} stand in {others}, too: {first_few(shared)}; a score"
+                " counts what was learned by heart: delete them from one of the two.",
+                file=sys.stderr,
+            )
+        known = {content: (name, path) for content, path in found} | known
 
 
 def load(

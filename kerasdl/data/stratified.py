@@ -1,27 +1,30 @@
-"""Division of classes into train, validation and test."""
+"""Division of examples into train, validation and test, in which each stays where it is whatever others there are."""
 
-import math
-from collections.abc import Iterable
-from typing import TypeVar
-
-T = TypeVar("T")
+import hashlib
+from collections.abc import Hashable, Sequence
 
 
-def divide(classes: Iterable[list[T]], *, validation_ratio: float, test_ratio: float) -> dict[str, list[T]]:
-    """Cuts each class, shuffled already, in the same ratio.
+def divide(
+    contents: Sequence[str], labels: Sequence[Hashable], *, validation_ratio: float, test_ratio: float, seed: int
+) -> dict[str, list[int]]:
+    """Gives each example a part by a hash of its content, as it were a draw with these probabilities.
 
-    The test part is taken first, and but for classes too small for three parts it does not depend on the validation
-    ratio. So a final model that is trained on the validation examples as well is still tested on examples that no
-    choice was made by. A class too small for three parts gives its test examples to validation.
+    So the part of an example follows from itself: not from its name or place, nor from what is added or removed.
+    Equal contents come into one part, whatever their labels. The test part does not depend on the validation ratio, so
+    that a final model that is trained on the validation examples as well is still tested on examples that no choice
+    was made by. The exception is a class of which a part would get nothing: that part takes the example that is
+    nearest to it.
 
     Args:
-        classes: the shuffled examples of each class.
-        validation_ratio: share for validation, 0 for none. Else each class gives at least one example if it can:
-            the first is for train, the second for validation, the third for test.
+        contents: of each example: what tells it from others, such as a text or the checksum of a file.
+        labels: of each example.
+        validation_ratio: share for validation, 0 for none. Else each class gives at least one content if it can: the
+            first is for train, the second for validation, the third for test.
         test_ratio: share for test, in the same way.
+        seed: another seed gives another division.
 
     Returns:
-        `train`, `validation` and `test`, class after class.
+        `train`, `validation` and `test`: positions in ascending order.
 
     Raises:
         ValueError: if a ratio is negative, or nothing is left for train.
@@ -33,15 +36,35 @@ def divide(classes: Iterable[list[T]], *, validation_ratio: float, test_ratio: f
             f"validation_ratio is {validation_ratio} and test_ratio {test_ratio}; expected shares with a sum"
             " below 1; choose smaller ones."
         )
-    parts: dict[str, list[T]] = {"train": [], "validation": [], "test": []}
-    for examples in classes:
-        validation = min(_share(len(examples), validation_ratio), len(examples) - 1)
-        test = min(_share(len(examples), test_ratio), len(examples) - 1 - validation)
-        parts["test"] += examples[:test]
-        parts["validation"] += examples[test : test + validation]
-        parts["train"] += examples[validation + test :]
-    return parts
+    drawn = {content: _uniform(seed, content) for content in dict.fromkeys(contents)}
+    held_out = validation_ratio + test_ratio
+    part = {
+        content: "test" if number < test_ratio else "validation" if number < held_out else "train"
+        for content, number in drawn.items()
+    }
+    classes: dict[Hashable, set[str]] = {}
+    for content, label in zip(contents, labels, strict=True):
+        classes.setdefault(label, set()).add(content)
+    taken: set[str] = set()
+    for members in classes.values():
+        # A content with several labels was given its part with the first of them.
+        own = sorted(members - taken, key=drawn.__getitem__)
+        taken |= members
+        names = [part[content] for content in own]
+        least = 1 if validation_ratio else 0
+        most = len(own) - 2 if len(own) > 2 else max(0, len(own) - 1 - least)
+        num_test = min(max(names.count("test"), 1 if test_ratio else 0), most)
+        wanted = max(len(own) - names.count("train") - num_test, least)
+        num_validation = min(wanted, max(0, len(own) - num_test - 1)) if validation_ratio else 0
+        for index, content in enumerate(own):
+            in_test, held = index < num_test, index < num_test + num_validation
+            part[content] = "test" if in_test else "validation" if held else "train"
+    return {
+        name: [index for index, content in enumerate(contents) if part[content] == name]
+        for name in ("train", "validation", "test")
+    }
 
 
-def _share(count: int, ratio: float) -> int:
-    return max(1, math.floor(count * ratio + 0.5)) if ratio else 0
+def _uniform(seed: int, content: str) -> float:
+    digest = hashlib.sha256(f"{seed}/{content}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -3,22 +3,19 @@
     text,label                                 {"text": "A joy.", "label": "good"}
     "Long, but a joy.",good                    {"text": "I left early.", "label": "bad"}
 
-`read` reads the file, `split` divides its rows.
+`read` reads the file; `kerasdl.data.text_data` divides its rows.
 """
 
 import collections
 import csv
 import difflib
-import hashlib
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kerasdl.data import stratified, text_file
+from kerasdl.data import text_file
 from kerasdl.errors import UserError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -71,46 +68,6 @@ def read_texts(path: Path, *, text_column: str) -> list[str]:
     if path.suffix.lower() in (*_SEPARATORS, *_JSON_LINES):
         return [_text(path, line, row, text_column) for line, row in _rows(path, {text_column: "texts"})]
     return [line for line in text_file.read(path).split("\n") if line.strip()]
-
-
-def split(
-    labels: Sequence[Any] | np.ndarray, *, validation_ratio: float = 0.1, test_ratio: float = 0.1, seed: int
-) -> dict[str, np.ndarray]:
-    """Divides examples at random into train, validation and test, each class in the same ratio.
-
-    As in `kerasdl.data.picture_files.split`, a class is shuffled by a hash, here of seed, label and the example's
-    number within its class. So the split follows from labels and seed alone, and a row that is added at the end moves
-    few others.
-
-    Args:
-        labels: one an example, strings or integers.
-        validation_ratio: share for validation, 0 for none. Else each class gives at least one example if it can:
-            the first is for train, the second for validation, the third for test.
-        test_ratio: share for test, in the same way.
-        seed: another seed gives another split.
-
-    Returns:
-        `train`, `validation` and `test`: int64[examples of the part], positions in ascending order.
-
-    Raises:
-        ValueError: if a ratio is negative, or nothing is left for train.
-
-    Source: own.
-    """
-    classes: dict[str, list[int]] = {}
-    for index, label in enumerate(labels):
-        classes.setdefault(str(label), []).append(index)
-
-    def shuffled(label: str, indices: list[int]) -> list[int]:
-        digests = [hashlib.sha256(f"{seed}/{label}/{number}".encode()).digest() for number in range(len(indices))]
-        return [index for _, index in sorted(zip(digests, indices, strict=True))]
-
-    parts = stratified.divide(
-        (shuffled(label, indices) for label, indices in classes.items()),
-        validation_ratio=validation_ratio,
-        test_ratio=test_ratio,
-    )
-    return {name: np.array(sorted(part), np.int64) for name, part in parts.items()}
 
 
 def _rows(path: Path, columns_of: dict[str, str]) -> list[_Row]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasdl.data import table, tfds
-from kerasdl.data.divided import SEED, Divided
+from kerasdl.data import stratified, table, tfds
+from kerasdl.data.divided import SEED, Divided, check_sizes
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def from_tfds(
 def from_table(
     path: Path, *, text_column: str, label_column: str, validation_ratio: float, unlabeled: Path | None = None
 ) -> Divided[Texts]:
-    """Reads a table of texts and labels, of which a tenth is for the test.
+    """Reads a table of texts and labels, of which about a tenth is for the test, divided by the texts themselves.
 
-    Texts without labels that stand in the test, too, are left out. A labelled text that stands in the table several
-    times can be in several parts.
+    So a text stays in its part when rows are added or removed, and equal texts stand in one part, see
+    `stratified.divide`. Texts without labels that stand in the test, too, are left out.
 
     Args:
         path: a .csv, .tsv or .jsonl file in UTF-8, see `table.read`.
@@ -84,12 +84,16 @@ def from_table(
         The texts; classes are in the order of their names.
 
     Raises:
-        UserError: the table lacks columns, rows or classes.
+        UserError: the table lacks columns, rows or classes, or has too few texts for the parts.
     """
     texts, classes = table.read(path, text_column=text_column, label_column=label_column)
     names = sorted(set(classes))
     whole = Texts(texts, np.array([names.index(name) for name in classes], np.int32))
-    positions = table.split(classes, validation_ratio=validation_ratio, test_ratio=0.1, seed=SEED)
+    parts = stratified.divide(texts, classes, validation_ratio=validation_ratio, test_ratio=0.1, seed=SEED)
+    counts = {name: len(part) for name, part in parts.items()}
+    if any(text.strip() for text in texts):  # else there is more to say than that they are all alike
+        check_sizes(path, "texts", **counts, least_validation=1 if validation_ratio else 0)
+    positions = {name: np.array(part, np.int64) for name, part in parts.items()}
     test = whole.of(positions["test"])
     added = [] if unlabeled is None else table.read_texts(unlabeled, text_column=text_column)
     train = whole.of(positions["train"], lambda: test.without(added))

@@ -460,36 +460,40 @@ def test_progress_of_writing_is_a_bar_on_a_terminal_and_elsewhere_two_lines(
 
 
 def captioned(root, count):
-    paths = tuple(Path(root, f"{index}.jpg") for index in range(count))
+    root.mkdir(exist_ok=True)
+    paths = tuple(root / f"{index}.jpg" for index in range(count))
+    for path in paths:
+        path.write_text(path.name)
     return Captioned(paths, tuple((path.stem,) * (1 + index % 3) for index, path in enumerate(paths)))
 
 
-def test_split_is_by_picture_and_loses_no_caption():
-    whole = captioned("a", 100)
-    parts = captioned_pictures.split(whole, validation_ratio=0.2, test_ratio=0.1, seed=0)
-    assert {name: len(part.paths) for name, part in parts.items()} == {"train": 70, "validation": 20, "test": 10}
+def test_split_is_by_content_of_the_picture_and_loses_no_caption(tmp_path):
+    options = {"validation_ratio": 0.2, "test_ratio": 0.2}
+    whole = captioned(tmp_path / "here", 40)
+    parts = captioned_pictures.split(whole, seed=3, **options)
     divided = [pair for part in parts.values() for pair in zip(part.paths, part.captions, strict=True)]
     assert sorted(divided) == sorted(zip(whole.paths, whole.captions, strict=True))
-
-
-def test_split_depends_on_seed_and_names_alone():
-    options = {"validation_ratio": 0.2, "test_ratio": 0.2}
-    whole = captioned("here", 40)
-    parts = captioned_pictures.split(whole, seed=3, **options)
+    assert all(part.paths for part in parts.values())
     backwards = Captioned(whole.paths[::-1], whole.captions[::-1])
     assert captioned_pictures.split(backwards, seed=3, **options) == parts
     assert captioned_pictures.split(whole, seed=4, **options) != parts
-    moved = captioned_pictures.split(captioned("there", 40), seed=3, **options)
+    moved = captioned_pictures.split(captioned(tmp_path / "there", 50), seed=3, **options)
     for name, part in parts.items():
-        assert [path.name for path in moved[name].paths] == [path.name for path in part.paths]
-        assert moved[name].captions == part.captions
-
-
-def test_split_with_ratio_zero_gives_none_and_refuses_ratios_that_leave_no_training():
-    parts = captioned_pictures.split(captioned("a", 9), validation_ratio=0.1, test_ratio=0.0, seed=0)
-    assert [len(part.paths) for part in parts.values()] == [8, 1, 0]
+        assert {path.name for path in part.paths} <= {path.name for path in moved[name].paths}
     with pytest.raises(ValueError, match="sum below 1"):
-        captioned_pictures.split(captioned("a", 9), validation_ratio=0.5, test_ratio=0.5, seed=0)
+        captioned_pictures.split(whole, validation_ratio=0.5, test_ratio=0.5, seed=0)
+
+
+def test_a_public_data_set_is_held_out_by_names(tmp_path):
+    whole = captioned(tmp_path, 50)
+    parts = captioned_pictures.hold_out(whole, ratio=0.2, seed=3)
+    assert {name: len(part.paths) for name, part in parts.items()} == {"train": 40, "validation": 10}
+    for path in whole.paths:
+        path.write_text("other")
+    assert captioned_pictures.hold_out(whole, ratio=0.2, seed=3) == parts
+    pairs = [pair for part in parts.values() for pair in zip(part.paths, part.captions, strict=True)]
+    assert sorted(pairs) == sorted(zip(whole.paths, whole.captions, strict=True))
+    assert captioned_pictures.hold_out(whole, ratio=0, seed=3)["validation"].paths == ()
 
 
 # --- load ---

@@ -28,9 +28,10 @@ def colors(examples):
 def test_every_picture_stands_in_one_part(tmp_path, classes):
     found = read(folder(tmp_path / "own", ["a", "b"]), classes)
     parts = [found.train, found.validation, found.test()]
-    assert [len(part) for part in parts] == [32, 4, 4]
+    assert sum(map(len, parts)) == 40
+    assert all(map(len, parts))
     assert len(set.union(*map(colors, parts))) == 40
-    assert found.description == "pictures of own, test part, 4 pictures"
+    assert found.description == f"pictures of own, test part, {len(parts[2])} pictures"
     labels = np.concatenate([part.labels for part in parts])
     if classes == "none":
         assert found.class_names is None
@@ -41,11 +42,34 @@ def test_every_picture_stands_in_one_part(tmp_path, classes):
         np.testing.assert_array_equal(reds, 100 * labels)
 
 
-def test_what_is_divided_already_stays_so(tmp_path):
+def test_what_is_divided_already_stays_so_and_equal_pictures_are_named(tmp_path, capsys):
     for part, count in (("train", 5), ("val", 2), ("test", 3)):
         folder(tmp_path / part, ["a", "b"], count)
     found = read(tmp_path, "required", validation_ratio=0.5)
     assert [len(part) for part in (found.train, found.validation, found.test())] == [10, 4, 6]
+    validation, test = capsys.readouterr().err.splitlines()
+    assert validation.startswith("4 of 4 pictures of validation stand in train, too: ")
+    assert test.startswith("6 of 6 pictures of test stand in train, too: ")
+
+
+@pytest.mark.parametrize("classes", ["required", "none"])
+def test_too_few_pictures_are_refused_with_their_counts(tmp_path, classes):
+    """P17: two pictures of each of six classes; or two in all."""
+    names = "abcdef" if classes == "required" else "a"
+    expected = "6 to train on, 6 to validate and 0 to test" if classes == "required" else "1 to train on, 1 to validate"
+    with pytest.raises(UserError, match=f"too few pictures: {expected}"):
+        read(folder(tmp_path, names, 2), classes)
+
+
+@pytest.mark.parametrize("broken", ["train", "validation", "test"])
+def test_a_part_of_which_nothing_can_be_used_is_refused(tmp_path, broken):
+    folder(tmp_path, ["a", "b"], 30)
+
+    def load(examples, split):
+        return image_data.Images(np.zeros((len(examples) * (split != broken), 8, 8, 3), np.uint8))
+
+    with pytest.raises(UserError, match=rf"none of the \d+ {broken} pictures of .* can be used"):
+        image_data.from_folder(tmp_path, load, validation_ratio=0.2, classes="none").test()
 
 
 def test_a_folder_without_classes_is_refused_or_said(tmp_path, capsys):

@@ -1,11 +1,9 @@
 import csv
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from kerasdl.data import picture_files, table
+from kerasdl.data import table
 from kerasdl.errors import UserError
 
 TEXTS = ['Long, but "good".', "", "two\nlines\tand a tab", "Süß 字 مرحبا 🙂", "  kept  ", "\u2028 is no line break"]
@@ -184,74 +182,3 @@ def test_after_a_mistake_in_a_csv_the_limit_of_fields_is_as_before(tmp_path):
     limit = csv.field_size_limit()
     message_of(write(tmp_path / "a.csv", "text,label\na\n"))
     assert csv.field_size_limit() == limit
-
-
-# --- split ---
-
-
-def per_class(labels, part):
-    return [int((np.array(labels)[part] == label).sum()) for label in sorted(set(labels))]
-
-
-def test_split_keeps_the_ratio_of_each_class_and_loses_nothing():
-    labels = ["cat", "dog"] * 35 + ["cat"] * 65
-    parts = table.split(labels, validation_ratio=0.2, test_ratio=0.1, seed=0)
-    assert {name: per_class(labels, part) for name, part in parts.items()} == {
-        "train": [70, 24],
-        "validation": [20, 7],
-        "test": [10, 4],
-    }
-    assert sorted(np.concatenate(list(parts.values()))) == list(range(135))
-    for part in parts.values():
-        assert part.dtype == np.int64
-        assert part.tolist() == sorted(part)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 35, 64])
-@pytest.mark.parametrize("ratios", [(0.1, 0.1), (0.0, 0.2), (0.3, 0.0), (0.45, 0.45)])
-def test_split_gives_as_many_as_that_of_folders(count, ratios):
-    labels = [0] * count + [1] * 20
-    examples = [(Path(str(label), str(index)), label) for index, label in enumerate(labels)]
-    options = {"validation_ratio": ratios[0], "test_ratio": ratios[1], "seed": 0}
-    expected = {
-        name: np.bincount([label for _, label in part], minlength=2).tolist()
-        for name, part in picture_files.split(examples, **options).items()
-    }
-    parts = table.split(labels, **options)
-    assert {name: np.bincount(np.array(labels)[part], minlength=2).tolist() for name, part in parts.items()} == expected
-
-
-def test_split_follows_from_labels_and_seed():
-    labels = np.random.default_rng(0).integers(0, 2, 60)
-    parts, again, other = (table.split(labels, seed=seed) for seed in (3, 3, 4))
-    assert all((parts[name] == again[name]).all() for name in parts)
-    assert parts["validation"].tolist() != other["validation"].tolist()
-    as_words = table.split([str(label) for label in labels], seed=3)
-    assert all((parts[name] == as_words[name]).all() for name in parts)
-
-
-def test_split_shuffles_classes_apart():
-    parts = table.split(["cat"] * 30 + ["dog"] * 30, seed=3)
-    validation = parts["validation"]
-    assert validation[:3].tolist() != (validation[3:] - 30).tolist()
-
-
-def test_split_is_random():
-    # Each of the 60 rows is drawn for validation under some of 60 seeds: (1 - 0.1) ** 60 is 0.2 %.
-    drawn = {index for seed in range(60) for index in table.split(["a", "b"] * 30, seed=seed)["validation"].tolist()}
-    assert len(drawn) >= 58
-
-
-def test_a_row_more_moves_few_others():
-    before, after = (table.split(["a"] * 50 + ["b"] * 50 + more, seed=0) for more in ([], ["a"]))
-    assert len(set(before["train"].tolist()) - set(after["train"].tolist())) <= 1
-
-
-def test_split_of_nothing():
-    assert [len(part) for part in table.split([], seed=0).values()] == [0, 0, 0]
-
-
-@pytest.mark.parametrize("ratios", [(-0.1, 0.1), (0.5, 0.5)])
-def test_split_refuses_ratios_that_leave_no_training(ratios):
-    with pytest.raises(ValueError, match="sum below 1"):
-        table.split(["a"] * 3, validation_ratio=ratios[0], test_ratio=ratios[1], seed=0)

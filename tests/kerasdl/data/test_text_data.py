@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kerasdl.data import text_data, tfds
+from kerasdl.errors import UserError
 
 
 @pytest.fixture
@@ -22,13 +23,30 @@ def test_a_table_is_divided_and_each_class_stands_in_every_part(table):
     found = read(table, validation_ratio=0.2)
     parts = [found.train, found.validation, found.test()]
     assert sorted(text for part in parts for text in part.texts) == sorted(f"text {i}" for i in range(60))
-    assert [len(part) for part in parts] == [42, 12, 6]
     assert found.class_names == ["a", "b"]
     for part in parts:
         assert [int(text.split()[1]) % 2 for text in part.texts] == part.labels.tolist()
         assert set(part.labels) == {0, 1}
     assert found.train.unlabeled() == []
     assert len(read(table, validation_ratio=0).validation) == 0
+
+
+def test_a_text_stays_in_its_part_and_equal_texts_together(table):
+    before = read(table, validation_ratio=0.2)
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *(f"more {i},{'ab'[i % 2]}" for i in range(20)), *rows, *rows]))
+    after = read(table, validation_ratio=0.2)
+    for old, new in ((before.train, after.train), (before.validation, after.validation), (before.test(), after.test())):
+        assert sorted(2 * old.texts) == sorted(text for text in new.texts if text.startswith("text"))
+
+
+def test_too_few_texts_for_the_parts_are_refused_with_their_counts(tmp_path):
+    path = tmp_path / "few.csv"
+    path.write_text("\n".join(["text,label", *(f"text {i},{i // 2}" for i in range(12))]))
+    with pytest.raises(
+        UserError, match="too few texts: 6 to train on, 6 to validate and 0 to test; expected 1, 1 and 1"
+    ):
+        read(path, validation_ratio=0.1)
 
 
 def test_texts_without_labels_that_are_tested_on_are_left_out(table, tmp_path):
