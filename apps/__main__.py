@@ -19,6 +19,7 @@ import tyro
 
 from apps._contract import jsonable
 from apps._lazy import defer_heavy_imports, sketch, start_keras
+from apps._settings import PLACES
 from kerasdl import command_line
 from kerasdl.errors import UserError
 
@@ -105,7 +106,7 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
     if resume is not None:
         from kerasdl.training import run
 
-        tiny = run.read(Path(resume), application)[1]["data"].get("tiny", False)
+        _, recorded = run.read(Path(resume), application)
         given = command_line.read_words(Path(resume) / run.CONFIG, module.Config)
     elif file is not None:
         given = command_line.read_words(Path(file), module.Config)
@@ -116,7 +117,7 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
     parsed, config = command_line.parse_with_config(Train, module.Config, [*given, *arguments], program)
     if resume is not None:
         before = command_line.parse_config(module.Config, given, program)
-        names = [field.name for field in dataclasses.fields(config)]
+        names = [field.name for field in dataclasses.fields(config) if field.name not in PLACES]
         changed = [name for name in names if getattr(config, name) != getattr(before, name) and name != "patience"]
         if changed == ["epochs"] and config.epochs > before.epochs:
             if config.laid_out is not None:
@@ -134,11 +135,30 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
 
     module = _real(application)
     config = module.Config(**vars(config))
-    data = module.tiny()[1] if tiny else module.load_data(config)
+    if resume is not None:
+        data = _run.open_data(module, config, recorded, Path(resume))
+    else:
+        data = _run.tiny_data(module, config) if tiny else module.load_data(config)
+    asked = any(word.partition("=")[0] in ("--batch-size", "--batch_size") for word in [*given, *arguments])
+    config = _run.with_batch_size(module, config, data, given=asked)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
 
 
-def _opened(module: Any, application: str, folder: Path) -> tuple[Any, Any, Any]:
+def _with_places(options: type[Any], config_class: type[Any]) -> type[Any]:
+    """Options of a verb, and beside them where the data of a run lies now."""
+    known = {field.name for field in dataclasses.fields(config_class)}
+    text = "Where the run's --{} lies now, if it was moved; by default where it was."
+    places = [
+        (name, Annotated[Path | None, tyro.conf.arg(help=text.format(name.replace("_", "-")))], None)
+        for name in PLACES
+        if name in known
+    ]
+    found = dataclasses.make_dataclass(options.__name__, places, bases=(options,), frozen=True, kw_only=True)
+    found.__doc__ = options.__doc__
+    return found
+
+
+def _opened(module: Any, application: str, folder: Path, parsed: Any) -> tuple[Any, Any, Any]:
     """The application's module, with Keras, and configuration and data of a run."""
     from apps import _run
     from kerasdl.training import run
@@ -147,10 +167,9 @@ def _opened(module: Any, application: str, folder: Path) -> tuple[Any, Any, Any]
     config = command_line.read_config(folder / run.CONFIG, module.Config)
     start_keras(inference=True)
     module = _real(application)
-    config = module.Config(**vars(config))
-    data = module.tiny()[1] if recorded["data"].get("tiny", False) else module.load_data(config)
-    _run.check_data(recorded, data, folder)
-    return module, config, data
+    places = {name: getattr(parsed, name, None) for name in PLACES}
+    config = module.Config(**vars(config) | {name: path for name, path in places.items() if path is not None})
+    return module, config, _run.open_data(module, config, recorded, folder)
 
 
 def _evaluate(module: Any, application: str, arguments: list[str], program: str) -> None:
@@ -161,10 +180,11 @@ def _evaluate(module: Any, application: str, arguments: list[str], program: str)
         runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
         """Run folders."""
 
-    folders = list(command_line.parse(Evaluate, arguments, program).runs)
+    parsed = command_line.parse(_with_places(Evaluate, module.Config), arguments, program)
+    folders = list(parsed.runs)
     if not folders:
         raise UserError(f"no run folder given; usage: {program} RUN [RUN ...]")
-    opened = [_opened(module, application, folder) for folder in folders]
+    opened = [_opened(module, application, folder, parsed) for folder in folders]
     from apps import _run
 
     _run.evaluate(opened[0][0], [(config, data) for _, config, data in opened], folders)
@@ -182,8 +202,8 @@ def _export(module: Any, application: str, arguments: list[str], program: str) -
         version: int | None = None
         """Number of the version folder; the next free one by default."""
 
-    parsed = command_line.parse(Export, arguments, program)
-    module, config, data = _opened(module, application, parsed.run)
+    parsed = command_line.parse(_with_places(Export, module.Config), arguments, program)
+    module, config, data = _opened(module, application, parsed.run, parsed)
     from apps import _run
 
     _run.export_run(module, application, config, data, parsed.run, root=parsed.saved_models, version=parsed.version)

@@ -37,8 +37,8 @@ class Splits:
         train: what the weights are fitted to.
         validation: what epochs and hyperparameters are chosen by; None when everything is trained on.
         test: opens the test split. Only `evaluate` calls it.
-        info: what the model must know (class names, vocabulary), and what tells the data from others, such as a
-            checksum: a run goes on with equal ones only. JSON values.
+        info: what the model must know (class names, vocabulary). JSON values. The fingerprint of train and validation
+            is added, if there is none: a run goes on with equal ones only.
         description: what these examples are, for the model card, such as `CIFAR-10 (TFDS)`.
     """
 
@@ -47,6 +47,13 @@ class Splits:
     test: Callable[[], Any]
     info: Mapping[str, Any]
     description: str
+
+    def __post_init__(self) -> None:
+        """Adds the fingerprint."""
+        if "fingerprint" not in self.info:
+            from kerasdl.data.divided import fingerprint  # here, since it imports NumPy
+
+            object.__setattr__(self, "info", {**self.info, "fingerprint": fingerprint(self.train, self.validation)})
 
     @classmethod
     def of(cls, found: Divided[Any], info: Mapping[str, Any], description: str | None = None) -> Splits:
@@ -92,8 +99,8 @@ class Application(Protocol):
     def endpoints(self, model: keras.Model, data: Splits) -> Mapping[str, Endpoint]:
         """The signatures of the export; preprocessing inside the graph."""
 
-    def tiny(self) -> tuple[Any, Splits]:
-        """A configuration and learnable synthetic data: no files, no network, seconds."""
+    def tiny(self, config: Any = None) -> tuple[Any, Splits]:
+        """A configuration, unless it is given, and learnable synthetic data for it: no files, no network, seconds."""
 
 
 def jsonable(config: Any) -> dict[str, Any]:

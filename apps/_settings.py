@@ -13,6 +13,15 @@ from kerasdl.errors import UserError
 RECIPE: Any = None
 """Default of a field that `recipe` fills in."""
 
+PLACES = ("data", "data_dir", "images", "unlabeled")
+"""Fields that say where data lies, not what it is: a run goes on with others, if the data is the same."""
+
+OF_DATA = (
+    *PLACES, "dataset", "text_column", "label_column", "validation_ratio", "held_out_ratio", "strict", "image_size",
+    "patch_size", "patches",
+)  # fmt: skip
+"""Fields that say which examples are read; `--tiny` has its own."""
+
 
 class _Bounds:
     """`AtLeast[int, 1]` is an int of 1 or more, `Between[float, 0, 1]` a float in [0, 1]; a field's None passes."""

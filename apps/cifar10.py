@@ -394,13 +394,13 @@ def classify(
 VERBS: tuple[Callable[..., None], ...] = (classify,)
 
 
-def tiny() -> tuple[Config, Splits]:
+def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Eight drawn shapes in any colour, place and size: a small network learns them, a linear model does not."""
     images, labels = synthetic.shapes(3000, size=32, num_classes=8, seed=0)
     train, validation, test = (
         image_data.Images(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500])
     )
-    config = Config(epochs=3, batch_size=200, progressive="none")
+    config = config or Config(epochs=3, batch_size=200, progressive="none")
     info = {"tiny": True, "image_size": 32, "class_names": list(synthetic.SHAPE_NAMES[:8])}
     return config, Splits(
         train=train,

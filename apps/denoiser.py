@@ -332,9 +332,9 @@ def denoise(model: Path, pictures: list[Path], *, output: Path) -> None:
 VERBS: tuple[Callable[..., None], ...] = (denoise,)
 
 
-def tiny() -> tuple[Config, Splits]:
+def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Drawn shapes: straight edges on plain ground, which a filter blurs."""
     images, _ = synthetic.shapes(2500, size=32, num_classes=8, seed=0)
     train, validation, test = np.split(images, [2000, 2200])
-    config = Config(width=16, depth=2, epochs=8, batch_size=32)
+    config = config or Config(width=16, depth=2, epochs=8, batch_size=32)
     return config, splits_of(train, validation, lambda: test, "drawn shapes, test split, 300 pictures", tiny=True)

@@ -129,6 +129,8 @@ def splits_of(
     words = vocabulary.build_vocabulary([*found.train.texts, *more], config.vocabulary_size)
     if not words:
         raise UserError("no training text holds a word; expected texts to learn from; name them by --text-column")
+    if more:
+        info["unlabeled"] = divided.fingerprint(list(more))
     info |= {"class_names": found.class_names, "max_words": config.max_words, "words": words}
     return Splits.of(found, info, description)
 
@@ -431,12 +433,14 @@ def _explained(signatures: Mapping[str, Any], batch: tf.Tensor) -> list[list[tup
 VERBS: tuple[Callable[..., None], ...] = (classify,)
 
 
-def tiny() -> tuple[Config, Splits]:
+def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Made-up reviews whose verdict stands behind a negation: an LSTM learns them, counting words does not."""
     texts, labels = synthetic.reviews(3000, seed=0)
     whole = text_data.Texts(texts, labels)
     train, validation, test = (whole.of(part) for part in np.split(np.arange(3000), [2000, 2500]))
-    config = Config(bidirectional=False, units=32, embedding_dim=32, ngrams=False, dropout=0.0, epochs=5, batch_size=25,
-                    learning_rate=1e-2)  # fmt: skip
+    config = config or Config(
+        bidirectional=False, units=32, embedding_dim=32, ngrams=False, dropout=0.0, epochs=5, batch_size=25,
+        learning_rate=1e-2,
+    )  # fmt: skip
     found = divided.Divided(train, validation, lambda: test, ["negative", "positive"], "made-up reviews, 500 texts")
     return config, splits_of(config, found, found.description, tiny=True)

@@ -455,14 +455,16 @@ def _read(signatures: Mapping[str, Any], pictures: list[Path]) -> np.ndarray:
 VERBS: tuple[Callable[..., None], ...] = (generate, reconstruct, interpolate)
 
 
-def tiny() -> tuple[Config, Splits]:
+def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Drawn shapes in black and white, 16 pixels: place, size and angle are all that there is to know."""
     images, labels = synthetic.shapes(3500, size=16, num_classes=4, seed=0)
     ground = images[:, :1, :1].astype(np.int32)
     images = (255 * (np.abs(images.astype(np.int32) - ground).sum(-1, keepdims=True) > 140)).astype(np.uint8)
     train, validation, test = np.split(images, [3000, 3250])
-    config = Config(filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3, bound_samples=100,
-                    likelihood="bernoulli", encoder="convolutional", decoder="dense")  # fmt: skip
+    config = config or Config(
+        filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3, bound_samples=100,
+        likelihood="bernoulli", encoder="convolutional", decoder="dense",
+    )  # fmt: skip
     return config, splits_of(
         train,
         validation,

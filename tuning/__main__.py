@@ -73,7 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(f"apps.{name}")
     space = importlib.import_module(f"tuning.{name}").space
     config = _run.with_precision(module.Config(**vars(config)))
-    data = module.tiny()[1] if parsed.tiny else module.load_data(config)
+    data = _run.tiny_data(module, config) if parsed.tiny else module.load_data(config)
     if data.validation is None:
         raise UserError("a search needs validation data; give --validation-ratio above 0")
     folder = parsed.folder or run.new_folder(Path("runs/tuning") / name)

@@ -62,6 +62,7 @@ def fit(
         saver.patience = settings.patience
         saver.plateau = PLATEAU if getattr(settings, "schedule", None) == "plateau" else None
     last = saver.initial_epoch if saver.stopped else epochs or settings.epochs
+    print(f"{steps:,} step{'s' * (steps > 1)} an epoch", flush=True)
     return model.fit(
         batches,
         epochs=last,

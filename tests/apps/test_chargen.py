@@ -261,7 +261,7 @@ def test_a_run_knows_the_text_it_was_trained_on():
     one, other = splits("abc\n" * 500), splits("abc\n" * 600)
     recorded = {"data": json.loads(json.dumps(one.info))}
     _run.check_data(recorded, one, Path("run"))
-    with pytest.raises(UserError, match="training_text changed"):
+    with pytest.raises(UserError, match="fingerprint changed"):
         _run.check_data(recorded, other, Path("run"))
 
 
