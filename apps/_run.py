@@ -259,6 +259,7 @@ def evaluate(module: Application, opened: list[tuple[Any, Splits]], folders: lis
         if not hasattr(module, "ensemble"):
             raise UserError(f"evaluate takes one run here, got {len(folders)}; models of this kind are not averaged")
         model, folder = module.ensemble(models), folders[0] / "ensemble"
+    print(f"measuring on {data.description}", flush=True)
     metrics = measure(module, config, model, data, folder / run.FIGURES)
     if hasattr(module, "figures"):
         module.figures(model, data, folder / run.FIGURES)
@@ -320,6 +321,7 @@ def _export(
     endpoints = module.endpoints(model, data)
 
     def finish(temporary: Path) -> None:
+        print(f"measuring on {data.description}", flush=True)
         metrics = module.evaluate(config, export.signatures(temporary), data)
         print_metrics(metrics)
         model_card.write_documents(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +27,11 @@ from apps._settings import RECIPE, AtLeast, Between, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
 from kerasdl.data import captioned_pictures, divided, picture_files, pipeline, synthetic, vocabulary
-from kerasdl.decoding import beam_search, caption_writer
+from kerasdl.decoding import beam_search
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.metrics import caption_scores
-from kerasdl.models import captioner, pretrained
+from kerasdl.models import caption_search, captioner, pretrained
 from kerasdl.training import fit, precision, schedule
 
 
@@ -204,7 +203,9 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     size = len(data.info["words"]) + caption_decoder.END
     encoder, top, shape = None, None, (config.image_size, config.image_size, 3)
     if config.encoder != "cnn":
-        encoder, top = _encoder(config)
+        weights = None if config.encoder_weights == "none" else config.encoder_weights
+        cut = config.tune_from if config.tune_epochs else None
+        encoder, top = pretrained.encoder(config.encoder, weights, config.image_size, cut=cut)
         shape = (encoder if top is None else top).output.shape[1:]
     with precision.precision(config.precision):
         kind = "uint8" if encoder is None else keras.config.dtype_policy().compute_dtype
@@ -255,26 +256,6 @@ def _small_network(picture: keras.KerasTensor) -> keras.KerasTensor:
     return x
 
 
-def _encoder(config: Config) -> tuple[keras.Model, keras.Model | None]:
-    """A keras.applications network without its top layers, from pixels 0..255; cut in two where it is to be tuned."""
-    weights = None if config.encoder_weights == "none" else config.encoder_weights
-    base, preprocess = pretrained.network(config.encoder, weights, config.image_size)
-    top = None
-    if config.tune_epochs:
-        names = [layer.name for layer in base.layers]
-        if config.tune_from not in names:
-            raise UserError(
-                f"--tune-from {config.tune_from} is no layer of {config.encoder}; known: {', '.join(names)}; or give "
-                "--tune-epochs 0"
-            )
-        cut = base.get_layer(config.tune_from).output
-        top = keras.Model(cut, base.output, name="encoder_top")
-        base = keras.Model(base.input, cut, name="encoder_bottom")
-    image = keras.Input((config.image_size, config.image_size, 3), name="image")
-    # training=False: the moving statistics stay as pre-trained.
-    return keras.Model(image, base(preprocess(image), training=False), name="encoder"), top
-
-
 def _compile(config: Config, model: keras.Model, steps: int, peak: float) -> None:
     kind = "constant" if config.schedule == "plateau" else config.schedule
     warmup = 0 if config.schedule == "plateau" else round(steps * config.warmup_epochs / config.epochs)
@@ -319,15 +300,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         if data.validation is not None:
             held = bank_of(config, model, data.validation, data, cut=cut, mirrored=False)
             validation = held.whole(25)
-            others.append(
-                captioner.CiderOfValidation(
-                    held,
-                    beam_width=config.beam_width,
-                    length_penalty=config.length_penalty,
-                    max_words=config.max_words,
-                    name=DECODER,
-                )
-            )
+            others.append(captioner.CiderOfValidation(held, config, DECODER))
         saver.optimizer_since = begin
         history = fit.fit(
             model, batches, callbacks, config, steps=steps, validation=validation, epochs=end, others=others
@@ -346,20 +319,17 @@ def bank_of(
     config: Config, model: keras.Model, examples: Examples, data: Splits, *, cut: bool, mirrored: bool
 ) -> captioner.FeatureBank:
     """Pictures as the decoder takes them, or with `cut` as the encoder's top does, and their captions as numbers."""
-
-    def inputs(mirrors: bool) -> tuple[np.ndarray, np.ndarray]:
-        encoder = f"{config.encoder}{{weights}}, up to {config.tune_from if cut else 'its end'}"
-        return captioner.features(
-            model, examples.pictures, config.image_size, cut=cut, mirrored=mirrors, encoder=encoder, cache=config.cache
-        )
-
     return captioner.feature_bank(
+        model,
+        examples.pictures,
         examples.captions,
         data.info["words"],
-        inputs,
-        key="cut" if cut else "picture",
         max_words=config.max_words,
         mirrored=mirrored,
+        cut=cut,
+        size=config.image_size,
+        encoder=f"{config.encoder}{{weights}}, up to {config.tune_from if cut else 'its end'}",
+        cache=config.cache,
     )
 
 
@@ -381,19 +351,15 @@ def evaluate(
         np.mean([one in several for one, several in zip(said, references, strict=True)])
     )
     if figures is not None:
-        scorer = caption_scores.CiderD([[caption.split() for caption in several] for several in references])
-        scores = [scorer.score(i, caption.split()) for i, caption in enumerate(said)]
-        orders = {"captions": np.random.default_rng(0).permutation(len(said)), "worst_captions": np.argsort(scores)}
-        for name, order in orders.items():
-            titles = [textwrap.fill(said[i], 20) for i in order[:16]]
-            plots.image_grid(images[order[:16]], figures / f"{name}.png", titles=titles)
+        captioner.figures(images, said, references, figures)
     return metrics
 
 
 def describe(signatures: Mapping[str, Any], images: np.ndarray) -> list[str]:
     """The best caption of each picture uint8[pictures, size, size, 3]."""
-    parts = [signatures["pixels"](image=tf.constant(images[p]))["caption"] for p in pipeline.slices(len(images), 32)]
-    return [caption.decode() for caption in np.concatenate(parts)]
+    parts = pipeline.slices(len(images), 32, "Describing")
+    found = [signatures["pixels"](image=tf.constant(images[part]))["caption"] for part in parts]
+    return [caption.decode() for caption in np.concatenate(found)]
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------
@@ -419,57 +385,23 @@ CARD = Card(
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Encoded pictures or pixels in, captions out; the n best; and the attention for a caption that is given."""
-    size, longest = data.info["image_size"], data.info["max_words"]
+    size = data.info["image_size"]
     width, penalty = data.info["beam"]
-    words = tf.constant(["", "", "", *data.info["words"][1:]])
-    known = vocabulary.WordVocabulary(data.info["words"])
-    decoder = model.decoder
-    parts = captioner.parts(decoder)
-
-    def seen(image: tf.Tensor) -> tf.Tensor:
-        """Parts of the pictures float32[batch, parts, features]."""
-        return parts(model.encode(image))
-
-    def searched(image: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids, log_probability, _ = beam_search.beam_search(
-            *caption_writer.writer(decoder, seen(image), DECODER),
-            start=caption_decoder.START,
-            end=caption_decoder.END,
-            width=beam_width,
-            length_penalty=length_penalty,
-            max_length=longest + 1,
-        )
-        written = tf.strings.strip(tf.strings.reduce_join(tf.gather(words, ids), -1, separator=" "))
-        return {"captions": written, "log_probabilities": log_probability}
+    captions = caption_search.CaptionSearch(model, data.info["words"], data.info["max_words"], DECODER)
 
     def best(image: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.shape(image)[0]
-        found = searched(image, tf.fill([rows], width), tf.fill([rows], tf.constant(penalty, tf.float32)))
+        found = captions.search(image, tf.fill([rows], width), tf.fill([rows], tf.constant(penalty, tf.float32)))
         return {"caption": found["captions"][:, 0], "log_probability": found["log_probabilities"][:, 0]}
 
     def decoded(image_bytes: tf.Tensor) -> tf.Tensor:
         return export.decode_images(image_bytes, size, squash=True)
 
     def search(image_bytes: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
-        return searched(decoded(image_bytes), beam_width, length_penalty)
+        return captions.search(decoded(image_bytes), beam_width, length_penalty)
 
     def attention(image_bytes: tf.Tensor, caption: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = decoded(image_bytes)
-        ids = known.table.lookup(known.tokenize(caption))[:, :longest]
-        ended = tf.concat([ids, tf.fill([ids.nrows(), 1], caption_decoder.END)], 1).to_tensor(vocabulary.PADDING)
-        before = tf.pad(ended[:, :-1], [[0, 0], [1, 0]])
-        found = decoder({"picture": model.encode(image), "tokens": before}, training=False)
-        log_probabilities = tf.nn.log_softmax(
-            tf.where(tf.range(len(words)) >= caption_decoder.END, found["logits"], -1e9)
-        )
-        answer = {
-            "words": tf.gather(words, ended),
-            "log_probabilities": tf.gather(log_probabilities, ended, batch_dims=2),
-        }
-        if "weights" in found:
-            side = round(found["weights"].shape[-1] ** 0.5)
-            answer["weights"] = tf.reshape(found["weights"], [*tf.unstack(tf.shape(before)), side, side])
-        return answer
+        return captions.attention(decoded(image_bytes), caption)
 
     example, _ = captioner.pixels(data.train.pictures[:1], size)
     bytes_in, encoded = export.encoded(example)
@@ -490,7 +422,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             bytes_in | {"caption": tf.TensorSpec([None], tf.string)},
             encoded | {"caption": first},
             f"{kinds}, a caption for each: the probability of its words (the last is the end), and where it looks",
-            (known.table,),
+            captions.resources,
         ),
     }
 

@@ -173,7 +173,8 @@ def evaluate(
     validation, test = data.test()
 
     def nats(texts: list[str]) -> float:
-        answers = [signatures["score"](text=tf.constant(texts[part])) for part in pipeline.slices(len(texts), 64)]
+        parts = pipeline.slices(len(texts), 64, "Reading")
+        answers = [signatures["score"](text=tf.constant(texts[part])) for part in parts]
         totals = [(float(tf.reduce_sum(a["nats"])), int(tf.reduce_sum(a["characters"]))) for a in answers]
         return sum(total for total, _ in totals) / sum(count for _, count in totals)
 

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps import _pictures
+from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_least
 from kerasdl import export
@@ -28,7 +28,7 @@ from kerasdl.data import augmentation, channels, image_data, picture_files, pipe
 from kerasdl.figures import plots, saliency
 from kerasdl.metrics import classification
 from kerasdl.models import pretrained
-from kerasdl.training import fit, optimizers, precision
+from kerasdl.training import optimizers, precision
 
 Architecture = Literal[
     "fast", "lenet", "alexnet", "vgg16", "vgg19", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
@@ -239,15 +239,11 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         if config.architecture == "backbone":
             model.layers[-4].trainable = tuned  # the backbone itself, before pool, dropout and head
             _compile(config, model, steps, epochs=end - begin, scale=0.1 if tuned else 1.0)
-        batches = pipeline.training_batches(
-            (data.train.images, data.train.labels),
-            config.batch_size,
-            initial_epoch=saver.initial_epoch,
-            seed=config.seed,
-            transform=augmentation.chain(config, num_classes=classes, size=data.info["image_size"]),
-        )
         saver.optimizer_since = begin
-        history = fit.fit(model, batches, callbacks, config, steps=steps, validation=validation, epochs=end)
+        transform = augmentation.chain(config, num_classes=classes, size=data.info["image_size"])
+        arrays = data.train.images, data.train.labels
+        options = {"validation": validation, "epochs": end}
+        history = _training.fit_arrays(config, model, arrays, callbacks, transform, **options)
     return history
 
 
@@ -263,8 +259,8 @@ def _phases(config: Config) -> list[tuple[int, int, bool]]:
 
 def probabilities(signatures: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
     """float32[examples, classes] for pictures uint8[examples, size, size, 3]."""
-    parts = [signatures["pixels"](image=images[part])["probabilities"] for part in pipeline.slices(len(images), 500)]
-    return np.concatenate(parts)
+    parts = pipeline.slices(len(images), 500, "Classifying")
+    return np.concatenate([signatures["pixels"](image=images[part])["probabilities"] for part in parts])
 
 
 def evaluate(

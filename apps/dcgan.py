@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps import _training
 from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, PictureData, Settings, at_least, between
 from kerasdl import command_line, export
@@ -31,7 +32,7 @@ from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.models import feature_space, gan, generator
-from kerasdl.training import fit, precision, run
+from kerasdl.training import precision, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,21 +269,8 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     def transform(images: tf.Tensor, *labels: tf.Tensor, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return _scaled(augmentation.random_flip(images, seed) if config.flip == "random" else images, *labels)
 
-    return fit.fit(
-        model,
-        pipeline.training_batches(
-            _arrays(config, data.train),
-            config.batch_size,
-            initial_epoch=callbacks[-1].initial_epoch,
-            seed=config.seed,
-            transform=transform,
-        ),
-        callbacks,
-        config,
-        steps=pipeline.num_steps(len(data.train), config.batch_size),
-        validation=validation,
-        others=others,
-    )
+    arrays = _arrays(config, data.train)
+    return _training.fit_arrays(config, model, arrays, callbacks, transform, validation=validation, others=others)
 
 
 def _arrays(config: Config, examples: image_data.Images) -> list[Any]:
@@ -318,10 +306,10 @@ def evaluate(
         raise UserError(f"there are {len(test)} test pictures; expected 4 or more: give more in --data")
     drawn = generator.Generator(signatures, data.info["class_names"])
     space, test = measure(config, data), test.some(10_000)
-    known = space.features(data.train.images)
+    known = space.features(data.train.images, "Features")
     metrics = feature_space.compare(
         space,
-        drawn.draw(drawn.noise(len(test), seed=1), test.labels),
+        drawn.draw(drawn.noise(len(test), seed=1), test.labels, "Drawing"),
         test.images,
         known,
         asked=test.labels if drawn.conditional else None,

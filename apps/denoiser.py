@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps import _pictures
+from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, PictureData, Training, at_least, between
 from kerasdl import export
@@ -30,7 +30,7 @@ from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.metrics import denoising
-from kerasdl.training import fit, optimizers, precision
+from kerasdl.training import optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,20 +186,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if data.validation is not None:
         noisy = noisy_of(config, data.validation, config.strength, seed=0)
         validation = pipeline.evaluation_batches((noisy, data.validation.astype(np.float32)), 100)
-    return fit.fit(
-        model,
-        pipeline.training_batches(
-            [data.train],
-            config.batch_size,
-            initial_epoch=callbacks[-1].initial_epoch,
-            seed=config.seed,
-            transform=noise_maker(config),
-        ),
-        callbacks,
-        config,
-        steps=pipeline.num_steps(len(data.train), config.batch_size),
-        validation=validation,
-    )
+    return _training.fit_arrays(config, model, [data.train], callbacks, noise_maker(config), validation=validation)
 
 
 def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
@@ -226,8 +213,8 @@ def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
 
 def restore(signatures: Mapping[str, Any], noisy: np.ndarray) -> np.ndarray:
     """float32 pictures as the model restores them, neither clipped nor rounded."""
-    parts = [signatures["pixels"](image=tf.constant(noisy[part])) for part in pipeline.slices(len(noisy), 100)]
-    return np.concatenate([answer["image"] for answer in parts])
+    parts = pipeline.slices(len(noisy), 100, "Restoring")
+    return np.concatenate([signatures["pixels"](image=tf.constant(noisy[part]))["image"] for part in parts])
 
 
 def evaluate(

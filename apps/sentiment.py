@@ -208,6 +208,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     targets = one_hot[labels]
     if saver.initial_epoch == 0:  # later the checkpoint holds what these lead to
         if config.ngrams:
+            print(f"learning the n-grams of {len(sequences):,} texts", flush=True)
             batches = pipeline.padded_batches(sequences, [labels], 250)
             model.get_layer("ngrams").fit(batches, strength=config.ngram_strength)
         if config.pretrain_epochs:

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps import _training
 from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, between
 from kerasdl import export
@@ -28,7 +29,7 @@ from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.models import vae
-from kerasdl.training import fit, optimizers, precision
+from kerasdl.training import optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,20 +236,11 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if data.validation is not None:
         drawn = pictures_of(config.likelihood, data.validation, [0, 0]).numpy()
         validation = pipeline.evaluation_batches((drawn,), 100)
-    return fit.fit(
-        model,
-        pipeline.training_batches(
-            [data.train],
-            config.batch_size,
-            initial_epoch=callbacks[-1].initial_epoch,
-            seed=config.seed,
-            transform=lambda images, *, seed, **_: (pictures_of(config.likelihood, images, seed),),
-        ),
-        callbacks,
-        config,
-        steps=pipeline.num_steps(len(data.train), config.batch_size),
-        validation=validation,
-    )
+
+    def transform(images: tf.Tensor, *, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor]:
+        return (pictures_of(config.likelihood, images, seed),)
+
+    return _training.fit_arrays(config, model, [data.train], callbacks, transform, validation=validation)
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
@@ -287,30 +279,8 @@ def evaluate(
     if config.likelihood == "logistic":
         metrics["bits_per_dimension"] = metrics["nll_nats"] / np.log(2) / test[0].size
     if figures is not None:
-        _draw(signatures, test, examples.labels, mean, kl.mean(0), figures)
+        vae.figures(signatures, test, examples.labels, mean, kl.mean(0), figures)
     return metrics
-
-
-def _draw(
-    signatures: Mapping[str, Any], test: np.ndarray, labels: np.ndarray, mean: np.ndarray, kl: np.ndarray, folder: Path
-) -> None:
-    def decoded(codes: Any) -> np.ndarray:
-        return signatures["decode"](latent=tf.constant(codes, tf.float32))["image"].numpy()
-
-    plots.image_grid(plots.paired_rows(test[:16] / 255, decoded(mean[:16])), folder / "reconstructions.png", columns=8)
-    drawn = signatures["generate"](count=tf.constant([64]), seed=tf.constant([0]))["image"].numpy()
-    plots.image_grid(drawn, folder / "samples.png", columns=8)
-    ends = mean[:7]
-    way = tf.reshape(latents.interpolate(ends[:-1], ends[1:], 8), [-1, mean.shape[1]])
-    if len(ends) > 1:
-        plots.image_grid(decoded(way), folder / "interpolation.png", columns=8)
-    walk, used = np.linspace(-3, 3, 9), np.argsort(-kl)[:10]
-    traversal = np.tile(mean[:1], (len(used) * len(walk), 1))
-    traversal[np.arange(len(traversal)), np.repeat(used, len(walk))] = np.tile(walk, len(used))
-    plots.image_grid(decoded(traversal), folder / "traversal.png", columns=len(walk))
-    plots.kl_per_latent(kl, folder / "kl_per_latent.png")
-    if mean.shape[1] == 2:
-        plots.latent_map(mean, labels, folder / "latent_map.png")
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------

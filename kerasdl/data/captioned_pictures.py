@@ -107,7 +107,7 @@ def from_tfds(data_dir: Path | None, path: Path, *, progress: bool) -> dict[str,
         data_dir: TFDS data folder with `coco_captions/2014`, see `kerasdl.data.tfds.builder`; what is missing is
             downloaded by TFDS (38 GiB).
         path: the folder; it is created.
-        progress: show a bar on a terminal, elsewhere a line at the begin and one at the end.
+        progress: show a bar on a terminal, elsewhere lines, see `kerasdl.training.progress.bar`.
 
     Returns:
         `train`, `validation` and `test`, pictures in the order of TFDS' files.

@@ -75,7 +75,7 @@ def features(
         folder: where the cache lies; it is created.
         batch_size: number of pictures in a call of `encode`.
         strict: raise at pictures that cannot be decoded, after all others are in the cache.
-        progress: show a bar on a terminal, elsewhere a line at the begin and one at the end.
+        progress: show a bar on a terminal, elsewhere lines, see `kerasdl.training.progress.bar`.
 
     Returns:
         The features, in half precision: values beyond its range are clipped to +-65504.

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasdl.errors import UserError
+from kerasdl.training.progress import bar
 
 Transform = Callable[..., tuple[tf.Tensor, ...]]
 
@@ -88,10 +89,19 @@ def evaluation_batches(arrays: Sequence[np.ndarray], batch_size: int) -> tf.data
     return _without_autotune(tf.data.Dataset.from_tensor_slices(tuple(arrays)).batch(batch_size).prefetch(1))
 
 
-def slices(num_examples: int, batch_size: int) -> Iterator[slice]:
-    """Consecutive slices that cover `num_examples`, for loops over numpy arrays."""
-    for start in range(0, num_examples, batch_size):
-        yield slice(start, min(start + batch_size, num_examples))
+def slices(num_examples: int, batch_size: int, name: str = "") -> Iterator[slice]:
+    """Consecutive slices that cover `num_examples`, for loops over numpy arrays.
+
+    Args:
+        num_examples: how many.
+        batch_size: of a slice; the last one may be smaller.
+        name: of the work; if it takes long, its progress is shown, see `kerasdl.training.progress.bar`.
+    """
+    with bar(num_examples, name, shown=bool(name)) as advance:
+        for start in range(0, num_examples, batch_size):
+            part = slice(start, min(start + batch_size, num_examples))
+            yield part
+            advance(part.stop - part.start)
 
 
 def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -178,15 +188,16 @@ def padded_batches(
         yield rows, *(other[part] for other in others)
 
 
-def sorted_slices(lengths: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def sorted_slices(lengths: Sequence[int] | np.ndarray, batch_size: int, name: str = "") -> Iterator[np.ndarray]:
     """Every example once, shortest first: int64[at most batch_size] positions, to evaluate with little padding.
 
     Args:
         lengths: int[examples].
         batch_size: examples a slice; the last one may be smaller.
+        name: see `slices`.
     """
     order = np.argsort(lengths, kind="stable")
-    for part in slices(len(order), batch_size):
+    for part in slices(len(order), batch_size, name):
         yield order[part]
 
 

@@ -10,6 +10,7 @@ from keras import ops
 
 from kerasdl.blocks.caption_decoder import END, START
 from kerasdl.data import vocabulary
+from kerasdl.decoding import beam_search
 from kerasdl.fast import attentive_lstm
 
 
@@ -52,6 +53,30 @@ def draw(step: Callable[..., Any], state: Any, given: Any, seed: Any, max_length
         lambda t, token, going, *_: (t < max_length) & tf.reduce_any(going), body, begin, parallel_iterations=1
     )
     return tf.transpose(tokens.gather(tf.range(length)))
+
+
+def search(decoder: keras.Model, x: Any, name: str, width: Any, length_penalty: Any, max_length: int) -> Any:
+    """The likeliest captions, see `kerasdl.decoding.beam_search.beam_search`.
+
+    Args:
+        decoder: see `writer`.
+        x: see `writer`.
+        name: see `writer`.
+        width: hypotheses, int32[batch].
+        length_penalty: float32[batch].
+        max_length: tokens of a caption, END included.
+
+    Returns:
+        What `beam_search` returns.
+    """
+    return beam_search.beam_search(
+        *writer(decoder, x, name),
+        start=START,
+        end=END,
+        width=width,
+        length_penalty=length_penalty,
+        max_length=max_length,
+    )
 
 
 def writer(decoder: keras.Model, x: Any, name: str) -> tuple[Callable[..., Any], Any, Any]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kerasdl.blocks.caption_decoder import END, START
+from kerasdl.blocks.caption_decoder import END
 from kerasdl.data import captioned_pictures, feature_cache, pipeline, vocabulary
-from kerasdl.decoding import beam_search, caption_writer
+from kerasdl.decoding import caption_writer
+from kerasdl.figures import plots
 from kerasdl.metrics import caption_scores
 
 _PARTS = ("encoder", "top", "decoder")
@@ -252,37 +254,57 @@ class FeatureBank:
 
 
 def feature_bank(
+    model: Captioner,
+    pictures: Sequence[Path] | np.ndarray,
     captions: Sequence[Sequence[Sequence[str]]],
     words: Sequence[str],
-    inputs: Callable[[bool], tuple[np.ndarray, np.ndarray]],
     *,
-    key: Literal["picture", "cut"],
     max_words: int,
     mirrored: bool,
+    cut: bool,
+    **options: Any,
 ) -> FeatureBank:
     """Pictures with their captions as numbers, and all of them mirrored with left and right exchanged in the captions.
 
     Args:
+        model: whose encoder the features are of.
+        pictures: files, or uint8[pictures, size, size, 3].
         captions: of each picture, cut into words.
         words: the vocabulary, from the id END on.
-        inputs: of the pictures, or of their mirror images if True, see `features`.
-        key: what `inputs` gives.
         max_words: of a caption, without END.
         mirrored: add the mirror images.
+        cut: features for the encoder's top.
+        **options: size, encoder and cache, see `features`.
     """
     id_of = {word: END + i for i, word in enumerate(words)}
     exchanged = {"left": "right", "right": "left"}
 
     def encoded(caption: Sequence[str], mirrors: bool) -> np.ndarray:
-        cut = [exchanged.get(word, word) if mirrors else word for word in caption[:max_words]]
-        return np.array([*(id_of.get(word, vocabulary.UNKNOWN) for word in cut), END], np.int32)
+        known = [exchanged.get(word, word) if mirrors else word for word in caption[:max_words]]
+        return np.array([*(id_of.get(word, vocabulary.UNKNOWN) for word in known), END], np.int32)
 
-    pictures, said = [], []
+    shown, said = [], []
     for mirrors in (False, True)[: 1 + mirrored]:
-        found, kept = inputs(mirrors)
-        pictures.append(found)
+        found, kept = features(model, pictures, cut=cut, mirrored=mirrors, **options)
+        shown.append(found)
         said += [[encoded(caption, mirrors) for caption in captions[i]] for i in kept]
-    return FeatureBank(key, np.concatenate(pictures) if mirrored else pictures[0], said)
+    return FeatureBank("cut" if cut else "picture", np.concatenate(shown) if mirrored else shown[0], said)
+
+
+class Settings(Protocol):
+    """What `CiderOfValidation` reads of a configuration."""
+
+    @property
+    def beam_width(self) -> int:
+        """Hypotheses of the search."""
+
+    @property
+    def length_penalty(self) -> float:
+        """See `beam_search.beam_search`."""
+
+    @property
+    def max_words(self) -> int:
+        """Of a caption."""
 
 
 class CiderOfValidation(keras.callbacks.Callback):
@@ -292,13 +314,11 @@ class CiderOfValidation(keras.callbacks.Callback):
 
     Args:
         bank: of the validation data.
-        beam_width: hypotheses of the search.
-        length_penalty: see `beam_search.beam_search`.
-        max_words: of a caption.
+        settings: the configuration.
         name: prefix of the names of the decoder's layers.
     """
 
-    def __init__(self, bank: FeatureBank, *, beam_width: int, length_penalty: float, max_words: int, name: str) -> None:
+    def __init__(self, bank: FeatureBank, settings: Settings, name: str) -> None:
         super().__init__()
         self.bank = bank
         self.scorer = caption_scores.CiderD([[one[:-1].tolist() for one in several] for several in bank.captions])
@@ -308,11 +328,8 @@ class CiderOfValidation(keras.callbacks.Callback):
             model = self.model
             seen = parts(model.decoder)(model.finish(batch) if bank.key == "cut" else batch)
             rows = tf.shape(batch)[0]
-            return beam_search.beam_search(
-                *caption_writer.writer(model.decoder, seen, name), start=START, end=END,
-                width=tf.fill([rows], beam_width), length_penalty=tf.fill([rows], length_penalty),
-                max_length=max_words + 1,
-            )[0][:, 0]  # fmt: skip
+            width, penalty = tf.fill([rows], settings.beam_width), tf.fill([rows], float(settings.length_penalty))
+            return caption_writer.search(model.decoder, seen, name, width, penalty, settings.max_words + 1)[0][:, 0]
 
         self.written = written
 
@@ -333,8 +350,8 @@ def parts(decoder: keras.Model) -> keras.Model:
 def features(
     model: keras.Model,
     pictures: Sequence[Path] | np.ndarray,
-    size: int,
     *,
+    size: int,
     cut: bool,
     mirrored: bool,
     encoder: str,
@@ -391,3 +408,20 @@ def pixels(pictures: Sequence[Path] | np.ndarray, size: int) -> tuple[np.ndarray
     if isinstance(pictures, np.ndarray):
         return pictures, np.arange(len(pictures))
     return captioned_pictures.load(pictures, size=size)[:2]
+
+
+def figures(images: np.ndarray, said: Sequence[str], references: Sequence[Sequence[str]], folder: Path) -> None:
+    """Draws 16 pictures with what is said of them, any ones and those whose captions have the lowest CIDEr-D.
+
+    Args:
+        images: uint8[pictures, size, size, 3].
+        said: a caption of each.
+        references: those of people, of each.
+        folder: receives captions.png and worst_captions.png.
+    """
+    scorer = caption_scores.CiderD([[caption.split() for caption in several] for several in references])
+    scores = [scorer.score(i, caption.split()) for i, caption in enumerate(said)]
+    orders = {"captions": np.random.default_rng(0).permutation(len(said)), "worst_captions": np.argsort(scores)}
+    for name, order in orders.items():
+        titles = [textwrap.fill(said[i], 20) for i in order[:16]]
+        plots.image_grid(images[order[:16]], folder / f"{name}.png", titles=titles)

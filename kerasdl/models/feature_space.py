@@ -62,16 +62,17 @@ class FeatureSpace:
     distance: Literal["frechet", "fid"] = "frechet"
     """What a Fréchet distance in this space is called."""
 
-    def features(self, images: np.ndarray) -> np.ndarray:
+    def features(self, images: np.ndarray, name: str = "") -> np.ndarray:
         """Gives the features of pictures.
 
         Args:
             images: uint8[n, height, width, channels], at least one; grey ones are shown to a network of colours, too.
+            name: with one the progress is shown, see `pipeline.slices`.
 
         Returns:
             float32[n, features].
         """
-        return self._output(images, "features")
+        return self._output(images, "features", name)
 
     def classify(self, images: np.ndarray) -> np.ndarray:
         """Gives the classes that the network sees in pictures.
@@ -89,11 +90,11 @@ class FeatureSpace:
             raise ValueError(f"{self.name} knows no classes; expected a space that was trained with labels; give them")
         return self._output(images, "logits").argmax(1)
 
-    def _output(self, images: np.ndarray, name: str) -> np.ndarray:
+    def _output(self, images: np.ndarray, output: str, name: str = "") -> np.ndarray:
         images = np.broadcast_to(images, (*images.shape[:3], self.network.input_shape[-1]))
         rows = max(1, min(500, _PIXELS // self.side**2))
-        parts = pipeline.slices(len(images), rows)
-        return np.concatenate([self.network.predict_on_batch(images[part])[name] for part in parts])
+        parts = pipeline.slices(len(images), rows, name)
+        return np.concatenate([self.network.predict_on_batch(images[part])[output] for part in parts])
 
 
 def from_applications(name: str, weights: str) -> FeatureSpace:
@@ -150,7 +151,7 @@ def trained(
         folder: where the network is kept in a file whose name follows from pictures, labels and settings, so that it
             is trained once; of several processes one trains and the others wait. A damaged file, or another's, is made
             anew, with a line on standard error. None keeps nothing.
-        progress: show a bar on a terminal, elsewhere a line at the begin and one at the end.
+        progress: show a bar on a terminal, elsewhere lines, see `kerasdl.training.progress.bar`.
 
     Returns:
         The space; it knows the classes if there are labels.
@@ -227,7 +228,7 @@ def compare(
     Source: Fréchet distance: Heusel et al. 2017, arXiv:1706.08500; class accuracy, as "GAN-test": Shmelkov et al. 2018,
         arXiv:1807.09499, section 3; the others: see `kerasdl.metrics.generated_pictures`.
     """
-    real, made = (space.features(images) for images in (test, generated))
+    real, made = (space.features(images, "Features") for images in (test, generated))
     floor = known[np.random.default_rng(2009).permutation(len(known))[: len(real)]]
     metrics: dict[str, Any] = {
         "feature_space": space.name,

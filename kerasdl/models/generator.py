@@ -38,10 +38,13 @@ class Generator:
         """Latents float32[count, latent_dim] for a measurement, the same each time."""
         return latents.draw([count], [seed], self.latent_dim).numpy()
 
-    def draw(self, latent: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """uint8 pictures of latents, and of labels int[n]; without classes these are not looked at."""
+    def draw(self, latent: np.ndarray, labels: np.ndarray | None = None, name: str = "") -> np.ndarray:
+        """uint8 pictures of latents, and of labels int[n], which are not looked at without classes.
+
+        With a name the progress is shown, see `pipeline.slices`.
+        """
         made = []
-        for part in pipeline.slices(len(latent), 100):
+        for part in pipeline.slices(len(latent), 100, name):
             classes = (
                 {"class_index": tf.constant(labels[part], tf.int32)} if labels is not None and self.conditional else {}
             )

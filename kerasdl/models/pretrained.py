@@ -44,3 +44,36 @@ def network(name: str, weights: str | None, size: int) -> tuple[keras.Model, Cal
             "its weights without top, and a size that it takes"
         ) from None
     return model, sys.modules[constructor.__module__].preprocess_input
+
+
+def encoder(
+    name: str, weights: str | None, size: int, *, cut: str | None = None
+) -> tuple[keras.Model, keras.Model | None]:
+    """A network without its top layers that takes pixels; or two, the second of which goes on where the first ends.
+
+    Args:
+        name: see `network`.
+        weights: see `network`.
+        size: see `network`.
+        cut: the layer that the first one ends with; None: the first is the whole network.
+
+    Returns:
+        Pixels 0..255 float32[batch, size, size, 3] -> features, and what is behind `cut`. The moving statistics of the
+        first stay as pre-trained.
+
+    Raises:
+        UserError: see `network`; or there is no such layer.
+    """
+    base, preprocess = network(name, weights, size)
+    top = None
+    if cut is not None:
+        names = [layer.name for layer in base.layers]
+        if cut not in names:
+            raise UserError(
+                f"--tune-from {cut} is no layer of {name}; known: {', '.join(names)}; or give --tune-epochs 0"
+            )
+        middle = base.get_layer(cut).output
+        top = keras.Model(middle, base.output, name="encoder_top")
+        base = keras.Model(base.input, middle, name="encoder_bottom")
+    image = keras.Input((size, size, 3), name="image")
+    return keras.Model(image, base(preprocess(image), training=False), name="encoder"), top

@@ -26,12 +26,12 @@ def probabilities(signatures: Mapping[str, Any], texts: Sequence[str]) -> np.nda
     Returns:
         float32[texts, classes].
     """
-    parts = list(pipeline.sorted_slices([len(text) for text in texts], 250))
-    answers = [signatures["classify"](text=tf.constant([texts[i] for i in part]))["probabilities"] for part in parts]
-    found = np.empty([len(texts), answers[0].shape[1]], np.float32)
-    for part, answer in zip(parts, answers, strict=True):
-        found[part] = answer
-    return found
+    order, answers = [], []
+    for part in pipeline.sorted_slices([len(text) for text in texts], 250, "Classifying"):
+        order.append(part)
+        answers.append(signatures["classify"](text=tf.constant([texts[i] for i in part]))["probabilities"])
+    found = np.concatenate(answers)
+    return found[np.argsort(np.concatenate(order))]
 
 
 def soft_labels(

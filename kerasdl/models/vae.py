@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -10,6 +11,9 @@ import numpy as np
 from keras import ops
 
 from kerasdl.blocks import variational
+from kerasdl.data import pipeline
+from kerasdl.decoding import latents
+from kerasdl.figures import plots
 
 Likelihood = Literal["bernoulli", "logistic"]
 Objective = Literal["elbo", "iwae"]
@@ -172,9 +176,48 @@ def log_likelihood_bound(
     if blocks < 1 or rest:
         raise ValueError(f"num_samples is {num_samples}, expected a multiple of {DRAWS}")
     bounds = np.empty(len(images))
-    for start in range(0, len(images), batch_size):
-        part = slice(start, min(start + batch_size, len(images)))
+    for part in pipeline.slices(len(images), batch_size, "Likelihood"):
         seeds = np.arange(part.start, part.stop, dtype=np.int32) * blocks
         drawn = [np.asarray(score(images[part], seeds + block), np.float64) for block in range(blocks)]
         bounds[part] = np.logaddexp.reduce(drawn) - np.log(blocks)
     return bounds
+
+
+def figures(
+    signatures: Mapping[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    mean: np.ndarray,
+    kl: np.ndarray,
+    folder: Path,
+) -> None:
+    """Draws reconstructions, samples, ways from code to code, walks along single latents and how much each tells.
+
+    Args:
+        signatures: `decode` takes latent and gives image, `generate` takes count and seed and gives image, all 0..1.
+        images: uint8[pictures, height, width, channels].
+        labels: int[pictures], which colour the map of two latents.
+        mean: float32[pictures, latents], the codes.
+        kl: float32[latents], the mean divergence of each in nats.
+        folder: receives the figures.
+    """
+    import tensorflow as tf
+
+    def decoded(codes: Any) -> np.ndarray:
+        return signatures["decode"](latent=tf.constant(codes, tf.float32))["image"].numpy()
+
+    both = plots.paired_rows(images[:16] / 255, decoded(mean[:16]))
+    plots.image_grid(both, folder / "reconstructions.png", columns=8)
+    drawn = signatures["generate"](count=tf.constant([64]), seed=tf.constant([0]))["image"].numpy()
+    plots.image_grid(drawn, folder / "samples.png", columns=8)
+    ends = mean[:7]
+    way = tf.reshape(latents.interpolate(ends[:-1], ends[1:], 8), [-1, mean.shape[1]])
+    if len(ends) > 1:
+        plots.image_grid(decoded(way), folder / "interpolation.png", columns=8)
+    walk, used = np.linspace(-3, 3, 9), np.argsort(-kl)[:10]
+    traversal = np.tile(mean[:1], (len(used) * len(walk), 1))
+    traversal[np.arange(len(traversal)), np.repeat(used, len(walk))] = np.tile(walk, len(used))
+    plots.image_grid(decoded(traversal), folder / "traversal.png", columns=len(walk))
+    plots.kl_per_latent(kl, folder / "kl_per_latent.png")
+    if mean.shape[1] == 2:
+        plots.latent_map(mean, labels, folder / "latent_map.png")

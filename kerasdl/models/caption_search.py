@@ -1,0 +1,71 @@
+"""A captioner in the graph, as an export has it: captions of pictures, and where it looks for each word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from kerasdl.blocks.caption_decoder import END
+from kerasdl.data import vocabulary
+from kerasdl.decoding import caption_writer
+from kerasdl.models import captioner
+
+
+class CaptionSearch:
+    """Pictures uint8[batch, height, width, 3] in, captions as text out.
+
+    Args:
+        model: the captioner.
+        words: the vocabulary, from the id END on.
+        max_words: of a caption.
+        name: prefix of the names of the decoder's layers.
+    """
+
+    def __init__(self, model: captioner.Captioner, words: Sequence[str], max_words: int, name: str) -> None:
+        self._model, self._max_words, self._name = model, max_words, name
+        self._parts = captioner.parts(model.decoder)
+        self._words = tf.constant(["", "", "", *words[1:]])  # padding, the unknown word and the end are not shown
+        self._known = vocabulary.WordVocabulary(words)
+        self.resources = (self._known.table,)
+
+    def search(self, image: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Captions string[batch, width], the best first, and the natural logarithms of their probabilities.
+
+        Args:
+            image: the pictures.
+            beam_width: int32[batch].
+            length_penalty: float32[batch].
+        """
+        ids, log_probability, _ = caption_writer.search(
+            self._model.decoder, self._parts(self._model.encode(image)), self._name, beam_width, length_penalty,
+            self._max_words + 1,
+        )  # fmt: skip
+        written = tf.strings.strip(tf.strings.reduce_join(tf.gather(self._words, ids), -1, separator=" "))
+        return {"captions": written, "log_probabilities": log_probability}
+
+    def attention(self, image: tf.Tensor, caption: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What the model thinks of captions.
+
+        Args:
+            image: the pictures.
+            caption: string[batch], one for each; the end is added.
+
+        Returns:
+            words string[batch, words] and their log_probabilities; of a model that attends weights float32[batch,
+            words, side, side], too.
+        """
+        ids = self._known.table.lookup(self._known.tokenize(caption))[:, : self._max_words]
+        ended = tf.concat([ids, tf.fill([ids.nrows(), 1], END)], 1).to_tensor(vocabulary.PADDING)
+        before = tf.pad(ended[:, :-1], [[0, 0], [1, 0]])
+        found = self._model.decoder({"picture": self._model.encode(image), "tokens": before}, training=False)
+        possible = tf.range(tf.shape(self._words)[0]) >= END
+        log_probabilities = tf.nn.log_softmax(tf.where(possible, found["logits"], -1e9))
+        answer = {
+            "words": tf.gather(self._words, ended),
+            "log_probabilities": tf.gather(log_probabilities, ended, batch_dims=2),
+        }
+        if "weights" in found:
+            side = round(found["weights"].shape[-1] ** 0.5)
+            answer["weights"] = tf.reshape(found["weights"], [*tf.unstack(tf.shape(before)), side, side])
+        return answer
