@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = parse(Options, arguments, "python -m kerasdl.serving")
         _check(options)
-        with _listen(options) as listener:
+        with listen(options) as listener:
             _serve(options, listener)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -78,7 +78,7 @@ def _check(options: Options) -> None:
         )
 
 
-def _listen(options: Options) -> socket.socket:
+def listen(options: Options) -> socket.socket:
     """Takes the port before anything slow happens, so that a port in use is told at once."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
@@ -115,13 +115,16 @@ def _serve(options: Options, listener: socket.socket) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{host}:{listener.getsockname()[1]}"
 
+    def begins(name: str, version: int) -> None:
+        _log.info("%s version %d: loading", name, version)
+
     def report(name: str, version: int, error: "ServingError | None") -> None:
         if error is None:
             _log.info("%s version %d: %s/v1/models/%s:predict", name, version, address, name)
         else:
             _log.error("%s version %d cannot be loaded: %s", name, version, " ".join(error.message.split()))
 
-    with ModelRepository(options.models, report) as repository:
+    with ModelRepository(options.models, report, begins) as repository:
         app = create_app(
             repository, max_body_bytes=options.max_body_mib * 2**20, timeout_seconds=options.timeout_seconds
         )

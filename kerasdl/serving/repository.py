@@ -53,6 +53,7 @@ class ModelRepository:
     Args:
         root: folder with `<model>/<version>/saved_model.pb`.
         report: called after each load with the model's name, the version and the error, None for success.
+        begins: called before each load with the model's name and the version.
         poll_seconds: pause between two looks at the folder.
     """
 
@@ -60,10 +61,11 @@ class ModelRepository:
         self,
         root: Path,
         report: Callable[[str, int, ServingError | None], None] = lambda name, version, error: None,
+        begins: Callable[[str, int], None] = lambda name, version: None,
         poll_seconds: float = 1.0,
     ) -> None:
         self._root = root
-        self._report = report
+        self._report, self._begins = report, begins
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
         self._models: dict[str, dict[int, VersionStatus]] = {}
@@ -176,6 +178,7 @@ class ModelRepository:
         if before and before.error and before.fingerprint == fingerprint:
             return False
         self._set(name, version, VersionStatus(State.LOADING))
+        self._begins(name, version)
         error = None
         try:
             loaded = VersionStatus(State.AVAILABLE, servable=Servable(folder))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kerasdl.serving.__main__ import Options, _listen, main
+from kerasdl.serving.__main__ import Options, listen, main
 
 
 def _get(url: str, data: bytes | None = None) -> tuple[int, bytes]:
@@ -30,9 +30,10 @@ def test_serves_until_sigterm(root):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            lines = [process.stdout.readline()]
-            address = re.search(r"http://127\.0\.0\.1:\d+", lines[0])
-            assert address, lines[0]
+            lines = [process.stdout.readline() for _ in range(2)]
+            assert lines[0] == "echo version 1: loading\n"
+            address = re.search(r"http://127\.0\.0\.1:\d+", lines[1])
+            assert address, lines
             deadline = time.monotonic() + 60
             while _get(f"{address[0]}/readyz")[0] != 200:
                 assert time.monotonic() < deadline
@@ -46,7 +47,9 @@ def test_serves_until_sigterm(root):
     assert process.returncode == 0
     assert errors == ""
     lines += output.splitlines()
-    assert sorted(line.split(":")[0] for line in lines) == [
+    models = [line.split(":")[0] for line in lines]
+    assert models[::2] == models[1::2]  # each says that it is loading, then where it is
+    assert sorted(models[::2]) == [
         *("echo version 1", "named version 1", "odd version 1", "pair version 3", "text version 1")
     ]
     assert f"pair version 3: {address[0]}/v1/models/pair:predict" in lines
@@ -86,5 +89,5 @@ def test_parsing_needs_no_tensorflow():
 
 
 def test_replies_are_sent_without_delay():
-    with _listen(Options(models=Path("unused"), rest_port=0)) as listener:
+    with listen(Options(models=Path("unused"), rest_port=0)) as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
