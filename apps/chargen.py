@@ -46,8 +46,8 @@ class Config(Training, epochs=18, learning_rate=3e-3, weight_decay=0.01, warmup_
     """What the model reads and writes: the characters of the training text, or bytes, for any text."""
     held_out_ratio: Between[float, 0.001, 0.4] = 0.05
     """Share of an own text kept for validation, and as much again, its end, for the test."""
-    cell: Literal["lstm", "gru", "rnn"] = "lstm"
-    """Recurrent cell."""
+    cell: Literal["lstm", "gru", "rnn", "peephole_lstm"] = "lstm"
+    """Recurrent cell; peephole_lstm: an LSTM whose gates see its memory, too, in Keras' own loop."""
     units: AtLeast[int, 1] = 512
     """Width of each layer."""
     depth: AtLeast[int, 1] = 2
@@ -111,12 +111,12 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     The layers carry their state from batch to batch: row i of a batch goes on where row i of the last one ended.
     """
     size = vocabulary_of(data).size
-    layer = {"lstm": recurrence.QuickLSTM, "gru": recurrence.QuickGRU, "rnn": recurrence.QuickSimpleRNN}[config.cell]
     with precision.precision(config.precision):
         tokens = keras.Input(batch_shape=(config.batch_size, None), dtype="int32", name="tokens")
         x = keras.ops.one_hot(tokens, size)
         for index in range(config.depth):
-            x = layer(config.units, return_sequences=True, stateful=True, name=f"layer{index}")(x)
+            options = {"return_sequences": True, "stateful": True, "name": f"layer{index}"}
+            x = recurrence.recurrent_layer(config.cell, config.units, **options)(x)
             x = keras.layers.Dropout(config.dropout, name=f"dropout{index}")(x)
         logits = keras.layers.Dense(size, dtype="float32", name="logits")(x)
         model = keras.Model(tokens, logits, name="chargen")

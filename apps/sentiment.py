@@ -27,7 +27,7 @@ import tensorflow as tf
 from apps._contract import Card, Objective, Splits
 from apps._settings import AtLeast, Between, TextData, Training
 from kerasdl import export
-from kerasdl.blocks import attention, embedding, ngrams, recurrence, sentence_convolution
+from kerasdl.blocks import activation, attention, embedding, ngrams, recurrence, sentence_convolution
 from kerasdl.data import divided, pipeline, synthetic, text_data, text_file, vocabulary
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text, plots
@@ -59,6 +59,8 @@ class Config(TextData, Training, epochs=4, learning_rate=2e-3, weight_decay=0.01
     """Size of a word's vector; of an export's 8 MiB, 30,000 words take 3.7 at 64."""
     pooling: Literal["last", "mean", "max", "attention"] = "max"
     """How the steps of a text become one vector; cnn takes the largest of each filter."""
+    hidden: Literal["none", "highway", "maxout"] = "none"
+    """A layer from the text's vector to another, as wide: highway, whose gate lets a part of it through, or maxout."""
     vocabulary_size: AtLeast[int, 1] = 30_000
     """The most frequent words of the training texts, and of --unlabeled, are known."""
     max_words: AtLeast[int, 1] = 600
@@ -167,6 +169,10 @@ def build_model(config: Config, data: Splits) -> keras.Model:
                 name="recurrent",
             )
             x = _pooled(config, x, mask)
+        if config.hidden == "highway":
+            x = recurrence.highway(x, name="hidden")
+        elif config.hidden == "maxout":
+            x = activation.maxout(x, x.shape[-1], name="hidden")
         x = keras.layers.Dropout(config.dropout, name="dropout")(x)
         logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
         if config.ngrams:

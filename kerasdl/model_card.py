@@ -1,6 +1,5 @@
 """What stands beside an export: its model card, configuration and metrics."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,16 +151,3 @@ def _curl_example(application: str, endpoint: Endpoint) -> str:
         f"""printf '{{"instances": [{{"{key}": {{"b64": "%s"}}}}]}}' "$(base64 -w0 picture.jpg)" |\n"""
         f"    curl -d @- {url}"
     )
-
-
-def predict_request(endpoint: Endpoint) -> str:
-    """The endpoint's example as the JSON body of a REST `:predict` call, in row form; bytes as base64."""
-    count = len(next(iter(endpoint.example.values())))
-    rows = [{name: _json_value(values[i]) for name, values in endpoint.example.items()} for i in range(count)]
-    return json.dumps({"instances": rows})
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return {"b64": base64.b64encode(value).decode()}
-    return np.asarray(value).tolist()

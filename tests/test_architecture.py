@@ -82,6 +82,43 @@ def test_an_arrow_up_would_be_seen():
     ]
 
 
+UNREACHED = {"AdditiveAttention", "MultiplicativeAttention"}  # of the translator, an application that is to come
+
+
+def names_in(node):
+    """Everything that a piece of code calls by a name."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name | ast.Attribute):
+            yield part.id if isinstance(part, ast.Name) else part.attr
+
+
+def unreached(applications, library, blocks):
+    """Public functions and classes of blocks that no application comes to, by any way through the library."""
+    used = {}
+    for path in library:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            targets = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+            for name in [node.name] if hasattr(node, "name") else targets:
+                used.setdefault(name, set()).update(names_in(node))
+    reached, todo = set(), {name for path in applications for name in names_in(ast.parse(path.read_text("utf-8")))}
+    while todo:
+        reached |= todo
+        todo = {name for known in todo for name in used.get(known, ())} - reached
+    for path in blocks:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if named and node.name not in reached:
+                yield node.name
+
+
+def test_every_block_is_reached_by_an_application(tmp_path):
+    library, blocks = list((ROOT / "kerasdl").rglob("*.py")), list((ROOT / "kerasdl/blocks").glob("*.py"))
+    applications = list((ROOT / "apps").glob("*.py"))
+    assert set(unreached(applications, library, blocks)) == UNREACHED
+    (tmp_path / "block.py").write_text("def forgotten():\n    return forgotten\n")
+    assert list(unreached(applications, library, [tmp_path / "block.py"])) == ["forgotten"]
+
+
 def test_tyro_is_used_in_command_lines_only():
     users = {
         path.name for package in ALLOWED for path in (ROOT / package).rglob("*.py") if "tyro" in set(imports(path))

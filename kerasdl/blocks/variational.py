@@ -7,7 +7,7 @@ weigh the divergence too little, by their number.
 The evidence lower bound, and the tighter one of k samples, whose rows are folded into the batch:
 
     latent = sampling(mean, log_var)
-    elbo = bernoulli_log_likelihood(image, decoder(latent)) - kl_divergence(mean, log_var)
+    elbo = bernoulli_log_likelihood(image, decoder(latent)) - ops.sum(kl_per_latent(mean, log_var), -1)
 
     latent = sampling(mean, log_var, num_samples=k)
     image, mean, log_var = (ops.repeat(tensor, k, axis=0) for tensor in (image, mean, log_var))
@@ -80,21 +80,6 @@ def kl_per_latent(mean: Any, log_var: Any) -> Any:
     return (ops.square(mean) + ops.expm1(log_var) - log_var) / 2
 
 
-def kl_divergence(mean: Any, log_var: Any) -> Any:
-    """Divergence of a Gaussian of independent latents from the unit Gaussian, KL(q || p), summed over the latents.
-
-    Args:
-        mean: float[batch, ...].
-        log_var: float[batch, ...], natural logarithm of the variance.
-
-    Returns:
-        float32[batch], nats.
-
-    Source: Kingma and Welling 2013, arXiv:1312.6114, appendix B.
-    """
-    return _sum_of_example(kl_per_latent(mean, log_var))
-
-
 def free_bits(kl: Any, minimum: float) -> Any:
     """Divergence that counts in each latent only above a minimum, so that a latent is not given up early.
 
@@ -102,7 +87,7 @@ def free_bits(kl: Any, minimum: float) -> Any:
 
     Args:
         kl: of `kl_per_latent`, float[batch, ...]; each latent is a group of its own.
-        minimum: nats for each latent, lambda; with 0 the result is the mean of `kl_divergence` over the batch.
+        minimum: nats for each latent, lambda; with 0 the result is the sum over the latents of the mean divergence.
 
     Returns:
         float32[], nats an example.

@@ -286,7 +286,7 @@ def nats(logits, ids):
     return sum(np.log(np.exp(row).sum()) - row[following] for row, following in rows)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "peephole_lstm"])
 def test_score_and_cells_equal_the_model_step_by_step(cell, monkeypatch):
     """Texts of unequal lengths, read in blocks that end inside of them; one is empty, one has unknown characters."""
     monkeypatch.setattr(character_reader, "READ", 7)
