@@ -51,7 +51,7 @@ def main(module: str, description: str | None, works: Mapping[str, Contenders], 
     arguments = parser.parse_args()
     if arguments.only:
         work, contender = arguments.only
-        _set_environment(contender)
+        set_environment(contender)
         speed = works[work][contender]()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps({"speed": speed, "memory_gib": memory, "facts": _facts(contender)}))
@@ -155,7 +155,7 @@ def clock() -> Any:
 # --- One contender's process -----------------------------------------------------------------------------------------
 
 
-def _set_environment(contender: str) -> None:
+def set_environment(contender: str) -> None:
     """Sets what TensorFlow and PyTorch read when they are imported."""
     asked = os.environ.get(processor.ONEDNN)
     processor.configure()

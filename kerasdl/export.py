@@ -119,7 +119,7 @@ def write(
         module.resources = [resource for endpoint in endpoints.values() for resource in endpoint.resources]
         functions[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY] = next(iter(functions.values()))
         tf.saved_model.save(module, str(temporary), functions)
-        _refuse_gpu_operations(temporary)
+        refuse_gpu_operations(temporary)
         _write_warmup(temporary, endpoints)
         finish(temporary)
 
@@ -168,7 +168,12 @@ class _StoredWeights(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-def _refuse_gpu_operations(folder: Path) -> None:
+def refuse_gpu_operations(folder: Path) -> None:
+    """Checks the graph of a SavedModel.
+
+    Raises:
+        RuntimeError: it holds an operation that needs a GPU.
+    """
     graph = (folder / "saved_model.pb").read_bytes()
     found = sorted({name.decode() for name in re.findall(rb"Cudnn\w+", graph)})
     if found:

@@ -92,7 +92,7 @@ def test_a_limit_that_makes_another_kind_is_refused(machine, monkeypatch, name):
 )
 def test_a_contender_runs_in_the_environment_it_stands_for(machine, contender, environment, onednn):
     machine("AVX2", **environment)
-    _contest._set_environment(contender)
+    _contest.set_environment(contender)
     assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == onednn
     narrowed = "--xla_cpu_max_isa=AVX2" if "KERASDL_PROCESSOR" in environment else None
     assert os.environ.get("XLA_FLAGS") == narrowed

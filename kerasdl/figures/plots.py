@@ -103,7 +103,7 @@ def learning_curves(
         axes.grid(alpha=0.3)
         if metric in curves and f"val_{metric}" in curves:
             axes.legend(fontsize=8, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> Path:
@@ -163,7 +163,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: str |
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     axes.spines[:].set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, path: str | Path) -> Path:
@@ -201,7 +201,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, path: str | Path)
     histogram.set_title(f"expected calibration error {error:.3f}", fontsize=10)
     for axes in (histogram, diagram):
         _plain(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def paired_rows(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -272,7 +272,7 @@ def image_grid(
                 axes.text(left, top - 5 - above * line_height, text, fontsize=7.5)
     # imshow moves the limits of its axes to the last image.
     axes.set(xlim=(0, columns * step_x + gap), ylim=(rows * step_y + gap, 0))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def worst_errors(
@@ -312,7 +312,7 @@ def worst_errors(
     if not worst.size:
         figure = Figure(figsize=(4, 1), dpi=_DPI)
         figure.text(0.5, 0.5, f"no mistake among {len(labels)} examples", ha="center", va="center")
-        return _save(figure, path)
+        return save(figure, path)
     titles = [
         f"{class_names[labels[index]]}\n→ {class_names[predictions[index]]} {confidence[index]:.2f}" for index in worst
     ]
@@ -402,7 +402,7 @@ def saliency(image: np.ndarray, saliency_map: np.ndarray, path: str | Path, *, t
     figure.colorbar(drawn, ax=panels[1], shrink=0.9, pad=0.02).ax.tick_params(labelsize=7)
     if title:
         figure.suptitle(_literal(_shorten(title, 90)), fontsize=10)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def attention_maps(image: np.ndarray, weights: np.ndarray, words: Sequence[str], path: str | Path) -> Path:
@@ -455,7 +455,7 @@ def kl_per_latent(kl: np.ndarray, path: str | Path) -> Path:
     axes.set_ylabel("nats a picture", fontsize=9)
     axes.set_title(f"divergence from the prior: {np.sum(kl):.1f} nats in {len(kl)} latents", fontsize=10)
     _plain(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def latent_map(latent: np.ndarray, labels: np.ndarray, path: str | Path) -> Path:
@@ -492,7 +492,7 @@ def latent_map(latent: np.ndarray, labels: np.ndarray, path: str | Path) -> Path
     axes.set_xlabel("first latent", fontsize=9)
     axes.set_ylabel("second latent", fontsize=9)
     _plain(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def animation(frames: Sequence[Path], path: str | Path, *, seconds: float = 0.4) -> Path:
@@ -544,7 +544,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path) -> Path:
+    """Writes a figure as PNG, atomically, and gives the path."""
     path = Path(path)
     with atomic_path(path) as temporary:
         # Without the name and version of the software, the same figure is the same file.

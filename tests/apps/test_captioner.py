@@ -1,11 +1,13 @@
 """The captioner: it learns from pictures, fails without them, and takes a person's own pictures."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
 from pathlib import Path
 
+import fitting
 import keras
 import numpy as np
 import pytest
@@ -20,7 +22,6 @@ from kerasdl.data import captioned_pictures, synthetic
 from kerasdl.decoding import beam_search
 from kerasdl.errors import UserError
 from kerasdl.models.captioner import pixels
-from kerasdl.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = captioner.Config(
@@ -37,12 +38,7 @@ def splits(config=SMALL, count=60):
     return captioner.splits_of(config, *parts, "drawn scenes")
 
 
-def fitted(config, data, folder, *callbacks, resume=False):
-    keras.utils.set_random_seed(config.seed)
-    model = captioner.build_model(config, data)
-    saver = Checkpoint(folder, monitor="val_loss", maximize=False, resume=resume)
-    captioner.train(config, model, data, [*callbacks, saver])
-    return model
+fitted = functools.partial(fitting.fitted, captioner)
 
 
 def described(model, pictures, data):

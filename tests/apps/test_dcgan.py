@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import fitting
 import keras
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from kerasdl.data import image_data, synthetic
 from kerasdl.errors import UserError
 from kerasdl.models import feature_space
 from kerasdl.models.generator import Generator
-from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
+from kerasdl.training.checkpoint import TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = 4
@@ -47,12 +48,7 @@ def splits(train=None, **info):
     )
 
 
-def fitted(config, data, folder, *callbacks, resume=False):
-    keras.utils.set_random_seed(config.seed)
-    model = dcgan.build_model(config, data)
-    saver = Checkpoint(folder, monitor="val_frechet", maximize=False, resume=resume)
-    dcgan.train(config, model, data, [*callbacks, saver])
-    return model
+fitted = functools.partial(fitting.fitted, dcgan)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 """The denoiser: it takes away more noise than a filter, of pictures of any size, and takes a person's own pictures."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
+import fitting
 import keras
 import numpy as np
 import pytest
@@ -16,7 +18,6 @@ from kerasdl import export
 from kerasdl.data import synthetic
 from kerasdl.errors import UserError
 from kerasdl.metrics import denoising
-from kerasdl.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = denoiser.Config(width=4, depth=2, epochs=1, batch_size=16)
@@ -28,12 +29,7 @@ def splits(count=60, size=32):
     return denoiser.splits_of(*parts[:2], lambda: parts[2], "drawn shapes")
 
 
-def fitted(config, data, folder, *callbacks, resume=False):
-    keras.utils.set_random_seed(config.seed)
-    model = denoiser.build_model(config, data)
-    saver = Checkpoint(folder, monitor="val_loss", maximize=False, resume=resume)
-    denoiser.train(config, model, data, [*callbacks, saver])
-    return model
+fitted = functools.partial(fitting.fitted, denoiser)
 
 
 def test_tiny_beats_the_best_gaussian_filter_and_no_denoiser_does_not(tmp_path):

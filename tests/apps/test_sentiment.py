@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import fitting
 import keras
 import numpy as np
 import pytest
@@ -20,7 +22,6 @@ from kerasdl import export
 from kerasdl.data import divided, text_data, tfds
 from kerasdl.errors import UserError
 from kerasdl.models import teacher
-from kerasdl.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = sentiment.Config(
@@ -52,13 +53,7 @@ def splits(config=SMALL, count=120, **changes):
     return dataclasses.replace(made, **changes)
 
 
-def fitted(config, data, folder, *callbacks, resume=False):
-    """A trained model, without the files that `train` of the command line writes beside it."""
-    keras.utils.set_random_seed(config.seed)
-    model = sentiment.build_model(config, data)
-    saver = Checkpoint(folder, monitor="val_accuracy", maximize=True, resume=resume)
-    sentiment.train(config, model, data, [*callbacks, saver])
-    return model
+fitted = functools.partial(fitting.fitted, sentiment)
 
 
 def as_float32(model, config, data):
@@ -91,7 +86,14 @@ def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
     "changes",
     [
         {"architecture": "lstm", "bidirectional": True, "pooling": "last", "recurrent_dropout": 0.2},
-        {"architecture": "gru", "depth": 2, "pooling": "mean", "clip_norm": None, "label_smoothing": 0.1},
+        {
+            "architecture": "gru",
+            "depth": 2,
+            "pooling": "mean",
+            "hidden": "maxout",
+            "clip_norm": None,
+            "label_smoothing": 0.1,
+        },
         {
             "architecture": "rnn",
             "bidirectional": True,
@@ -99,7 +101,7 @@ def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
             "ngrams": False,
             "schedule": "one-cycle",
         },
-        {"architecture": "cnn", "precision": "float32", "word_dropout": 0.0},
+        {"architecture": "cnn", "hidden": "highway", "precision": "float32", "word_dropout": 0.0},
     ],
     ids=lambda changes: "-".join([changes["architecture"], changes.get("pooling", "")]),
 )

@@ -1,9 +1,11 @@
 """The variational autoencoder: it tells pictures better than single pixels do, encodes them and draws new ones."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
+import fitting
 import keras
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from kerasdl.blocks import variational
 from kerasdl.data import image_data, synthetic
 from kerasdl.errors import UserError
 from kerasdl.models.vae import DRAWS
-from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
+from kerasdl.training.checkpoint import TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = vae.Config(filters=4, units=8, latents=2, epochs=1, batch_size=10, bound_samples=100)
@@ -30,12 +32,7 @@ def splits(count=60, size=16, channels=1):
     return vae.splits_of(*parts[:2], lambda: image_data.Images(parts[2], labels[-len(parts[2]) :]), "drawn shapes")
 
 
-def fitted(config, data, folder, *callbacks, resume=False):
-    keras.utils.set_random_seed(config.seed)
-    model = vae.build_model(config, data)
-    saver = Checkpoint(folder, monitor="val_loss", maximize=False, resume=resume)
-    vae.train(config, model, data, [*callbacks, saver])
-    return model
+fitted = functools.partial(fitting.fitted, vae)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from kerasdl import export, model_card
+from kerasdl import export
 from kerasdl.data import captioned_pictures, vocabulary
 from kerasdl.errors import UserError
 
@@ -255,9 +255,9 @@ def test_an_existing_version_is_not_touched(tmp_path):
 def test_operations_of_a_gpu_are_refused(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"..\x0aCudnnRNNV3\x12..")
     with pytest.raises(RuntimeError, match="CudnnRNNV3"):
-        export._refuse_gpu_operations(tmp_path)
+        export.refuse_gpu_operations(tmp_path)
     make(tmp_path / "toy" / "1")
-    export._refuse_gpu_operations(tmp_path / "toy" / "1")
+    export.refuse_gpu_operations(tmp_path / "toy" / "1")
 
 
 def test_versions(tmp_path):
@@ -306,11 +306,6 @@ def test_whole_pictures_are_squashed_as_the_loader_of_captioned_pictures_does(tm
     assert (actual.shape, actual.dtype) == (expected.shape, np.uint8)
     assert np.abs(actual.astype(int) - expected).max() <= 1
     assert np.abs(export.decode_images(encoded, 32).numpy().astype(int) - expected).max() > 50
-
-
-def test_the_request_example_is_the_json_of_a_server(tmp_path):
-    _, endpoint = make(tmp_path / "toy" / "1")
-    assert json.loads(model_card.predict_request(endpoint)) == {"instances": [{"x": [1.0] * 3}] * 2}
 
 
 def test_endpoints_in_memory_follow_the_weights_of_the_model():

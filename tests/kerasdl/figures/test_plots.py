@@ -15,13 +15,13 @@ LONG_NAMES = [f"a golden retriever that waits in front of a shop, number {index}
 def drawn(monkeypatch):
     """The figures that were saved, for a look at what they hold."""
     figures = []
-    save = plots._save
+    save = plots.save
 
     def keep(figure, path):
         figures.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return figures
 
 

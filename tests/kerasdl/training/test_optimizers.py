@@ -142,6 +142,11 @@ def settings(**changes):
     return types.SimpleNamespace(**usual | {"clip_norm": 3.0} | changes)
 
 
+def rate_at(optimizer, step):
+    optimizer.iterations.assign(step)
+    return float(optimizer.learning_rate)
+
+
 @pytest.mark.parametrize(
     ("kind", "made"),
     [
@@ -156,13 +161,13 @@ def test_an_optimizer_takes_all_that_the_settings_say(kind, made):
     optimizer = make(kind, settings(), 4, scale=0.5, use_ema=True)
     assert type(optimizer) is made
     assert (optimizer.weight_decay, optimizer.global_clipnorm, optimizer.use_ema) == (0.1, 3.0, True)
-    rates = [float(optimizer._learning_rate(step)) for step in (0, 7, 8, 40)]
+    rates = [rate_at(optimizer, step) for step in (0, 7, 8, 40)]
     np.testing.assert_allclose(rates, [0.25 / 9, 0.25 * 8 / 9, 0.25, 0], atol=1e-7)
 
 
 def test_the_schedule_may_have_another_length_and_a_plateau_is_constant():
     optimizer = make("adam", settings(), 4, epochs=5)
-    assert float(optimizer._learning_rate(20)) == 0
+    assert rate_at(optimizer, 20) == 0
     constant = make("sgd", settings(schedule="plateau", warmup_epochs=0.0, weight_decay=0.0), 4)
     assert constant.weight_decay is None
     assert float(constant.learning_rate) == 0.5
