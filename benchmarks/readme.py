@@ -401,7 +401,7 @@ def digits() -> str:
 
 def document(name: str) -> Path:
     """The file in which a part stands."""
-    return ROOT / ("README.md" if name in ("applications", "exports", "speeds") else "benchmarks/README.md")
+    return ROOT / ("README.md" if name in ("applications", "exports") else "benchmarks/README.md")
 
 
 def replace(text: str, name: str, content: str) -> str:
