@@ -415,7 +415,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             search,
             bytes_in | settings,
             encoded | usual,
-            f"{kinds}; beam_width captions of each, the best first, and the natural logarithms of their probabilities",
+            f"{kinds}; beam_width captions of each, the best first, and the natural logarithms of their probabilities; "
+            "where a picture asked for fewer than another, empty ones with the lowest number of float32",
         ),
         "attention": export.Endpoint(
             attention,

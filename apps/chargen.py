@@ -217,6 +217,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return {"state": reader.read(tokens, mask | (tf.range(tf.shape(tokens)[1]) == 0))[0]}
 
     def advance(state: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
+        state = export.finite(state, "state")
         tokens, state = sampling.continuation(reader.step, state, letters.size, **settings)
         return {"text": letters.decode(tokens), "state": state}
 

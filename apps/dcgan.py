@@ -347,13 +347,9 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     size = model.latent_dim
 
     def from_latent(latent: tf.Tensor, class_index: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        given = latent
-        if names:
-            wrong = f"class_index is out of range, expected 0 to {len(names) - 1}"
-            low = tf.debugging.assert_non_negative(class_index, wrong)
-            high = tf.debugging.assert_less(class_index, len(names), wrong)
-            with tf.control_dependencies([low, high]):
-                given = [latent, tf.identity(class_index)]
+        given = export.finite(latent, "latent")
+        if class_index is not None:
+            given = [given, export.within(class_index, len(names), "class_index")]
         return {"image": 127.5 * (model(given, training=False) + 1)}
 
     def generate(

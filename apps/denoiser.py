@@ -267,7 +267,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return model(image, training=False)
 
     def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"image": network(image)}
+        return {"image": network(export.finite(image, "image"))}
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         def one(encoded: tf.Tensor) -> tf.Tensor:

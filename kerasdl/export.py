@@ -362,6 +362,45 @@ def with_png(values: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.string)
 
 
+LARGEST = 1e6
+"""Largest magnitude of a number that a network gets: the products of those beyond would leave float32."""
+
+
+def finite(values: tf.Tensor, name: str) -> tf.Tensor:
+    """Numbers that a network can answer by numbers.
+
+    Args:
+        values: float32[batch, ...], of an input.
+        name: of the input, for the message.
+
+    Returns:
+        float32[batch, ...], those beyond `LARGEST` either way brought back to it.
+
+    Raises:
+        InvalidArgumentError: in the graph: NaN or infinity.
+    """
+    checked = tf.debugging.check_numerics(values, f"{name} holds NaN or infinity, expected numbers")
+    return tf.clip_by_value(checked, -LARGEST, LARGEST)
+
+
+def within(index: tf.Tensor, count: int, name: str) -> tf.Tensor:
+    """Numbers of classes int32[batch], checked.
+
+    Args:
+        index: 0 to count - 1.
+        count: of the classes.
+        name: of the input, for the message.
+
+    Raises:
+        InvalidArgumentError: in the graph: there is no such class.
+    """
+    wrong = f"{name} is out of range, expected 0 to {count - 1}"
+    low = tf.debugging.assert_non_negative(index, wrong)
+    high = tf.debugging.assert_less(index, count, wrong)
+    with tf.control_dependencies([check for check in (low, high) if check is not None]):
+        return tf.identity(index)
+
+
 def class_name(names: Sequence[str], *, counted: bool = False) -> Endpoint:
     """An endpoint that gives the names of classes, since the outputs of a SavedModel have no labels.
 
@@ -371,6 +410,7 @@ def class_name(names: Sequence[str], *, counted: bool = False) -> Endpoint:
     """
 
     def function(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        index = within(index, len(names), "index")
         answer = {"label": tf.gather(tf.constant(names), index)}
         return answer | ({"num_classes": tf.fill(tf.shape(index), len(names))} if counted else {})
 

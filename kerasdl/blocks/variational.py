@@ -157,7 +157,8 @@ def gaussian_log_likelihood(value: Any, mean: Any, log_var: Any) -> Any:
     Source: Kingma and Welling 2013, arXiv:1312.6114, appendix C.2.
     """
     value, mean, log_var = (ops.cast(part, "float32") for part in (value, mean, log_var))
-    density = -(math.log(2 * math.pi) + log_var + ops.square(value - mean) * ops.exp(-log_var)) / 2
+    # The difference in units of the deviation: squared by itself, or over the variance, it leaves float32 sooner.
+    density = -(math.log(2 * math.pi) + log_var + ops.square((value - mean) * ops.exp(-log_var / 2))) / 2
     _require_shape(density, value, "gaussian_log_likelihood")
     return _sum_of_example(density)
 

@@ -32,6 +32,8 @@ class CaptionSearch:
     def search(self, image: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
         """Captions string[batch, width], the best first, and the natural logarithms of their probabilities.
 
+        A row that asked for fewer than another has empty captions at the end, with the lowest number of float32.
+
         Args:
             image: the pictures.
             beam_width: int32[batch].
@@ -42,7 +44,8 @@ class CaptionSearch:
             self._max_words + 1,
         )  # fmt: skip
         written = tf.strings.strip(tf.strings.reduce_join(tf.gather(self._words, ids), -1, separator=" "))
-        return {"captions": written, "log_probabilities": log_probability}
+        # A place without a caption has minus infinity, which JSON has not.
+        return {"captions": written, "log_probabilities": tf.maximum(log_probability, tf.float32.min)}
 
     def attention(self, image: tf.Tensor, caption: tf.Tensor) -> dict[str, tf.Tensor]:
         """What the model thinks of captions.

@@ -20,6 +20,10 @@ Objective = Literal["elbo", "iwae"]
 
 DRAWS = 100
 """Latents of each picture that `LatentVariableModel.score` draws."""
+LOG_VAR_BOUNDS = -30.0, 20.0
+"""What a log-variance is held within. Those of pictures like the training's lie near 0 and below, far inside; of others
+an encoder may give hundreds, whose exponentials float32 does not hold. The bounds are those of Rombach et al. 2021,
+arXiv:2112.10752, in the authors' code."""
 
 
 class LatentVariableModel(keras.Model):
@@ -84,6 +88,11 @@ class LatentVariableModel(keras.Model):
             )
         self.built = True
 
+    def code(self, image: Any, training: bool | None = None) -> tuple[Any, Any]:
+        """Mean and log-variance of the latents of pictures, float32[batch, latents] each, finite for every picture."""
+        mean, log_var = (ops.cast(part, "float32") for part in self.encoder(image, training=training))
+        return mean, ops.clip(log_var, *LOG_VAR_BOUNDS)
+
     def log_likelihood(self, image: Any, decoded: Any) -> Any:
         """Logarithm of p(x | z), float32[batch], in nats, of pictures and what the decoder gave."""
         if self.likelihood == "bernoulli":
@@ -99,7 +108,7 @@ class LatentVariableModel(keras.Model):
 
         Returns:
             bound_nats float32[batch], the importance-weighted bound; elbo_nats float32[batch], the evidence lower
-            bound; kl_nats and mean float32[batch, latents], divergence and mean of each latent.
+            bound; kl_nats and mean float32[batch, latents], divergence and mean of each latent. All are finite.
         """
         import tensorflow as tf
 
@@ -114,7 +123,7 @@ class LatentVariableModel(keras.Model):
             "bound_nats": variational.importance_weighted_bound(answer["log_weights"]),
             "elbo_nats": ops.mean(answer["log_likelihood"], -1) - ops.sum(answer["kl"], -1),
             "kl_nats": answer["kl"],
-            "mean": ops.cast(self.encoder(image, training=False)[0], "float32"),
+            "mean": self.code(image, training=False)[0],
         }
 
     def pictures(self, latent: Any) -> Any:

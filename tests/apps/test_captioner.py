@@ -391,6 +391,21 @@ def test_the_trained_export_says_the_same_however_it_is_asked():
     assert signatures["pixels"](image=image)["caption"].numpy()[0] == best["caption"]
 
 
+def test_places_that_a_picture_did_not_ask_for_are_empty_and_finite():
+    """JSON has no minus infinity."""
+    config, data = captioner.tiny()
+    config = dataclasses.replace(config, units=8, attention_units=8, feature_dim=8, embedding_dim=8)
+    signatures = export.in_memory(captioner.endpoints(captioner.build_model(config, data), data))
+    content = tf.constant([tf.io.encode_png(image).numpy() for image in data.train.pictures[:2]])
+    found = signatures["search"](
+        image_bytes=content, beam_width=tf.constant([1, 3]), length_penalty=tf.constant([0.0, 10.0])
+    )
+    assert found["captions"].shape == (2, 3)
+    assert np.isfinite(found["log_probabilities"]).all()
+    np.testing.assert_array_equal(found["log_probabilities"].numpy() < -1e38, [[False, True, True], [False] * 3])
+    assert found["captions"].numpy()[0, 1:].tolist() == [b"", b""]
+
+
 def test_the_widest_beam_of_the_configuration_is_that_of_the_search():
     captioner.Config(beam_width=beam_search.MAX_WIDTH)
     with pytest.raises(UserError, match=f"expected 1 to {beam_search.MAX_WIDTH}"):

@@ -140,6 +140,68 @@ def test_every_signature_answers_over_http_and_odd_bytes_are_no_server_error(exp
                     assert reply.status == (400 if key == "image_bytes" else 200), (signature, odd, reply.body)
 
 
+def encoded(pixels):
+    return np.array([tf.io.encode_png(pixels.astype(np.uint8)).numpy()], object)
+
+
+def extremes(name, spec):
+    """Values of one input at the ends of what its type holds, each a batch of one."""
+    rng = np.random.default_rng(0)
+    if name == "image_bytes":
+        noise = rng.integers(0, 256, (40, 50, 3))
+        yield from map(encoded, (0 * noise, 0 * noise + 255, noise, noise[:1, :1], noise[:, :, :1], noise[:1]))
+    elif spec.dtype == tf.string:
+        odd = "\x00\ufffd \U0001f600 \u202e\u0301 <b>\t\r\n\\ \u3042\u0e01 --"
+        for text in ("", " ", "\n", "a", odd, "word " * 600, "x" * 3000, "?" * 500):
+            yield np.array([text.encode()], object)
+        yield np.array([b"\xff\xfe\x80"], object)
+    elif spec.dtype == tf.uint8:
+        noise = rng.integers(0, 256, [1, *spec.shape[1:]])
+        lit = np.zeros_like(noise)
+        lit[0, 3, 4] = 255
+        yield from (image.astype(np.uint8) for image in (0 * noise, 0 * noise + 255, noise, lit, 255 - lit))
+    elif spec.dtype == tf.float32 and spec.shape.rank > 1:
+        noise = rng.normal(size=[1, *(size or 24 for size in spec.shape[1:])])
+        values = (0, 10, -10, 1e6, 1e30, 3e38, -3e38)
+        yield from (np.full(noise.shape, value, np.float32) for value in values)
+        yield from ((value * noise).astype(np.float32) for value in (10, 1e6, 1e37))
+    elif spec.dtype == tf.float32:
+        low = [1e-30] if name == "top_p" else [0, 1e-30]
+        yield from (np.array([value], np.float32) for value in (*low, 1, 10, 1e30, np.inf))
+    elif name == "seed":
+        yield from (np.array([value]) for value in (-(2**31), -1, 2**31 - 1))
+
+
+def test_every_answer_is_made_of_finite_numbers(exported):
+    """JSON has no others. Whatever the inputs are, one after another at the ends of their types."""
+    signatures = export.signatures(exported)
+    for signature, usual in requests(exported):
+        for name, spec in signatures[signature].inputs.items():
+            for value in extremes(name, spec):
+                answer = signatures[signature](**{**usual, name: value})
+                for key, array in answer.items():
+                    wrong = array.dtype != tf.string and not np.isfinite(array).all()
+                    assert not wrong, f"{signature}, {name} {str(value)[:80]}: {key} is {np.ravel(array)[:5]}"
+
+
+def test_what_has_no_answer_is_refused_by_name(exported):
+    """No numbers, and classes that are not there; also by frozen weights, from the second call on."""
+    signatures = export.signatures(exported)
+    for signature, usual in requests(exported):
+        for name, spec in signatures[signature].inputs.items():
+            wrong = []
+            if spec.dtype == tf.float32:
+                wrong = [np.full_like(usual[name], np.nan)]
+                if spec.shape.rank > 1:
+                    wrong += [np.full_like(usual[name], value) for value in (np.inf, -np.inf)]
+            elif name in ("index", "class_index"):
+                wrong = [np.array([value]) for value in (-2, 10**6)]
+            for value in wrong:
+                for _ in range(3):
+                    with pytest.raises(tf.errors.InvalidArgumentError, match=name.replace("_", ".")):
+                        signatures[signature](**{**usual, name: value})
+
+
 def test_a_run_folder_is_complete(trained):
     _, _, config, _, folder = trained
     assert json.loads((folder / "config.json").read_text())["precision"] == processor.resolve(config.precision)[0]

@@ -53,6 +53,26 @@ def test_tiny_tells_pictures_far_better_than_pixels_on_their_own(tiny):
     assert metrics["active_latents"] + metrics["collapsed_latents"] == config.latents
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
+@pytest.mark.parametrize("log_var", [-500.0, -31.0, 0.0, 21.0, 142.0, 1e4])
+def test_the_score_of_a_picture_unlike_all_others_is_a_finite_low_bound(likelihood, log_var):
+    """Where the encoder gives log-variances whose exponential float32 does not hold."""
+    config, data = dataclasses.replace(SMALL, likelihood=likelihood), splits()
+    model = vae.build_model(config, data)
+    usual = model.score(data.train[:3] / np.float32(255), np.arange(3))
+    for layer, value in (("mean", 300.0), ("log_var", log_var)):
+        model.encoder.get_layer(layer).bias.assign(np.full(2, value, np.float32))
+    signatures = export.in_memory(vae.endpoints(model, data))
+    answer = signatures["score"](image=data.train[:3], seed=np.arange(3))
+    for key, value in answer.items():
+        assert np.isfinite(value).all(), key
+    assert (answer["bound_nats"].numpy() < usual["bound_nats"].numpy() - 1000).all()
+    code = signatures["pixels"](image=data.train[:3])
+    np.testing.assert_array_equal(code["log_var"].numpy() > 20, False)
+    if log_var == 0.0:
+        assert np.abs(code["log_var"]).max() < 5  # within the bounds nothing is changed
+
+
 def test_without_its_divergence_the_codes_are_no_prior(tiny, monkeypatch, tmp_path):
     """KL x 0: reconstructions get better, what is drawn from the prior and the bound get worse."""
     config, data, model = tiny
