@@ -134,6 +134,13 @@ def test_large_pictures_have_the_networks_of_the_papers(architecture, size, coun
         assert block_checks.num_trainable(model) == count
 
 
+def test_evaluation_says_what_corruptions_cost(tmp_path):
+    data = shapes(100)
+    metrics = _run.measure(cifar10, QUICK, cifar10.build_model(QUICK, data), data)
+    kinds = ("noise_10", "blur_1_pixel", "jpeg_quality_30", "brighter_30_percent")
+    assert all(0 <= metrics[f"accuracy_{kind}"] <= 1 for kind in kinds)
+
+
 def augmenter(config, data):
     return augmentation.chain(config, num_classes=len(data.info["class_names"]), size=data.info["image_size"])
 
