@@ -201,12 +201,27 @@ def _export(module: Any, application: str, arguments: list[str], program: str) -
         """Folder of all exports."""
         version: int | None = None
         """Number of the version folder; the next free one by default."""
+        calibrate_on: Path | None = None
+        """Classifiers, for a run that held nothing out: another run of the same configuration that did, whose
+        temperature is taken."""
 
     parsed = command_line.parse(_with_places(Export, module.Config), arguments, program)
     module, config, data = _opened(module, application, parsed.run, parsed)
     from apps import _run
 
-    _run.export_run(module, application, config, data, parsed.run, root=parsed.saved_models, version=parsed.version)
+    other = None
+    if parsed.calibrate_on is not None:
+        other = (*_opened(module, application, parsed.calibrate_on, parsed)[1:], parsed.calibrate_on)
+    _run.export_run(
+        module,
+        application,
+        config,
+        data,
+        parsed.run,
+        root=parsed.saved_models,
+        version=parsed.version,
+        calibrate_on=other,
+    )
 
 
 if __name__ == "__main__":

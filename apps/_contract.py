@@ -99,8 +99,32 @@ class Application(Protocol):
     def endpoints(self, model: keras.Model, data: Splits) -> Mapping[str, Endpoint]:
         """The signatures of the export; preprocessing inside the graph."""
 
+    def verdict(self, metrics: Mapping[str, Any]) -> str | None:
+        """Why a model with these metrics is of no use, in a few words; None if they do not say so."""
+
     def tiny(self, config: Any = None) -> tuple[Any, Splits]:
         """A configuration, unless it is given, and learnable synthetic data for it: no files, no network, seconds."""
+
+
+class Classifier(Application, Protocol):
+    """An application whose probabilities are calibrated on held-out examples when a run is measured or exported."""
+
+    def predictions(self, signatures: Mapping[str, Any], examples: Any) -> tuple[Any, Any]:
+        """Probabilities float32[examples, classes] and labels int[examples] of a part of the data."""
+
+    def evaluate(
+        self,
+        config: Any,
+        signatures: Mapping[str, Any],
+        data: Splits,
+        figures: Path | None = None,
+        *,
+        temperature: float | None = None,
+    ) -> dict[str, float]:
+        """Measures signatures with this temperature, also as they were without."""
+
+    def endpoints(self, model: keras.Model, data: Splits, temperature: float | None = None) -> Mapping[str, Endpoint]:
+        """Divides the logits by the temperature."""
 
 
 def jsonable(config: Any) -> dict[str, Any]:

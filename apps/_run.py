@@ -8,16 +8,17 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 
 from apps import _settings
-from apps._contract import Application, Splits, jsonable
+from apps._contract import Application, Classifier, Splits, jsonable
 from kerasdl import export, model_card, processor
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import claim, tidy, write_json
+from kerasdl.metrics import classification
 from kerasdl.training import checkpoint, run
 
 
@@ -259,22 +260,64 @@ def evaluate(module: Application, opened: list[tuple[Any, Splits]], folders: lis
         if not hasattr(module, "ensemble"):
             raise UserError(f"evaluate takes one run here, got {len(folders)}; models of this kind are not averaged")
         model, folder = module.ensemble(models), folders[0] / "ensemble"
+    settings, note = calibration(module, model, data)
+    if note is not None:
+        print(note)
     print(f"measuring on {data.description}", flush=True)
-    metrics = measure(module, config, model, data, folder / run.FIGURES)
+    metrics = measure(module, config, model, data, folder / run.FIGURES, **settings)
     if hasattr(module, "figures"):
         module.figures(model, data, folder / run.FIGURES)
     runs = {"runs": [str(path) for path in folders]} if len(folders) > 1 else {}
     write_json(folder / run.METRICS, {**runs, "split": data.description, **metrics})
     print_metrics(metrics)
+    print_verdict(module, metrics)
     print(f"metrics.json and figures in {folder}")
     return metrics
 
 
 def measure(
-    module: Application, config: Any, model: keras.Model, data: Splits, figures: Path | None = None
+    module: Application, config: Any, model: keras.Model, data: Splits, figures: Path | None = None, **settings: Any
 ) -> dict[str, float]:
     """The metrics of a model in memory on the test split, through the signatures that an export of it would have."""
-    return module.evaluate(config, export.in_memory(module.endpoints(model, data)), data, figures)
+    signatures = export.in_memory(module.endpoints(model, data, **settings))
+    return module.evaluate(config, signatures, data, figures, **settings)
+
+
+def calibration(
+    module: Application, model: keras.Model, data: Splits, origin: str = "this run"
+) -> tuple[dict[str, Any], str | None]:
+    """Fits the temperature of a classifier to the examples that its training held out.
+
+    Args:
+        module: the application.
+        model: in float32.
+        data: that it was trained on.
+        origin: the run that held them out, for the sentence.
+
+    Returns:
+        What `endpoints` and `evaluate` take: the temperature, or nothing; and a sentence about it, None where there
+        are no probabilities.
+    """
+    if not hasattr(module, "predictions"):
+        return {}, None
+    classifier = cast(Classifier, module)
+    if data.validation is None:
+        return {}, f"Its probabilities are not calibrated: {origin} held no examples out."
+    found = classifier.predictions(export.in_memory(module.endpoints(model, data)), data.validation)
+    temperature = classification.fit_temperature(*found)
+    return {"temperature": temperature}, (
+        f"Its probabilities are calibrated: the logits are divided by the temperature {temperature:.3f}, fitted to "
+        f"the {len(found[1]):,} validation examples of {origin}."
+    )
+
+
+def print_verdict(module: Application, metrics: Mapping[str, Any]) -> list[str]:
+    """Says in a line that a model is of no use, if it is; returns the line for its card."""
+    words = module.verdict(metrics)
+    if words is None:
+        return []
+    print(f"warning: this model is of no use: {words}", file=sys.stderr, flush=True)
+    return [f"**This model is of no use: {words}.**"]
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
@@ -293,6 +336,7 @@ def export_run(
     *,
     root: Path,
     version: int | None,
+    calibrate_on: tuple[Any, Splits, Path] | None = None,
 ) -> Path:
     """Exports a run in float32, measures the loaded export on the test split, writes the model card.
 
@@ -304,26 +348,45 @@ def export_run(
         folder: the run.
         root: the folder of all exports.
         version: its number; the next free one when None.
+        calibrate_on: configuration, data and folder of another run, which held examples out; its temperature is
+            taken for this one.
 
     Returns:
         The version folder.
+
+    Raises:
+        UserError: the other run does not fit.
     """
     model = restore(module, config, data, folder)
+    settings, note = (
+        calibration(module, model, data)
+        if calibrate_on is None
+        else _calibration_of_another(module, config, data, calibrate_on)
+    )
     with export.reserved(root / application, version) as target:
-        _export(module, application, config, data, folder, model, target)
+        _export(module, application, config, data, folder, model, target, settings, note)
     print(f"exported {target} ({export.size_bytes(target) / 2**20:.1f} MiB), card in {target / 'MODEL_CARD.md'}")
     return target
 
 
 def _export(
-    module: Application, application: str, config: Any, data: Splits, folder: Path, model: keras.Model, target: Path
+    module: Application,
+    application: str,
+    config: Any,
+    data: Splits,
+    folder: Path,
+    model: keras.Model,
+    target: Path,
+    settings: Mapping[str, Any],
+    note: str | None,
 ) -> None:
-    endpoints = module.endpoints(model, data)
+    endpoints = module.endpoints(model, data, **settings)
 
     def finish(temporary: Path) -> None:
         print(f"measuring on {data.description}", flush=True)
-        metrics = module.evaluate(config, export.signatures(temporary), data)
+        metrics = module.evaluate(config, export.signatures(temporary), data, **settings)
         print_metrics(metrics)
+        notes = print_verdict(module, metrics) + ([] if note is None else [note])
         model_card.write_documents(
             temporary,
             title=f"{application} {target.name}",
@@ -332,6 +395,7 @@ def _export(
             config=jsonable(config),
             metrics=metrics,
             split=data.description,
+            notes=notes,
             facts=run.read(folder, application)[1],
             limits=module.CARD.limits,
             sources=module.CARD.sources,
@@ -341,3 +405,32 @@ def _export(
     # Only where an application says so, and its card's metrics are those of what is stored.
     eight_bit = module.eight_bit(model) if hasattr(module, "eight_bit") else ()
     export.write(target, model, endpoints, finish, eight_bit=eight_bit)
+
+
+# How an export was trained may differ in these from the run that it is calibrated on.
+_OF_NO_CONSEQUENCE = {
+    *_settings.PLACES, "validation_ratio", "seed", "precision", "strict", "teacher", "patience", "batch_size"
+}  # fmt: skip
+
+
+def _calibration_of_another(
+    module: Application, config: Any, data: Splits, other: tuple[Any, Splits, Path]
+) -> tuple[dict[str, Any], str | None]:
+    """The temperature of a run of the same configuration that held examples out."""
+    other_config, other_data, folder = other
+    if not hasattr(module, "predictions"):
+        raise UserError("--calibrate-on is for classifiers; this application has no probabilities of classes")
+    own, others = jsonable(config), jsonable(other_config)
+    changed = [name for name in own if name not in _OF_NO_CONSEQUENCE and own[name] != others[name]]
+    if other_data.info["class_names"] != data.info["class_names"]:
+        changed.append("classes")
+    if changed:
+        raise UserError(
+            f"--calibrate-on {folder} differs in {', '.join(changed)}, so that it is sure of other things than this "
+            "run; give one of the same configuration but for --validation-ratio"
+        )
+    if other_data.validation is None:
+        raise UserError(
+            f"--calibrate-on {folder} held no examples out; give a run that was trained with --validation-ratio above 0"
+        )
+    return calibration(module, restore(module, other_config, other_data, folder), other_data, f"the run {folder.name}")

@@ -347,12 +347,26 @@ def evaluate(
     metrics = caption_scores.caption_scores(said, references)
     known = [" ".join(words) for several in data.train.captions for words in several]
     metrics |= caption_scores.diversity(said, known)
+    metrics["distinct_captions"] = float(len(set(said)))
     metrics["exact_match_ratio"] = float(
         np.mean([one in several for one, several in zip(said, references, strict=True)])
     )
     if figures is not None:
         captioner.figures(images, said, references, figures)
     return metrics
+
+
+def verdict(metrics: Mapping[str, float]) -> str | None:
+    """Why the model is of no use, if it is not."""
+    if metrics["mean_words"] == 0:
+        return "it says nothing: every caption is empty; train for longer, or with more captions"
+    different = metrics.get("distinct_captions", float("inf"))
+    pictures = different / metrics["distinct_captions_ratio"]
+    if different <= max(1, pictures / 100) < pictures:
+        return f"it says the same of every picture, or nearly: {different:.0f} captions for {pictures:.0f} pictures"
+    if metrics["bleu1"] == 0:
+        return "its captions share no word with those that people wrote"
+    return None
 
 
 def describe(signatures: Mapping[str, Any], images: np.ndarray) -> list[str]:

@@ -169,6 +169,7 @@ def evaluate(
 
     nanoGPT holds out the last tenth of Tiny Shakespeare, its best checkpoint is chosen on it, and its loss is the mean
     over random windows of 256 characters that begin without memory; here a window begins every 64 characters.
+    `unigram_nats_per_character` is the loss of the training text's frequencies alone, without a model.
     """
     validation, test = data.test()
 
@@ -181,12 +182,25 @@ def evaluate(
     strict = nats([test])
     held_out = validation + test
     windows = [held_out[begin : begin + 257] for begin in range(0, max(1, len(held_out) - 256), 64)]
+    encode = vocabulary_of(data).encode_text
+    counts = 1 + np.bincount(encode(data.train), minlength=vocabulary_of(data).size)
+    unigrams = np.log(counts.sum() / counts)[encode(test)[1:]]
+    characters = len(test) - 1 if config.alphabet == "bytes" else len(unigrams)
     return {
         "nats_per_character": strict,
         "bits_per_character": strict / math.log(2),
         "nats_per_character_validation_and_test": nats([held_out]),
         "nats_per_character_nanogpt_protocol": nats(windows),
+        "unigram_nats_per_character": float(unigrams.sum() / max(1, characters)),
     }
+
+
+def verdict(metrics: Mapping[str, float]) -> str | None:
+    """Why the model is of no use, if it is not."""
+    own, unigrams = metrics["nats_per_character"], metrics.get("unigram_nats_per_character", math.inf)
+    if own < 0.98 * unigrams:
+        return None
+    return f"it knows no more than how frequent characters are: {own:.2f} nats a character, by frequency {unigrams:.2f}"
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------

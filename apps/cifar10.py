@@ -267,16 +267,29 @@ def probabilities(signatures: Mapping[str, Any], images: np.ndarray) -> np.ndarr
     return np.concatenate([signatures["pixels"](image=images[part])["probabilities"] for part in parts])
 
 
+def predictions(signatures: Mapping[str, Any], examples: image_data.Images) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities float32[examples, classes] and labels int32[examples]: what a temperature is fitted to."""
+    return probabilities(signatures, examples.images), examples.labels
+
+
 def evaluate(
-    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+    config: Config,
+    signatures: Mapping[str, Any],
+    data: Splits,
+    figures: Path | None = None,
+    *,
+    temperature: float | None = None,
 ) -> dict[str, float]:
-    """Accuracy and calibration on the test split, plain, and apart from that averaged over a left-right flip."""
+    """Accuracy and calibration on the test split, averaged over a left-right flip, and with the pictures corrupted."""
     test = data.test()
     names = data.info["class_names"]
     plain = probabilities(signatures, test.images)
     flipped = probabilities(signatures, test.images[:, :, ::-1])
     metrics = classification.classification_report(plain, test.labels)
-    metrics["flip_average_accuracy"] = float(np.mean((plain + flipped).argmax(1) == test.labels))
+    metrics |= classification.without_skill(plain, test.labels)
+    metrics |= classification.before_calibration(plain, test.labels, temperature)
+    both = np.add(*(classification.with_temperature(part, 1 / (temperature or 1)) for part in (plain, flipped)))
+    metrics["flip_average_accuracy"] = float(np.mean(both.argmax(1) == test.labels))
     some = np.linspace(0, len(test) - 1, min(len(test), CORRUPTED_PICTURES)).astype(int)
     for name, corrupt in corruption.CORRUPTIONS.items():
         seen_so = probabilities(signatures, corrupt(test.images[some]))
@@ -292,6 +305,11 @@ def evaluate(
         if config.architecture != "backbone":  # hundreds of large pictures
             _explain(signatures, test.images[0], names, figures / "occlusion.png")
     return metrics
+
+
+def verdict(metrics: Mapping[str, float]) -> str | None:
+    """Why the model is of no use, if it is not."""
+    return classification.verdict(metrics)
 
 
 def _explain(signatures: Mapping[str, Any], image: np.ndarray, names: list[str], path: Path) -> Path:
@@ -339,17 +357,19 @@ CARD = Card(
         "Jordan 2024, 94 % on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498.",
         "He et al. 2015, Deep Residual Learning for Image Recognition, arXiv:1512.03385.",
         "Hendrycks and Dietterich 2019, Benchmarking Robustness to Common Corruptions, arXiv:1903.12261.",
+        "Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599 (the temperature).",
     ),
 )
 
 
-def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
+def endpoints(model: keras.Model, data: Splits, temperature: float | None = None) -> Mapping[str, export.Endpoint]:
     """Encoded pictures or pixels in, label and probabilities out; and the names of the classes."""
     names = data.info["class_names"]
 
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(tf.cast(model(tf.cast(image, tf.float32), training=False), tf.float32))
-        return {"label": tf.gather(tf.constant(names), tf.argmax(probabilities, -1)), "probabilities": probabilities}
+        logits = tf.cast(model(tf.cast(image, tf.float32), training=False), tf.float32)
+        label = tf.gather(tf.constant(names), tf.argmax(logits, -1))
+        return {"label": label, "probabilities": tf.nn.softmax(logits / (temperature or 1))}
 
     return {
         **export.of_pictures("classify", classify, data.train.images[:1], "the likeliest class, and all probabilities"),

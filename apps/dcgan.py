@@ -321,6 +321,15 @@ def evaluate(
     return metrics
 
 
+def verdict(metrics: Mapping[str, Any]) -> str | None:
+    """Why the model is of no use, if it is not."""
+    if metrics["recall"] < 0.005:
+        return "it has collapsed, or learned nothing: what it draws covers no test picture (recall 0)"
+    if metrics.get("modes_hit") == 1 and metrics["class_kl_nats"] > 0.5:
+        return "it has collapsed: all that it draws is of one class"
+    return None
+
+
 # --- Export ----------------------------------------------------------------------------------------------------------
 
 

@@ -278,8 +278,18 @@ def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) ->
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
+def predictions(signatures: Mapping[str, Any], examples: text_data.Texts) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities float32[examples, classes] and labels int32[examples]: what a temperature is fitted to."""
+    return teacher.probabilities(signatures, examples.texts), examples.labels
+
+
 def evaluate(
-    config: Config, signatures: Mapping[str, Any], data: Splits, figures: Path | None = None
+    config: Config,
+    signatures: Mapping[str, Any],
+    data: Splits,
+    figures: Path | None = None,
+    *,
+    temperature: float | None = None,
 ) -> dict[str, float]:
     """Accuracy and calibration on the whole test split, by length of the text, and without texts seen in training."""
     test = data.test()
@@ -287,6 +297,8 @@ def evaluate(
         raise UserError("there is no test text: expected a class of at least 3 rows, one of them to test; add rows")
     predicted = teacher.probabilities(signatures, test.texts)
     metrics = classification.classification_report(predicted, test.labels)
+    metrics |= classification.without_skill(predicted, test.labels)
+    metrics |= classification.before_calibration(predicted, test.labels, temperature)
     right = predicted.argmax(1) == test.labels
     seen = {*data.train.texts, *(data.validation.texts if data.validation is not None else ())}
     new = np.array([text not in seen for text in test.texts])
@@ -301,6 +313,11 @@ def evaluate(
         plots.confusion_matrix(matrix, names, figures / "confusion_matrix.png")
         plots.calibration(predicted, test.labels, figures / "calibration.png")
     return metrics
+
+
+def verdict(metrics: Mapping[str, float]) -> str | None:
+    """Why the model is of no use, if it is not."""
+    return classification.verdict(metrics)
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------
@@ -324,7 +341,7 @@ CARD = Card(
 )
 
 
-def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
+def endpoints(model: keras.Model, data: Splits, temperature: float | None = None) -> Mapping[str, export.Endpoint]:
     """Text in, label and probabilities out; the words that mattered; and the names of the classes."""
     names = tf.constant(data.info["class_names"])
     words = vocabulary_of(data)
@@ -336,8 +353,9 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         inner = keras.Model([model.input, layers["embedding"].output], model.output)
 
     def classify(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.nn.softmax(model(words(text), training=False))
-        return {"label": tf.gather(names, tf.argmax(probabilities, -1)), "probabilities": probabilities}
+        logits = model(words(text), training=False)  # of the network and the n-grams: both get the temperature
+        label = tf.gather(names, tf.argmax(logits, -1))
+        return {"label": label, "probabilities": tf.nn.softmax(logits / (temperature or 1))}
 
     def explain(text: tf.Tensor) -> dict[str, tf.Tensor]:
         tokens = words(text)

@@ -283,6 +283,16 @@ def evaluate(
     return metrics
 
 
+def verdict(metrics: Mapping[str, float]) -> str | None:
+    """Why the model is of no use, if it is not."""
+    if metrics["active_latents"] == 0 and metrics["kl_nats"] < 1:
+        return (
+            f"its latents are unused (divergence {metrics['kl_nats']:.2f} nats), so that every code gives the same "
+            "picture; train for longer, or with --free-bits"
+        )
+    return None
+
+
 # --- Export ----------------------------------------------------------------------------------------------------------
 
 

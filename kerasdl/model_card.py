@@ -21,6 +21,7 @@ def write_documents(
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
     split: str,
+    notes: Sequence[str] = (),
     facts: Mapping[str, Any],
     limits: Sequence[str],
     sources: Sequence[str],
@@ -36,6 +37,7 @@ def write_documents(
         config: the training configuration.
         metrics: measured on the loaded export.
         split: what `metrics` were measured on, such as `CIFAR-10 test, 10,000 images`.
+        notes: what is to be known beside the metrics, a sentence each.
         facts: provenance of the run: time, command, commit, versions.
         limits: what the model is not for, a sentence each.
         sources: papers and data, a citation each.
@@ -68,7 +70,7 @@ Measured by `python -m apps {application} export` on the loaded export; split: {
 | metric | value |
 |---|---|
 {rows}
-
+{"".join(f"{chr(10)}{note}{chr(10)}" for note in notes)}
 ## Signatures
 
 | signature | inputs | outputs | meaning |

@@ -4,9 +4,12 @@ Every function takes the same pair: probabilities float[examples, classes], rows
 int[examples] in 0..classes-1. A prediction is the most probable class; of equals the first.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn import metrics
 
@@ -63,6 +66,105 @@ def classification_report(probabilities: np.ndarray, labels: np.ndarray) -> dict
     report["brier_score"] = float(np.mean(np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1)))
     report["calibration_error"] = calibration_error(probabilities, labels)
     return report
+
+
+def without_skill(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """What is to be beaten, for `verdict`.
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1.
+        labels: int[examples], the true classes.
+
+    Returns:
+        `majority_accuracy` (ratio), that of naming the most frequent class of these labels each time; `named_classes`,
+        how many classes are named at least once.
+    """
+    return {
+        "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
+        "named_classes": len(np.unique(probabilities.argmax(axis=1))),
+    }
+
+
+def verdict(report: Mapping[str, float]) -> str | None:
+    """Why a classifier is of no use, by `classification_report` and `without_skill`; None if they do not say so."""
+    majority = report.get("majority_accuracy", 0.0)
+    if majority == 1:
+        return None  # one class alone is tested
+    if report.get("named_classes") == 1:
+        return "it names the same class for every test example"
+    standard_error = (report["accuracy_high"] - report["accuracy_low"]) / (2 * 1.96)
+    if report["accuracy"] - majority <= standard_error:
+        return (
+            f"its accuracy, {report['accuracy']:.1%}, is not clearly above the {majority:.1%} of always naming the "
+            "most frequent class"
+        )
+    return None
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Finds the temperature that makes probabilities of held-out examples say how often they are right.
+
+    It minimises the negative log-likelihood of `with_temperature`. A standard normal prior of its logarithm keeps it
+    from 0 where every example is right; beside some hundred examples it weighs nothing.
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1, of examples that were not trained on.
+        labels: int[examples], the true classes.
+
+    Returns:
+        The temperature, 0.05 to 20: above 1 for a classifier that is too sure, below 1 for one that is not enough.
+
+    Raises:
+        ValueError: if the arrays are empty, do not fit each other, or hold no probabilities.
+
+    Source: Guo et al. 2017, arXiv:1706.04599, section 4.2; the prior is own.
+    """
+    probabilities, labels = _check(probabilities, labels)
+
+    def cost(log_temperature: float) -> float:
+        of_true_class = _tempered(probabilities, np.exp(log_temperature))[np.arange(len(labels)), labels]
+        return float(log_temperature**2 / 2 - of_true_class.sum())
+
+    found = minimize_scalar(cost, bounds=(-3, 3), method="bounded").x
+    return float(np.exp(found)) if cost(found) < cost(0) else 1.0
+
+
+def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """The probabilities that logits give which are divided by a temperature; their order stays.
+
+    Args:
+        probabilities: float[examples, classes], rows summing to 1, of temperature 1.
+        temperature: above 0; 1 / t takes t back.
+
+    Returns:
+        float64[examples, classes].
+
+    Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
+    """
+    return np.exp(_tempered(np.asarray(probabilities, np.float64), temperature))
+
+
+def _tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    # The logits but for a constant of each row, which the softmax takes away.
+    return log_softmax(np.log(np.maximum(probabilities, _SMALLEST_PROBABILITY)) / temperature, axis=1)
+
+
+def before_calibration(probabilities: np.ndarray, labels: np.ndarray, temperature: float | None) -> dict[str, float]:
+    """What a calibrated classifier would score without its temperature.
+
+    Args:
+        probabilities: float[examples, classes], with the temperature.
+        labels: int[examples], the true classes.
+        temperature: of the classifier; None if it has none.
+
+    Returns:
+        `temperature`, `uncalibrated_nll_nats` and `uncalibrated_calibration_error`; nothing without a temperature.
+    """
+    if temperature is None:
+        return {}
+    report = classification_report(with_temperature(probabilities, 1 / temperature), labels)
+    scores = {f"uncalibrated_{name}": report[name] for name in ("nll_nats", "calibration_error")}
+    return {"temperature": temperature, **scores}
 
 
 def accuracy_by_length(right: np.ndarray, lengths: np.ndarray, *, unit: str = "words") -> dict[str, float]:

@@ -102,6 +102,7 @@ def test_tiny_is_learned(trained):
     assert markov(data.train, data.test()[1], 0) > 2.9
     assert markov(data.train, data.test()[1], 1) > 1.2
     metrics = _run.measure(chargen, config, model, data)
+    assert metrics["unigram_nats_per_character"] == pytest.approx(markov(data.train, data.test()[1], 0), rel=0.01)
     assert metrics["nats_per_character"] < 0.4
     assert metrics["nats_per_character_validation_and_test"] < 0.4
     assert metrics["bits_per_character"] == pytest.approx(metrics["nats_per_character"] / math.log(2))

@@ -18,10 +18,11 @@ from PIL import Image
 
 from apps import _run, cifar10
 from apps.__main__ import main
-from apps._contract import Splits
+from apps._contract import Splits, jsonable
 from kerasdl import export
 from kerasdl.data import augmentation, image_data, synthetic
 from kerasdl.errors import UserError
+from kerasdl.training import run
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = cifar10.Config(
@@ -132,6 +133,55 @@ def test_large_pictures_have_the_networks_of_the_papers(architecture, size, coun
         image = keras.Input((size, size, 3))
         model = keras.Model(image, cifar10.network(config, image, 10))
         assert block_checks.num_trainable(model) == count
+
+
+def test_an_export_divides_by_a_temperature_of_held_out_pictures(tmp_path, capsys):
+    """It keeps every answer; without such pictures it takes that of a run that has them, or says so."""
+    data = shapes(300)
+    config = QUICK
+    whole = dataclasses.replace(config, validation_ratio=0.0), dataclasses.replace(data, validation=None)
+    keras.utils.set_random_seed(0)
+    model = cifar10.build_model(config, data)
+    model.layers[-1].kernel.assign(20 * model.layers[-1].kernel)  # far too sure of what it has not learned
+    folder, bare = (
+        run.create(tmp_path / name, "cifar10", jsonable(own), dict(known.info))
+        for name, (own, known) in (("held", (config, data)), ("bare", whole))
+    )
+    for place in (folder, bare):
+        model.save(place / run.MODEL)
+
+    def made(*what, **options):
+        target = _run.export_run(cifar10, "cifar10", *what, root=tmp_path / "out", version=None, **options)
+        return json.loads((target / "metrics.json").read_text()), (target / "MODEL_CARD.md").read_text(), target
+
+    calibrated, card, target = made(config, data, folder)
+    plain = _run.measure(cifar10, config, model, data)
+    assert calibrated["temperature"] > 2
+    assert calibrated["nll_nats"] < plain["nll_nats"] - 0.1
+    assert calibrated["calibration_error"] < plain["calibration_error"]
+    assert calibrated["uncalibrated_nll_nats"] == pytest.approx(plain["nll_nats"], rel=0.02)
+    assert {name: calibrated[name] for name in plain if "accuracy" in name} == {
+        name: pytest.approx(value, abs=0.03) for name, value in plain.items() if "accuracy" in name
+    }
+    assert f"temperature {calibrated['temperature']:.3f}, fitted to the 45 validation examples of this run" in card
+    uncertain = cifar10.probabilities(export.signatures(target), data.test().images)
+    sure = probabilities(model, data)
+    assert uncertain.max(1).mean() < sure.max(1).mean() - 0.05
+
+    metrics, card, _ = made(*whole, bare)
+    assert "temperature" not in metrics
+    assert "not calibrated: this run held no examples out" in card
+    metrics, card, _ = made(*whole, bare, calibrate_on=(config, data, folder))
+    assert metrics["temperature"] == pytest.approx(calibrated["temperature"])
+    assert f"validation examples of the run {folder.name}" in card
+    wider = dataclasses.replace(config, learning_rate=0.01)
+    with pytest.raises(UserError, match="differs in learning_rate, "):
+        made(*whole, bare, calibrate_on=(wider, data, folder))
+    with pytest.raises(UserError, match="held no examples out"):
+        made(*whole, bare, calibrate_on=(*whole, bare))
+    capsys.readouterr()
+    _run.evaluate(cifar10, [(config, data)], [folder])
+    assert f"temperature {calibrated['temperature']:.3f}" in capsys.readouterr().out
 
 
 def test_evaluation_says_what_corruptions_cost(tmp_path):

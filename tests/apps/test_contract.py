@@ -109,6 +109,36 @@ def test_golden_outputs_of_the_trained_export(name, golden):
     golden(f"{name}_export", facts, rel=2e-3)
 
 
+USELESS = {
+    "captioner": {"mean_words": 0.0, "distinct_captions": 1.0, "distinct_captions_ratio": 0.005, "bleu1": 0.0},
+    "chargen": {"nats_per_character": 3.31, "unigram_nats_per_character": 3.32},
+    "cifar10": {"accuracy": 0.11, "accuracy_low": 0.09, "accuracy_high": 0.13, "majority_accuracy": 0.1},
+    "dcgan": {"recall": 0.0, "precision": 0.9},
+    "denoiser": {"noisy_psnr_db_25": 20.49, "restored_psnr_db_25": 20.50},
+    "sentiment": {"accuracy": 0.5, "accuracy_low": 0.49, "accuracy_high": 0.51, "named_classes": 1},
+    "vae": {"kl_nats": 0.003, "active_latents": 0},
+}
+"""By application, metrics of a model that has learned nothing, or collapsed."""
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "saved_models").iterdir() if path.is_dir()))
+def test_a_useless_model_is_called_so_and_the_trained_export_is_not(name, capsys):
+    module = importlib.import_module(f"apps.{name}")
+    good = json.loads((export.version_folder(ROOT / "saved_models" / name) / "metrics.json").read_text())
+    assert _run.print_verdict(module, good) == []
+    assert capsys.readouterr().err == ""
+    [line] = _run.print_verdict(module, good | USELESS[name])
+    assert capsys.readouterr().err.count("\n") == 1
+    assert "of no use" in line
+
+
+def test_captions_that_are_all_alike_are_called_so():
+    captioner = importlib.import_module("apps.captioner")
+    alike = {"mean_words": 8.0, "distinct_captions": 1.0, "distinct_captions_ratio": 1 / 40, "bleu1": 30.0}
+    assert "the same of every picture" in captioner.verdict(alike)
+    assert captioner.verdict(alike | {"distinct_captions_ratio": 1.0}) is None  # one test picture
+
+
 def as_json(array):
     """Arrays as TensorFlow Serving's JSON, bytes in base64."""
     if array.dtype == object:
@@ -218,6 +248,9 @@ def test_an_export_holds_all_that_a_server_and_a_reader_need(trained, exported):
         assert (exported / part).is_file(), part
     card = (exported / "MODEL_CARD.md").read_text()
     assert "curl" in card
+    words = module.verdict(json.loads((exported / "metrics.json").read_text()))
+    assert (words is not None) == ("of no use" in card)
+    assert ("probabilities are calibrated" in card) == hasattr(module, "predictions")
     for metric in json.loads((exported / "metrics.json").read_text()):
         assert metric == "split" or f"| {metric} |" in card
 

@@ -137,3 +137,62 @@ def test_accuracy_by_length_covers_every_example_once():
         "accuracy_words_4_to_9": 1 / 3,
         "accuracy_words_10_to_40": 0.0,
     }
+
+
+def drawn(temperature, examples=4000, classes=5):
+    """Probabilities of logits that were divided by `temperature`, and labels drawn from those of temperature 1."""
+    rng = np.random.default_rng(0)
+    true = classification.with_temperature(rng.dirichlet(np.ones(classes), examples), 1.0)
+    labels = (true.cumsum(1) < rng.random((examples, 1))).sum(1)
+    return classification.with_temperature(true, temperature), labels
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_a_temperature_takes_back_what_made_a_classifier_too_sure_or_not_sure_enough(temperature):
+    probabilities, labels = drawn(1 / temperature)
+    found = classification.fit_temperature(probabilities, labels)
+    assert found == pytest.approx(temperature, rel=0.05)
+    better = classification.with_temperature(probabilities, found)
+    before, after = (classification.classification_report(p, labels) for p in (probabilities, better))
+    assert after["nll_nats"] <= before["nll_nats"]
+    assert after["accuracy"] == before["accuracy"]
+    assert after["calibration_error"] < 0.03
+    np.testing.assert_array_equal(better.argsort(1), probabilities.argsort(1))
+    np.testing.assert_allclose(classification.with_temperature(better, 1 / found), probabilities, atol=1e-6)
+    reported = classification.before_calibration(better, labels, found)
+    assert reported["uncalibrated_nll_nats"] == pytest.approx(before["nll_nats"], abs=1e-6)
+    assert reported["uncalibrated_calibration_error"] == pytest.approx(before["calibration_error"], abs=1e-3)
+    assert classification.before_calibration(better, labels, None) == {}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_few_examples_or_all_of_them_right_do_not_make_a_classifier_certain(right):
+    for examples, least in ((1, 0.7), (5, 0.5), (500, 0.2)):
+        probabilities = np.tile([[0.9, 0.1]], (examples, 1))
+        found = classification.fit_temperature(probabilities, np.full(examples, 0 if right else 1))
+        assert (least < found <= 1) if right else (1 <= found <= 20.1)
+    hard = np.tile([[1.0, 0.0]], (10, 1))
+    assert np.isfinite(classification.fit_temperature(hard, np.zeros(10, int)))
+    assert np.isfinite(classification.fit_temperature(hard, np.ones(10, int)))
+
+
+def report(probabilities, labels):
+    whole = classification.classification_report(probabilities, labels)
+    return whole | classification.without_skill(probabilities, labels)
+
+
+def test_a_classifier_that_is_of_no_use_is_told_and_no_other():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 400)
+    good = 0.7 * np.eye(4)[labels] + 0.3 * rng.dirichlet(np.ones(4), 400)
+    assert classification.verdict(report(good, labels)) is None
+    assert "the same class" in classification.verdict(report(np.tile([[0.4, 0.3, 0.2, 0.1]], (400, 1)), labels))
+    assert "most frequent class" in classification.verdict(report(rng.dirichlet(np.ones(4), 400), labels))
+    # Nine of ten examples are of one class, and a tenth of the answers is wrong by chance.
+    rare = (rng.random(400) < 0.1).astype(int)
+    guess = np.eye(2)[(rng.random(400) < 0.1).astype(int)]
+    assert "most frequent class" in classification.verdict(report(guess, rare))
+    few = np.array([0, 1, 0, 1, 2])
+    assert classification.verdict(report(np.eye(3)[few], few)) is None
+    alone = np.zeros(5, int)
+    assert classification.verdict(report(np.eye(3)[alone], alone)) is None  # the test part has one class
