@@ -10,6 +10,7 @@ is another space; so a name ends with a checksum of the weights.
 
 import hashlib
 import json
+import math
 import random
 import sys
 import zipfile
@@ -249,7 +250,7 @@ def compare(
 
 
 class FrechetDistance(keras.callbacks.Callback):
-    """Adds `val_frechet` to the log of each epoch: the distance of generated pictures to real ones.
+    """Adds `val_frechet`, the distance of generated to real pictures, to the log of each epoch; nan for one picture.
 
     Args:
         space: where it is measured.
@@ -264,7 +265,9 @@ class FrechetDistance(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Measures."""
         assert logs is not None
-        logs["val_frechet"] = generated_pictures.frechet_distance(self.real, self.space.features(self.draw()))
+        enough = len(self.real) > 1
+        drawn = self.space.features(self.draw())
+        logs["val_frechet"] = generated_pictures.frechet_distance(self.real, drawn) if enough else math.nan
 
 
 def _network(images: np.ndarray, num_outputs: int) -> keras.Model:

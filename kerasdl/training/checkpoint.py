@@ -116,6 +116,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         """From here to the end of the epoch the model has the averages of its weights."""
+        self._check_weights()
         self._take_averages()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -124,9 +125,7 @@ class Checkpoint(keras.callbacks.Callback):
         for name in ("loss", "val_loss"):
             if not math.isfinite(measured.get(name, 0)):
                 raise self._diverged(f"{name} became {measured[name]}")
-        for variable in self._variables():
-            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-                raise self._diverged(f"{variable.path} became no finite number")
+        self._check_weights()
         row = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - self._epoch_start, 3)}
         row |= {name: value for name, value in measured.items() if math.isfinite(value)}
         row.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
@@ -146,6 +145,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._write_log()
         if self.stopped:
             self.model.stop_training = True
+
+    def _check_weights(self) -> None:
+        for variable in self._variables():
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+                raise self._diverged(f"{variable.path} became no finite number")
 
     def _diverged(self, what: str, where: str = "") -> TrainingDiverged:
         epoch = self.initial_epoch

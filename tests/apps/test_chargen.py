@@ -225,38 +225,6 @@ def test_the_other_cells_learn(cell, parameters, tmp_path):
     )
 
 
-# --- Resumed -------------------------------------------------------------------------------------
-
-
-def test_two_epochs_resumed_for_two_more_equal_four_bit_for_bit(tmp_path, monkeypatch):
-    """With dropout, fresh starts, warm-up, half precision and early stopping's counters."""
-    config = dataclasses.replace(SMALL, epochs=4, precision="bfloat16", dropout=0.5, patience=3)
-    data = splits(synthetic.bookkeeping(1_500, seed=0))
-    whole = _run.train(chargen, "chargen", config, data, runs=tmp_path)
-    save = _run.checkpoint.Checkpoint.on_epoch_end
-
-    def stop(saver, epoch, logs=None):
-        save(saver, epoch, logs)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_run.checkpoint.Checkpoint, "on_epoch_end", stop)
-        _run.train(chargen, "chargen", config, data, runs=tmp_path)
-    (begun,) = set((tmp_path / "chargen").iterdir()) - {whole}
-    assert len((begun / "log.csv").read_text().splitlines()) == 3
-    _run.train(chargen, "chargen", config, data, runs=tmp_path, resume=begun)
-    with np.load(whole / "checkpoint.npz") as a, np.load(begun / "checkpoint.npz") as b:
-        assert set(a.files) == set(b.files)
-        for name in set(a.files) - {"state"}:
-            np.testing.assert_array_equal(a[name], b[name])
-        logs = [json.loads(str(file["state"]))["history"] for file in (a, b)]
-    for epoch in (*logs[0], *logs[1]):
-        del epoch["seconds"]
-    assert logs[0] == logs[1]
-    assert len(logs[0]) == 4
-
-
 def test_a_run_knows_the_text_it_was_trained_on():
     """A longer text of the same characters would move what was trained on into the test part."""
     one, other = splits("abc\n" * 500), splits("abc\n" * 600)

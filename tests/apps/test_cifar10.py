@@ -391,6 +391,62 @@ def test_sigkill_at_a_random_moment_and_resume_gives_equal_weights(tmp_path):
             np.testing.assert_array_equal(a[name], b[name], err_msg=f"killed after {done} epochs")
 
 
+def weights(folder):
+    with np.load(folder / "checkpoint.npz") as file:
+        return [file[name] for name in file.files if name != "state"]
+
+
+def test_a_longer_run_equals_one_that_was_longer_from_the_beginning(tmp_path):
+    """And the folder keeps its new number of epochs."""
+    flags = ["--tiny", "--architecture", "lenet", "--schedule", "constant", "--batch-size", "500"]
+    for name, epochs in (("whole", "3"), ("longer", "2")):
+        assert main(["cifar10", "train", *flags, "--epochs", epochs, "--runs", str(tmp_path / name)]) == 0
+    (whole,), (longer,) = tmp_path.glob("whole/cifar10/*"), tmp_path.glob("longer/cifar10/*")
+    assert main(["cifar10", "train", "--resume", str(longer), "--epochs", "3"]) == 0
+    for one, other in zip(weights(whole), weights(longer), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (longer / "config.json").read_text() == (whole / "config.json").read_text()
+
+
+def test_averages_and_phases_resume_exactly(tmp_path, monkeypatch):
+    """Killed after the head's phase, which Keras ends with averages in place of the weights."""
+
+    def network(*_):
+        image = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image)
+        return keras.Model(image, x, name="base"), lambda x: x / 255
+
+    monkeypatch.setattr(cifar10.pretrained, "network", network)
+    config = dataclasses.replace(
+        QUICK, architecture="backbone", image_size=32, epochs=3, head_epochs=1, ema_momentum=0.9, optimizer="sgd",
+        patience=2,
+    )  # fmt: skip
+    data = shapes(200)
+    whole = _run.train(cifar10, "cifar10", config, data, runs=tmp_path / "whole")
+    save = _run.checkpoint.Checkpoint.on_epoch_end
+
+    def stop(saver, epoch, logs=None):
+        save(saver, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_run.checkpoint.Checkpoint, "on_epoch_end", stop)
+        _run.train(cifar10, "cifar10", config, data, runs=tmp_path / "killed")
+    (killed,) = tmp_path.glob("killed/cifar10/*")
+    _run.train(cifar10, "cifar10", config, data, runs=tmp_path, resume=killed)
+    for one, other in zip(weights(whole), weights(killed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # The kept model is the one that the log's best epoch was measured on.
+    rows = [row.split(",") for row in (killed / "log.csv").read_text().splitlines()]
+    scores = [float(row[rows[0].index("val_accuracy")]) for row in rows[1:]]
+    losses = [-float(row[rows[0].index("val_loss")]) for row in rows[1:]]
+    model = _run.restore(cifar10, config, data, killed)
+    targets = np.eye(4, dtype=np.float32)[data.validation.labels]
+    found = model.evaluate(data.validation.images, targets, verbose=0, return_dict=True)
+    score, loss = max(zip(scores, losses, strict=True))
+    assert (found["accuracy"], found["loss"]) == (pytest.approx(score), pytest.approx(-loss, rel=1e-4))
+
+
 # --- Mistakes ------------------------------------------------------------------------------------
 
 

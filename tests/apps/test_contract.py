@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from apps import _run
 from kerasdl import export, processor
 from kerasdl.serving.repository import ModelRepository
-from kerasdl.training.checkpoint import Checkpoint
+from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent
 APPLICATIONS = sorted(path.stem for path in (ROOT / "apps").glob("[!_]*"))
@@ -27,11 +28,12 @@ APPLICATIONS = sorted(path.stem for path in (ROOT / "apps").glob("[!_]*"))
 
 @pytest.fixture(scope="module", params=APPLICATIONS)
 def trained(request, tmp_path_factory):
-    """One epoch of the tiny configuration: module, config, data, run folder."""
+    """Two epochs of the tiny configuration, with all that draws numbers: module, config, data, run folder."""
     module = importlib.import_module(f"apps.{request.param}")
     config, data = module.tiny()
-    config = dataclasses.replace(config, epochs=1)
     runs = tmp_path_factory.mktemp("runs")
+    changes = {"epochs": 2, "dropout": 0.1, "cache": runs / "features"}
+    config = dataclasses.replace(config, **{name: value for name, value in changes.items() if hasattr(config, name)})
     return request.param, module, config, data, _run.train(module, request.param, config, data, runs=runs)
 
 
@@ -45,7 +47,8 @@ def exported(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def first_step(trained):
     """The model after the first batches of its training, its weights before them, and what was logged."""
-    name, module, config, data, _ = trained
+    _, module, _, data, _ = trained
+    config = dataclasses.replace(module.tiny()[0], epochs=1)
     keras.utils.set_random_seed(0)
     model = module.build_model(config, data)
     before = [variable.numpy().copy() for variable in model.trainable_variables]
@@ -70,13 +73,77 @@ def test_one_step_moves_every_weight(first_step):
     assert [variable.path for old, variable in moved if (old == variable.numpy()).all()] == []
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, tmp_path):
+def state(folder):
+    """The arrays and the history, without seconds, of a run."""
+    with np.load(folder / "checkpoint.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    history = json.loads(str(arrays.pop("state")))["history"]
+    return arrays, [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+def test_a_run_that_breaks_down_goes_on_exactly_from_its_last_good_epoch(trained, tmp_path, monkeypatch, capsys):
+    """In the second epoch a weight becomes no number; resumed without that, the run equals the one that never broke."""
+    name, module, config, data, whole = trained
+    look = Checkpoint.on_train_batch_end
+
+    def spoil(saver, batch, logs=None):
+        look(saver, batch, logs)
+        if saver.initial_epoch == 1:
+            weight = saver.model.trainable_variables[0]
+            weight.assign(np.full(weight.shape, np.nan))
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingDiverged, match=r"in epoch 2.*epoch 1 are kept"):
+        patch.setattr(Checkpoint, "on_train_batch_end", spoil)
+        _run.train(module, name, config, data, runs=tmp_path)
+    (broken,) = (tmp_path / name).iterdir()
+    arrays, history = state(broken)
+    assert len(history) == 1
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert all(np.isfinite(array).all() for array in _run.restore(module, config, data, broken).get_weights())
+
+    _run.train(module, name, config, data, runs=tmp_path, resume=broken)
+    expected, log = state(whole)
+    arrays, history = state(broken)
+    assert history == log
+    assert arrays.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(arrays[key], array)
+
+    capsys.readouterr()
+    _run.train(module, name, config, data, runs=tmp_path, resume=broken)
+    assert "all 2 epochs are done" in capsys.readouterr().out
+    assert state(broken)[1] == log
+    assert [path.name for path in broken.rglob(".*")] == []
+
+
+def test_another_seed_gives_another_run(trained, tmp_path, monkeypatch):
     name, module, config, data, folder = trained
-    log = (folder / "log.csv").read_text().splitlines()[1].split(",")[2:]
-    again = _run.train(module, name, config, data, runs=tmp_path)
-    assert (again / "log.csv").read_text().splitlines()[1].split(",")[2:] == log
-    other = _run.train(module, name, dataclasses.replace(config, seed=1), data, runs=tmp_path)
-    assert (other / "log.csv").read_text().splitlines()[1].split(",")[2:] != log
+    save = Checkpoint.on_epoch_end
+
+    def stop(saver, epoch, logs=None):
+        save(saver, epoch, logs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "on_epoch_end", stop)
+    with pytest.raises(KeyboardInterrupt, match=f"go on with: python -m apps {name} train --resume {tmp_path}"):
+        _run.train(module, name, dataclasses.replace(config, seed=1), data, runs=tmp_path)
+    (other,) = (tmp_path / name).iterdir()
+    assert state(other)[1][0] != state(folder)[1][0]
+
+
+def test_a_run_that_patience_has_stopped_stays_stopped(trained, tmp_path, capsys):
+    name, module, config, data, whole = trained
+    folder = tmp_path / "stopped"
+    shutil.copytree(whole, folder)
+    arrays, history = state(whole)
+    history = [history[0] | {"seconds": 1.0, "epoch": epoch} for epoch in (1, 2, 3)]  # no gain
+    np.savez(folder / "checkpoint.npz", state=np.array(json.dumps({"history": history})), **arrays)
+    config = dataclasses.replace(config, epochs=9, patience=2)
+    for _ in range(2):
+        capsys.readouterr()
+        _run.train(module, name, config, data, runs=tmp_path, resume=folder)
+        assert "stopped by --patience 2: no epoch after 1 was better" in capsys.readouterr().out
+        assert len(state(folder)[1]) == 3
 
 
 def test_golden_parameters_and_first_loss(trained, first_step, golden):
@@ -238,7 +305,8 @@ def test_a_run_folder_is_complete(trained):
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "run.json", "log.csv", "checkpoint.npz", "model.keras", "figures"} <= names
     run = json.loads((folder / "run.json").read_text())
-    assert {"application", "time", "command", "commit", "versions", "data"} <= set(run)
+    assert {"application", "time", "command", "commit", "versions", "machine", "precision", "data"} <= set(run)
+    assert {"processor", "threads"} == set(run["machine"])
 
 
 def test_an_export_holds_all_that_a_server_and_a_reader_need(trained, exported):

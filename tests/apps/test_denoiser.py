@@ -119,19 +119,6 @@ def test_noise_is_drawn_anew_and_of_all_strengths():
         assert deviations.max() == pytest.approx(55 if blind else 25, rel=0.15)
 
 
-def test_resume_is_exact(tmp_path):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = epoch == 0
-
-    config = dataclasses.replace(SMALL, epochs=2)
-    whole = fitted(config, splits(), tmp_path / "whole")
-    fitted(config, splits(), tmp_path / "parts", Stop())
-    parts = fitted(config, splits(), tmp_path / "parts", resume=True)
-    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 # --- A person's own pictures -----------------------------------------------------------------------------------------
 
 

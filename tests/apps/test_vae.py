@@ -20,7 +20,6 @@ from kerasdl.blocks import variational
 from kerasdl.data import image_data, synthetic
 from kerasdl.errors import UserError
 from kerasdl.models.vae import DRAWS
-from kerasdl.training.checkpoint import TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = vae.Config(filters=4, units=8, latents=2, epochs=1, batch_size=10, bound_samples=100)
@@ -112,31 +111,6 @@ def test_pixels_are_drawn_by_their_brightness():
     assert (first != second).any()
     assert first.mean() == pytest.approx(64 / 255, abs=0.02)
     np.testing.assert_allclose(vae.pictures_of("logistic", images, [0, 0]), images / 255)
-
-
-def test_resume_is_exact(tmp_path):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = epoch == 0
-
-    config = dataclasses.replace(SMALL, epochs=2, kl_warmup_ratio=0.75)
-    whole = fitted(config, splits(), tmp_path / "whole")
-    fitted(config, splits(), tmp_path / "parts", Stop())
-    parts = fitted(config, splits(), tmp_path / "parts", resume=True)
-    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_a_loss_that_is_not_finite_stops_and_the_last_good_epoch_stays(tmp_path):
-    class Break(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                self.model.decoder.weights[0].assign(np.nan * self.model.decoder.weights[0])
-
-    with pytest.raises(TrainingDiverged):
-        fitted(dataclasses.replace(SMALL, epochs=3), splits(), tmp_path, Break())
-    kept = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    assert all(np.isfinite(weight).all() for weight in kept.get_weights())
 
 
 # --- A person's own pictures, from training to verbs -----------------------------------------------------------------

@@ -1,5 +1,7 @@
+import math
 import random
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -222,3 +224,12 @@ def test_copies_are_nearer_than_new_pictures_and_labels_are_not_needed():
     metrics = compare(plain, training[:20], test, space.features(training))
     assert not {"modes_hit", "classifier_accuracy", "class_accuracy"} & set(metrics)
     assert metrics["frechet"] == pytest.approx(copied["fid"])
+
+
+@pytest.mark.parametrize(("count", "defined"), [(1, False), (2, True)])
+def test_the_distance_to_one_picture_is_undefined(count, defined):
+    pictures = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 1), np.uint8)
+    space = SimpleNamespace(features=lambda images: images.reshape(len(images), -1) / 255)
+    logs = {}
+    feature_space.FrechetDistance(space, pictures, lambda: 255 - pictures).on_epoch_end(0, logs)
+    assert math.isfinite(logs["val_frechet"]) == defined

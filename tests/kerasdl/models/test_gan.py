@@ -1,4 +1,3 @@
-import json
 import math
 
 import keras
@@ -20,7 +19,7 @@ from kerasdl.models.gan import (
     minimax_generator_loss,
     non_saturating_generator_loss,
 )
-from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
+from kerasdl.training.checkpoint import Checkpoint
 from kerasdl.training.precision import precision
 
 LOGGED = {
@@ -387,21 +386,10 @@ def test_a_model_loaded_to_make_pictures_needs_no_optimizer(tmp_path):
     np.testing.assert_array_equal(again.predict(latent, verbose=0), gan.predict(latent, verbose=0))
 
 
-def test_a_broken_picture_is_seen_in_the_loss_and_the_last_good_epoch_kept(tmp_path):
+def test_a_broken_picture_is_seen_in_the_loss():
     pictures = points(rows=16)
-    saver = Checkpoint(tmp_path, monitor="none", maximize=False)
-    gan = compiled(dense_networks())
-    gan.fit(pictures, batch_size=8, verbose=0, callbacks=[saver])
     pictures[3, 0] = math.nan
     assert math.isnan(compiled(dense_networks()).train_on_batch(pictures, return_dict=True)["loss"])
-    with pytest.raises(TrainingDiverged, match=r"loss became nan in epoch 2.*epoch 1 are kept"):
-        gan.fit(pictures, batch_size=8, initial_epoch=1, epochs=2, verbose=0, callbacks=[saver])
-    assert np.isnan(gan.discriminator.get_weights()[0]).any()
-    with np.load(tmp_path / "checkpoint.npz") as file:
-        assert len(json.loads(str(file["state"]))["history"]) == 1
-        assert all(np.isfinite(file[name]).all() for name in file.files if name != "state")
-    kept = keras.models.load_model(tmp_path / "model.keras")
-    assert all(np.isfinite(weight).all() for weight in kept.get_weights())
 
 
 def test_a_weight_that_is_no_number_is_seen_though_relu_may_swallow_it():
