@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import fitting
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
