@@ -1,5 +1,6 @@
 """One loaded version of a model: its signatures, its metadata, prediction on numpy arrays."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,15 @@ class Servable:
                 for name, tensor in outputs.items()
             }
         except tf.errors.OpError as error:
-            raise ServingError(Code(error.error_code), error.message) from error
+            raise ServingError(Code(error.error_code), _reason(error.message)) from error
+
+
+def _reason(message: str) -> str:
+    """The sentence in a message of TensorFlow, which may stand behind a stack trace and before the graph's node."""
+    head = ("Graph execution error", "Detected at node", "<stack traces", " ", "\t")
+    lines = [line for line in message.splitlines() if line and not line.startswith(head)]
+    reason = lines[0] if lines else message
+    return re.sub(r"^assertion failed: \[(.*?)\] .*", r"\1", reason)
 
 
 def _read_signatures(folder: Path) -> tuple[dict[str, dict[str, Input]], dict[str, Any]]:

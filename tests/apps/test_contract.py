@@ -233,6 +233,11 @@ def test_every_signature_answers_over_http_and_odd_bytes_are_no_server_error(exp
                     changed = body["inputs"] | {key: as_json(np.array([odd], object))}
                     reply = client.predict(model, body | {"inputs": changed})
                     assert reply.status == (400 if key == "image_bytes" else 200), (signature, odd, reply.body)
+            for key in [key for key in inputs if key in ("index", "class_index")]:
+                reply = client.predict(model, body | {"inputs": body["inputs"] | {key: [10**6]}})
+                assert reply.status == 400
+                assert reply.json["error"].startswith(f"{key} is out of range, expected 0 to ")
+                assert "\n" not in reply.json["error"]
 
 
 def encoded(pixels):
