@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.captioner import Config
+from tuning._space import around
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,14 +22,14 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     config = dataclasses.replace(
         config,
         learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
-        dropout=hp.Choice("dropout", [0.3, 0.4, 0.5, 0.6]),
-        label_smoothing=hp.Choice("label_smoothing", [0.0, 0.1, 0.2]),
-        units=hp.Choice("units", [config.units // 2, config.units, config.units * 2], default=config.units),
+        dropout=hp.Choice("dropout", **around([0.3, 0.4, 0.5, 0.6], config.dropout)),
+        label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.1, 0.2], config.label_smoothing)),
+        units=hp.Choice("units", **around([config.units // 2 or 1, config.units * 2], config.units)),
     )
     if config.attention == "none":
         return config
     return dataclasses.replace(
         config,
-        doubly_stochastic=hp.Choice("doubly_stochastic", [0.0, 0.3, 1.0]),
-        attention_units=hp.Choice("attention_units", [128, 256, 512]),
+        doubly_stochastic=hp.Choice("doubly_stochastic", **around([0.0, 0.3, 1.0], config.doubly_stochastic)),
+        attention_units=hp.Choice("attention_units", **around([128, 256, 512], config.attention_units)),
     )

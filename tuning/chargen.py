@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.chargen import Config
+from tuning._space import around
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,8 +22,8 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     return dataclasses.replace(
         config,
         learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
-        dropout=hp.Choice("dropout", [0.0, 0.2, 0.4, 0.5, 0.6]),
-        units=hp.Choice("units", sorted({config.units // 2 or 1, config.units, config.units * 2})),
-        depth=hp.Int("depth", 1, 3),
-        window=hp.Choice("window", sorted({config.window // 2 or 1, config.window, config.window * 2})),
+        dropout=hp.Choice("dropout", **around([0.0, 0.2, 0.4, 0.5, 0.6], config.dropout)),
+        units=hp.Choice("units", **around([config.units // 2 or 1, config.units * 2], config.units)),
+        depth=hp.Choice("depth", **around([1, 2, 3], config.depth)),
+        window=hp.Choice("window", **around([config.window // 2 or 1, config.window * 2], config.window)),
     )

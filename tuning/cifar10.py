@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.cifar10 import Config
+from tuning._space import around
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -22,7 +23,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         config,
         learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
         weight_decay=hp.Float("weight_decay", 1e-5, 1.0, sampling="log"),
-        label_smoothing=hp.Choice("label_smoothing", [0.0, 0.1, 0.2]),
-        padding=hp.Choice("padding", [0, 2, 4]),
-        cutout_size=hp.Choice("cutout_size", [0, 8, 12]),
+        label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.1, 0.2], config.label_smoothing)),
+        padding=hp.Choice("padding", **around([0, 2, 4], config.padding)),
+        cutout_size=hp.Choice("cutout_size", **around([0, 8, 12], config.cutout_size)),
     )

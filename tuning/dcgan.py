@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.dcgan import Config
+from tuning._space import around
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -25,9 +26,9 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     return dataclasses.replace(
         config,
         **rates,
-        beta_1=hp.Choice("beta_1", sorted({0.0, 0.5, config.beta_1}), default=config.beta_1),
-        loss=hp.Choice("loss", ["minimax", "non-saturating", "hinge"], default=config.loss),
+        beta_1=hp.Choice("beta_1", **around([0.0, 0.5], config.beta_1)),
+        loss=hp.Choice("loss", **around(["minimax", "non-saturating", "hinge"], config.loss)),
         label_smoothing=0.0,  # hinge has none
-        normalization=hp.Choice("normalization", ["batch", "spectral"], default=config.normalization),
+        normalization=hp.Choice("normalization", **around(["batch", "spectral"], config.normalization)),
         minibatch_deviation=hp.Boolean("minibatch_deviation", default=config.minibatch_deviation),
     )

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.denoiser import Config
+from tuning._space import around
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,7 +22,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     return dataclasses.replace(
         config,
         learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
-        batch_size=hp.Choice("batch_size", [16, 32, 64, 128], default=config.batch_size),
-        width=hp.Choice("width", [16, 32, 48, 64], default=config.width),
-        depth=hp.Choice("depth", [2, 3, 4], default=config.depth),
+        batch_size=hp.Choice("batch_size", **around([16, 32, 64, 128], config.batch_size)),
+        width=hp.Choice("width", **around([16, 32, 48, 64], config.width)),
+        depth=hp.Choice("depth", **around([2, 3, 4], config.depth)),
     )

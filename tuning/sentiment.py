@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.sentiment import Config
+from tuning._space import around
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -22,10 +23,10 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         config,
         learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
         weight_decay=hp.Float("weight_decay", 1e-4, 1.0, sampling="log"),
-        dropout=hp.Choice("dropout", [0.2, 0.35, 0.5, 0.65]),
-        word_dropout=hp.Choice("word_dropout", [0.0, 0.1, 0.2, 0.3]),
-        label_smoothing=hp.Choice("label_smoothing", [0.0, 0.05, 0.1]),
-        pooling=hp.Choice("pooling", ["mean", "max", "attention"]),
+        dropout=hp.Choice("dropout", **around([0.2, 0.35, 0.5, 0.65], config.dropout)),
+        word_dropout=hp.Choice("word_dropout", **around([0.0, 0.1, 0.2, 0.3], config.word_dropout)),
+        label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.05, 0.1], config.label_smoothing)),
+        pooling=hp.Choice("pooling", **around(["mean", "max", "attention"], config.pooling)),
     )
     if not config.ngrams:
         return config

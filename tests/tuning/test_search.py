@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import math
 
+import keras_tuner
 import pytest
 
 from apps import cifar10
@@ -101,3 +103,25 @@ def test_command_line(tmp_path, capsys):
     assert "give another --folder" in capsys.readouterr().err
     assert main(["cifar10", "--trials", "0", "--tiny"]) == 2
     assert main(["cifar9"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("application", "given"),
+    [
+        ("captioner", {"dropout": 0.35, "label_smoothing": 0.3, "units": 1, "doubly_stochastic": 2.0}),
+        ("chargen", {"dropout": 0.33, "units": 1, "depth": 5, "window": 77}),
+        ("cifar10", {"label_smoothing": 0.05, "padding": 3, "cutout_size": 5}),
+        ("dcgan", {"beta_1": 0.9, "loss": "hinge", "normalization": "spectral", "minibatch_deviation": True}),
+        ("denoiser", {"batch_size": 100, "width": 24, "depth": 5}),
+        ("sentiment", {"dropout": 0.0, "word_dropout": 0.5, "pooling": "last", "label_smoothing": 0.2}),
+        ("vae", {"batch_size": 100, "latents": 2, "units": 64, "filters": 8}),
+    ],
+)
+def test_a_search_goes_around_whatever_was_given(application, given):
+    config = importlib.import_module(f"apps.{application}").Config(**given)
+    around = importlib.import_module(f"tuning.{application}").space
+    hp = keras_tuner.HyperParameters()
+    first = around(hp, config)
+    assert {name: getattr(first, name) for name in given} == given
+    choices = [parameter for parameter in hp.space if type(parameter).__name__ == "Choice"]
+    assert all(len(choice.values) > 1 for choice in choices)
