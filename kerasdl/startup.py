@@ -6,9 +6,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 from kerasdl import processor
+from kerasdl.errors import UserError
 
 
 @contextmanager
@@ -39,7 +41,9 @@ def silenced() -> Iterator[None]:
 def import_tensorflow(*, inference: bool = False) -> ModuleType:
     """Imports TensorFlow and finds its devices, silently; the GPU driver complains only then.
 
-    TensorFlow is set up for this processor. What the environment asks for in vain is said on standard error.
+    TensorFlow is set up for this processor; and Keras, which it imports, with the settings that blocks, graphs and the
+    numbers of the cards are made for, whatever keras.json says. What the environment asks for in vain is said on
+    standard error.
 
     Args:
         inference: set it up for models that are used, not trained, see `processor.tune_for_inference`.
@@ -48,16 +52,33 @@ def import_tensorflow(*, inference: bool = False) -> ModuleType:
         The module `tensorflow`.
 
     Raises:
-        UserError: an environment variable holds what nobody understands.
+        UserError: an environment variable holds what nobody understands, keras.json is broken, or Keras was imported
+            with another backend before.
     """
     processor.configure()
+    asked = os.environ.get("KERAS_BACKEND")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     with silenced():
+        try:
+            import keras
+        except (ValueError, AttributeError, OSError) as error:  # it reads keras.json at the import
+            place = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+            raise UserError(f"Keras cannot be imported ({error}); repair or remove {place}") from None
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    if keras.config.backend() != "tensorflow":
+        raise UserError(f"Keras was imported with the backend {keras.config.backend()}; expected tensorflow")
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_epsilon(1e-7)
     if inference:
         processor.tune_for_inference(tf)
-    for line in processor.notes(tf):
+    notes = processor.notes(tf)
+    if asked not in (None, "", "tensorflow"):
+        notes = [*notes, f"KERAS_BACKEND={asked} asks for another backend; everything here runs on tensorflow"]
+    for line in notes:
         _say_once(line)
     return tf
 
@@ -68,19 +89,15 @@ def _say_once(line: str) -> None:
 
 
 def import_keras(*, inference: bool = False) -> ModuleType:
-    """Imports Keras, and TensorFlow through it, silently.
+    """Imports Keras, and TensorFlow with it; see `import_tensorflow`.
 
     Args:
-        inference: as for `import_tensorflow`.
+        inference: as there.
 
     Returns:
         The module `keras`.
     """
-    processor.configure()
-    with silenced():
-        import keras
+    import_tensorflow(inference=inference)
+    import keras
 
-        keras.config.backend()
-    if keras.config.backend() == "tensorflow":
-        import_tensorflow(inference=inference)
     return keras
