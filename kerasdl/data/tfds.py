@@ -1,7 +1,9 @@
 """Standard data sets through TensorFlow Datasets, from a folder on disk or by its own download."""
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,15 @@ def builder(name: str, data_dir: Path | None = None) -> Any:
         A `tfds.core.DatasetBuilder` that is ready to be read.
 
     Raises:
-        UserError: neither found nor downloadable.
+        UserError: neither found nor downloadable, or damaged.
     """
     import tensorflow_datasets as tfds
 
     place = Path(data_dir or os.environ.get(DATA_DIR) or tfds.core.constants.DATA_DIR).expanduser()
     prepared = sorted((place / name).glob("*/dataset_info.json"), key=lambda path: _version(path.parent.name))
     if prepared:
-        return tfds.builder_from_directory(prepared[-1].parent)
+        with _reading(name, prepared[-1].parent):
+            return tfds.builder_from_directory(prepared[-1].parent)
     try:
         found = tfds.builder(name, data_dir=place, try_gcs=False)
         found.download_and_prepare()
@@ -48,8 +51,21 @@ def builder(name: str, data_dir: Path | None = None) -> Any:
     return found
 
 
+@contextmanager
+def _reading(name: str, place: Path) -> Iterator[None]:
+    """Names the data set and its folder where its files are damaged or missing."""
+    try:
+        yield
+    except Exception as error:  # TensorFlow and TFDS raise whatever a cut or missing file leads to
+        lines = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the records of {name} in {place} are damaged ({lines[0].strip()[:200]}); copy them anew, or delete that "
+            "folder and let TFDS prepare it again"
+        ) from None
+
+
 def _version(name: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in name.split(".") if part.isdigit())
+    return tuple(int(part) for part in name.split(".") if part.isdecimal())
 
 
 def images(name: str, split: str, data_dir: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +95,9 @@ def images(name: str, split: str, data_dir: Path | None = None) -> tuple[np.ndar
     def decode(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.io.decode_image(example["image"], channels=channels, expand_animations=False), example["label"]
 
-    examples = encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(found.info.splits[split].num_examples)
-    pictures, labels = next(iter(examples))
+    with _reading(name, found.data_dir):
+        examples = encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(found.info.splits[split].num_examples)
+        pictures, labels = next(iter(examples))
     return pictures.numpy(), labels.numpy().astype(np.int32)
 
 
@@ -147,22 +164,22 @@ def captioned(name: str, split: str, data_dir: Path | None = None) -> Iterator[t
         decoders={"image": tfds.decode.SkipDecoding()},
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     )
-    try:
-        for example in examples.as_numpy_iterator():
-            captions = [caption.decode("utf-8") for caption in example["captions"]["text"]]
-            yield example["image/filename"].decode("utf-8"), example["image"], captions
-    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        raise UserError(
-            f"the records of {name} in {found.data_dir} are damaged ({error.message.splitlines()[0][:200]}); expected"
-            " them whole; copy them anew, or delete that folder and let TFDS prepare it again"
-        ) from None
+    rows = examples.as_numpy_iterator()
+    while True:
+        with _reading(name, found.data_dir):
+            example = next(rows, None)
+        if example is None:
+            return
+        captions = [caption.decode("utf-8") for caption in example["captions"]["text"]]
+        yield example["image/filename"].decode("utf-8"), example["image"], captions
 
 
 def _whole(name: str, split: str, data_dir: Path | None) -> dict[str, tf.Tensor]:
     import tensorflow_datasets as tfds
 
     found = builder(name, data_dir)
-    examples = found.as_dataset(
-        split=split, read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    )
-    return next(iter(examples.batch(found.info.splits[split].num_examples)))
+    with _reading(name, found.data_dir):
+        examples = found.as_dataset(
+            split=split, read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        )
+        return next(iter(examples.batch(found.info.splits[split].num_examples)))

@@ -125,6 +125,48 @@ def test_damaged_records_are_the_users_to_replace(pictures, damage):
     assert list(tfds.captioned("photos", "rest", data_dir)) == stored[2:]
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "information"])
+def test_a_damaged_data_set_is_one_line_with_its_folder(stored, damage):
+    folder = stored / "notes" / "1.0.0"
+    (records,) = folder.glob("*.tfrecord*")
+    if damage == "missing":
+        records.unlink()
+    elif damage == "information":
+        (folder / "dataset_info.json").write_text("{")
+    else:
+        records.write_bytes(records.read_bytes()[:-9] if damage == "cut" else b"")
+    for read in (tfds.texts, tfds.text):
+        with pytest.raises(UserError) as error:
+            read("notes", "train", stored)
+        message = str(error.value)
+        assert "\n" not in message
+        assert "{{" not in message
+        for part in ("records of notes", str(folder), "are damaged", "copy them anew"):
+            assert part in message
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_damaged_pictures_of_a_data_set_are_one_line(tmp_path, damage):
+    import tensorflow_datasets as source
+
+    black = np.zeros((8, 8, 3), np.uint8)
+    source.dataset_builders.store_as_tfds_dataset(
+        name="squares",
+        version="1.0.0",
+        features=source.features.FeaturesDict(
+            {"image": source.features.Image(shape=(8, 8, 3)), "label": source.features.ClassLabel(names=["a", "b"])}
+        ),
+        split_datasets={"train": [(key, {"image": black, "label": key % 2}) for key in range(3)]},
+        data_dir=tmp_path,
+        disable_shuffling=True,
+    )
+    assert tfds.images("squares", "train", tmp_path)[0].shape == (3, 8, 8, 3)
+    (records,) = tmp_path.glob("squares/1.0.0/*.tfrecord*")
+    records.unlink() if damage == "missing" else records.write_bytes(records.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"records of squares in .*1\.0\.0 are damaged .*; copy them anew"):
+        tfds.images("squares", "train", tmp_path)
+
+
 @pytest.mark.real
 def test_imdb_is_what_its_paper_says(data_dir):
     texts, labels = tfds.texts("imdb_reviews/plain_text", "test", data_dir)
