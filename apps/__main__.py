@@ -19,9 +19,10 @@ import tyro
 
 from apps._contract import jsonable
 from apps._lazy import defer_heavy_imports, sketch, start_keras
-from apps._settings import PLACES
+from apps._settings import PLACES, between
 from kerasdl import command_line
 from kerasdl.errors import UserError
+from kerasdl.files import check_output
 
 SHARED = {
     "train": "fit the model, or go on with an interrupted run",
@@ -69,6 +70,9 @@ def _dispatch(arguments: list[str]) -> int:
     if verb in own:
         values, named = command_line.parse_call(own[verb], rest, program)
         start_keras(inference=True)
+        given = inspect.signature(own[verb]).bind(*values, **named).arguments
+        if "model" in given:
+            _check_application(given["model"], name)
         getattr(_real(name), verb)(*values, **named)
         return 0
     shared: dict[str, Callable[[Any, str, list[str], str], None]] = {
@@ -78,6 +82,23 @@ def _dispatch(arguments: list[str]) -> int:
     }
     shared[verb](module, name, rest, program)
     return 0
+
+
+def _check_application(model: Path, application: str) -> None:
+    """Refuses an export of another application, whose signatures may have the same names.
+
+    Raises:
+        UserError: its card is that of another application, or there is no export.
+    """
+    from kerasdl import export
+
+    card = export.version_folder(model) / "MODEL_CARD.md"
+    words = card.read_text("utf-8", errors="replace").split(maxsplit=2) if card.is_file() else []
+    if words[:1] == ["#"] and words[1] != application and words[1] in applications():
+        raise UserError(
+            f"{model} is an export of {words[1]}, not of {application}; see python -m apps {words[1]}, or give one of "
+            f"{application}"
+        )
 
 
 def _real(application: str) -> Any:
@@ -107,7 +128,7 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
         from kerasdl.training import run
 
         _, recorded = run.read(Path(resume), application)
-        given = command_line.read_words(Path(resume) / run.CONFIG, module.Config)
+        given = command_line.read_words(Path(resume) / run.CONFIG, module.Config, whole=True)
     elif file is not None:
         given = command_line.read_words(Path(file), module.Config)
     elif tiny:
@@ -130,6 +151,7 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
                 f"--resume goes on with the configuration of {resume}, but {', '.join(changed)} would change; "
                 f"leave the flag out, or train anew with --config {resume}/config.json"
             )
+    check_output(parsed.runs / application, folder=True, flag="--runs")
     start_keras()
     from apps import _run
 
@@ -200,12 +222,14 @@ def _export(module: Any, application: str, arguments: list[str], program: str) -
         saved_models: Path = Path("saved_models")
         """Folder of all exports."""
         version: int | None = None
-        """Number of the version folder; the next free one by default."""
+        """Number of the version folder, from 1 on; the next free one by default."""
         calibrate_on: Path | None = None
         """Classifiers, for a run that held nothing out: another run of the same configuration that did, whose
         temperature is taken."""
 
     parsed = command_line.parse(_with_places(Export, module.Config), arguments, program)
+    between(1, 2**63 - 1, version=parsed.version)  # what TensorFlow Serving takes
+    check_output(parsed.saved_models / application, folder=True, flag="--saved-models")
     module, config, data = _opened(module, application, parsed.run, parsed)
     from apps import _run
 

@@ -11,27 +11,41 @@ import tensorflow as tf
 
 from kerasdl.data import picture_files
 from kerasdl.errors import UserError
+from kerasdl.files import check_output, separate
 
 
-def answers(pictures: list[Path], ask: Callable[[bytes], Any]) -> Iterator[tuple[Path, bytes, Any]]:
-    """Path, content and answer of each picture.
+def answers(
+    pictures: list[Path], ask: Callable[[bytes], Any], output: Path | None = None, *, flag: str = "--output"
+) -> Iterator[tuple[Path, bytes, Any, Path]]:
+    """Path, content and answer of each picture, and the file that belongs to it in a folder.
 
     Args:
         pictures: picture files and folders of them.
         ask: from the content of a file to an answer.
+        output: folder for a PNG file a picture; those of a folder keep their places in it, and equal names get numbers.
+        flag: that named it.
 
     Returns:
         Those that can be read, one after another; the others are a line each on standard error.
 
     Raises:
-        UserError: there are no pictures; later, that none could be read.
+        UserError: there are no pictures, or files that would be written exist; later, that none could be read.
     """
-    return _answers(picture_files.find(pictures), ask)
+    files = picture_files.find(pictures)
+    targets = files
+    if output is not None:
+        check_output(output, folder=True, flag=flag)
+        roots = [next((one for one in pictures if one in path.parents), path.parent) for path in files]
+        places = [output / path.relative_to(root) for path, root in zip(files, roots, strict=True)]
+        targets = separate([path.with_suffix(".png") for path in places], flag=flag)
+    return _answers(files, ask, targets)
 
 
-def _answers(files: list[Path], ask: Callable[[bytes], Any]) -> Iterator[tuple[Path, bytes, Any]]:
+def _answers(
+    files: list[Path], ask: Callable[[bytes], Any], targets: list[Path]
+) -> Iterator[tuple[Path, bytes, Any, Path]]:
     failed = 0
-    for path in files:
+    for path, target in zip(files, targets, strict=True):
         try:
             content = path.read_bytes()
             answer = ask(content)
@@ -40,6 +54,6 @@ def _answers(files: list[Path], ask: Callable[[bytes], Any]) -> Iterator[tuple[P
             reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
             print(f"{path}: left out, {reason}", file=sys.stderr)
             continue
-        yield path, content, answer
+        yield path, content, answer, target
     if failed == len(files):
         raise UserError(f"none of the {len(files)} pictures could be read; expected JPEG, PNG, GIF or BMP files")

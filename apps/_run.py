@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
+import shutil
 import sys
+import tempfile
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import h5py
 import keras
 
 from apps import _settings
@@ -45,10 +51,14 @@ def train(
         The run folder.
 
     Raises:
-        UserError: the run to resume had other data.
+        UserError: the run to resume had other data; or what `module` refuses: nothing is left of a run without an
+            epoch then.
     """
     config = with_precision(config)
+    model = None
     if resume is None:
+        # Before the folder, so that a mistake leaves none behind.
+        model = _built(module, config, data)
         folder = run.create(runs, application, jsonable(config), dict(data.info))
     else:
         folder = resume
@@ -57,19 +67,33 @@ def train(
         if elsewhere := run.elsewhere(recorded):
             print(f"{folder} began with {elsewhere}: what follows will not be equal bit for bit", file=sys.stderr)
     print(f"{'run' if resume is None else 'resuming'} {folder}", flush=True)
-    with claim(folder / run.RUNNING) as mine:
-        if not mine:
-            raise UserError(f"{folder} is being trained by another process; wait for its end, or stop it")
-        try:
-            saver = _train(module, config, data, folder, resume=resume is not None)
-        except KeyboardInterrupt as stop:
-            raise type(stop)(f"go on with: python -m apps {application} train --resume {folder}") from None
+    try:
+        with claim(folder / run.RUNNING) as mine:
+            if not mine:
+                raise UserError(f"{folder} is being trained by another process; wait for its end, or stop it")
+            saver = _train(module, config, data, folder, model)
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"go on with: python -m apps {application} train --resume {folder}") from None
+    except UserError:
+        if resume is None and not (folder / run.LOG).exists():
+            shutil.rmtree(folder)
+        raise
     print(f"trained {saver.initial_epoch} epochs; log, checkpoint and model in {folder}")
     print(f"next: python -m apps {application} evaluate {folder}")
     return folder
 
 
-def _train(module: Application, config: Any, data: Splits, folder: Path, *, resume: bool) -> checkpoint.Checkpoint:
+def _built(module: Application, config: Any, data: Splits) -> keras.Model:
+    """The model of a run, with the seed set from which its training goes on."""
+    keras.utils.set_random_seed(config.seed)
+    return module.build_model(config, data)
+
+
+def _train(
+    module: Application, config: Any, data: Splits, folder: Path, model: keras.Model | None
+) -> checkpoint.Checkpoint:
+    """Trains in a new run with its model, or goes on in one without."""
+    resume = model is None
     objective = module.OBJECTIVE
     saver = checkpoint.Checkpoint(
         folder, monitor=objective.metric, maximize=objective.direction == "max", resume=resume
@@ -81,8 +105,7 @@ def _train(module: Application, config: Any, data: Splits, folder: Path, *, resu
     if saver.initial_epoch >= config.last_epoch:
         print(f"all {saver.initial_epoch} epochs are done")
     elif not saver.stopped:
-        keras.utils.set_random_seed(config.seed)
-        module.train(config, module.build_model(config, data), data, [saver])
+        module.train(config, model or _built(module, config, data), data, [saver])
     if saver.stopped:
         print(f"stopped by --patience {saver.patience}: no epoch after {saver.best_epoch} was better; more goes on")
     plots.learning_curves(
@@ -229,14 +252,41 @@ def restore(module: Application, config: Any, data: Splits, folder: Path) -> ker
     # Half precision is for training: measured and exported models compute in float32.
     model = module.build_model(dataclasses.replace(config, precision="float32"), data)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # the optimizer is not wanted, and of all else the error says enough
             model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
+            unread = _stored_arrays(path) - _own_arrays(model)
+            if unread:
+                raise ValueError(f"{len(unread)} of its arrays have no place in the model")
+    except Exception as error:  # Keras raises whatever a cut archive or a shape leads to
+        reason = str(error).splitlines()[0].partition(" Example error")[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path} cannot be loaded ({str(error).splitlines()[0]}); it is damaged or of another version of the code"
+            f"{path} cannot be loaded ({reason[:200]}); it is damaged, or its weights are those of another model than "
+            f"{run.CONFIG} describes; restore it, or train anew"
         ) from None
     return model
+
+
+def _stored_arrays(path: Path) -> set[str]:
+    """Names of the arrays of a saved model; what Keras does not look for it passes over."""
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as stream:
+        return _names(stream)
+
+
+def _own_arrays(model: keras.Model) -> set[str]:
+    """Names under which Keras saves the arrays of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.weights.h5"
+        model.save_weights(path)
+        return _names(path)
+
+
+def _names(weights: Any) -> set[str]:
+    """Names of the arrays in a file of weights, but for those of optimizers."""
+    names: list[str] = []
+    with h5py.File(weights) as file:
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return {name for name in names if "optimizer" not in name.split("/")[0]}
 
 
 def evaluate(module: Application, opened: list[tuple[Any, Splits]], folders: list[Path]) -> dict[str, float]:

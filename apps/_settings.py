@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -24,9 +25,12 @@ OF_DATA = (
 
 
 class _Bounds:
-    """`AtLeast[int, 1]` is an int of 1 or more, `Between[float, 0, 1]` a float in [0, 1]; a field's None passes."""
+    """`AtLeast[int, 1]` is an int of 1 or more, `Between[float, 0, 1]` a float in [0, 1]; a field's None passes.
 
-    def __init__(self, low: float, high: float = float("inf")) -> None:
+    Neither inf nor nan does.
+    """
+
+    def __init__(self, low: float, high: float = math.inf) -> None:
         self.low, self.high = low, high
 
     def __class_getitem__(cls, items: tuple[Any, ...]) -> Any:
@@ -39,8 +43,8 @@ class _Bounds:
         Raises:
             UserError: it is not within the bounds.
         """
-        if value is not None and not self.low <= value <= self.high:
-            expected = f"{self.low} or more" if self.high == float("inf") else f"{self.low} to {self.high}"
+        if value is not None and not (self.low <= value <= self.high and math.isfinite(value)):
+            expected = f"{self.low} or more" if self.high == math.inf else f"{self.low} to {self.high}"
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
 
 
@@ -88,7 +92,7 @@ class Settings:
     """Stop after this many epochs without a better score on the validation data; None never does."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
-    seed: int = 0
+    seed: Between[int, 0, 2**32 - 1] = 0
     """Seed of weights, order and all that is drawn; the validation split does not depend on it."""
 
     @property
@@ -152,6 +156,29 @@ class Training(Settings):
     """Epochs in which the learning rate rises; one-cycle takes 45 % of the training for 0."""
     clip_norm: AtLeast[float | None, 1e-12] = None
     """Largest global norm of the gradient; None does not clip."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        super().__post_init__()
+        self.check_warmup(self.epochs)
+
+    def check_warmup(self, epochs: int, name: str = "epochs") -> None:
+        """Checks that the schedule has room for the warm-up.
+
+        Args:
+            epochs: length of the training, or of a part of it that has a schedule of its own.
+            name: of the field that says so.
+
+        Raises:
+            UserError: it has none.
+        """
+        latest = {"step": 0.5, "one-cycle": 0.9}.get(self.schedule, 1.0) * epochs
+        if self.warmup_epochs and self.schedule != "plateau" and self.warmup_epochs >= latest:
+            raise UserError(
+                f"--warmup-epochs is {self.warmup_epochs:g}; expected less than {latest:g}, since with --schedule "
+                f"{self.schedule} the rate falls from there on in {epochs} epochs; give less, or more by "
+                f"--{name.replace('_', '-')}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

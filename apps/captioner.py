@@ -11,7 +11,7 @@ describes more than nine of ten drawn scenes without a mistake, where a guess is
 from __future__ import annotations
 
 import itertools
-import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from kerasdl.data import captioned_pictures, divided, picture_files, pipeline, s
 from kerasdl.decoding import beam_search
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
+from kerasdl.files import as_json
 from kerasdl.metrics import caption_scores
 from kerasdl.models import caption_search, captioner, pretrained
 from kerasdl.training import fit, precision, schedule
@@ -469,7 +470,8 @@ def caption(
         length_penalty: 0 prefers short captions, 1 weighs them by the mean of their words.
         top: captions to print for a picture, at most beam_width.
         format: text for people, with the probability of each caption; json: one object a line.
-        explain: folder for one figure a picture that shows where the model looked for each word.
+        explain: folder for one figure a picture that shows where the model looked for each word; equal names get
+            numbers, and nothing is overwritten.
     """
     between(1, beam_search.MAX_WIDTH, beam_width=beam_width)
     between(1, beam_width, top=top)
@@ -483,7 +485,7 @@ def caption(
             length_penalty=tf.constant([length_penalty], tf.float32),
         )
 
-    for path, content, answer in _pictures.answers(pictures, searched):
+    for path, content, answer, figure in _pictures.answers(pictures, searched, explain, flag="--explain"):
         found = [
             (one.decode(), float(log_probability))
             for one, log_probability in itertools.islice(
@@ -492,20 +494,21 @@ def caption(
         ]
         if format == "json":
             rows = [{"caption": one, "log_probability": log_probability} for one, log_probability in found]
-            print(json.dumps({"path": str(path), "captions": rows}))
+            print(as_json({"path": str(path), "captions": rows}))
         else:
             print(f"{path}:" + "".join(f"\n  {one} (p = {np.exp(value):.2g})" for one, value in found))
         if explain is not None:
-            _explain(signatures, path, content, found[0][0], explain)
+            drawn = _explain(signatures, content, found[0][0], figure)
+            print(f"  {drawn}", file=sys.stdout if format == "text" else sys.stderr)
 
 
-def _explain(signatures: Mapping[str, Any], path: Path, content: bytes, said: str, folder: Path) -> None:
+def _explain(signatures: Mapping[str, Any], content: bytes, said: str, figure: Path) -> Path:
     answer = signatures["attention"](image_bytes=tf.constant([content]), caption=tf.constant([said]))
     if "weights" not in answer:
         raise UserError("this model looks at the whole picture at once; --explain needs one with --attention additive")
     words = [word.decode() or "(end)" for word in answer["words"].numpy()[0]]
     image = export.decode_images(tf.constant([content]), 224, squash=True)[0].numpy()
-    print(f"  {plots.attention_maps(image, answer['weights'].numpy()[0], words, folder / f'{path.stem}.png')}")
+    return plots.attention_maps(image, answer["weights"].numpy()[0], words, figure)
 
 
 VERBS: tuple[Callable[..., None], ...] = (caption,)

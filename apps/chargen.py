@@ -29,6 +29,7 @@ from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text
+from kerasdl.files import check_output
 from kerasdl.metrics import cell_features
 from kerasdl.models import character_reader
 from kerasdl.training import carried_state, fit, optimizers, precision
@@ -309,7 +310,8 @@ def generate(
     """
     at_least(1, samples=samples)
     between(1, sampling.MAX_LENGTH, length=length)
-    at_least(0, temperature=temperature, top_k=top_k)
+    at_least(0, temperature=temperature)
+    between(0, 2**31 - 1, top_k=top_k)
     between(1e-6, 1, top_p=top_p)
     between(-(2**31), 2**31 - samples, seed=seed)
     signatures = export.signatures(model, "begin", "advance")
@@ -358,8 +360,9 @@ def inspect(
         cell: number of the cell to show; by default the one that follows a feature best.
         top: cells to list for a feature.
         width: characters of the text that are coloured.
-        html: file for the coloured text.
+        html: file for the coloured text, a new one.
     """
+    check_output(html, flag="--html")
     at_least(1, top=top, width=width)
     if (text is None) == (file is None):
         raise UserError("inspect needs one text to look at; give either --text or --file")

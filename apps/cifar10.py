@@ -9,7 +9,7 @@ and ends above 90 % on drawn shapes (chance 12.5 %).
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_l
 from kerasdl import export
 from kerasdl.blocks import convolution, image_classifier
 from kerasdl.data import augmentation, channels, corruption, image_data, picture_files, pipeline, synthetic
+from kerasdl.errors import UserError
 from kerasdl.figures import plots, saliency
+from kerasdl.files import as_csv, as_json
 from kerasdl.metrics import classification
 from kerasdl.models import pretrained
 from kerasdl.training import optimizers, precision
@@ -111,6 +113,18 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
         size = 160 if architecture == "backbone" else 64 if data else 32
         return {**RECIPES.get(kind, RECIPES["classic"]), "image_size": size}
 
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        super().__post_init__()
+        fast, backbone = self.architecture == "fast", self.architecture == "backbone"
+        # In a smaller picture the last maps would have no pixel.
+        smallest = {"fast": 9 if self.progressive == "none" else 12, "lenet": 16, "vgg16": 32, "vgg19": 32}
+        at_least(smallest.get(self.architecture, 8), image_size=self.image_size)
+        if self.progressive != "none" and not (fast or backbone):
+            raise UserError(f"--progressive is for networks of any size, fast and backbone; {self.architecture} is not")
+        for begin, end, tuned in _phases(self) if backbone else ():
+            self.check_warmup(end - begin, "epochs" if tuned else "head_epochs")
+
     @property
     def laid_out(self) -> str | None:
         """The sizes of the pictures, or the schedule."""
@@ -150,6 +164,11 @@ def pixel_statistics(images: np.ndarray) -> dict[str, list[float]]:
 def build_model(config: Config, data: Splits) -> keras.Model:
     """Pixels 0..255 float32[batch, height, width, 3] -> logits float32[batch, classes], compiled."""
     classes = len(data.info["class_names"])
+    if config.architecture != "backbone" and config.image_size != data.info["image_size"]:
+        size = data.info["image_size"]
+        raise UserError(
+            f"--image-size is {config.image_size}; pictures that are not of --data have {size}: leave it out"
+        )
     with precision.precision(config.precision):
         if config.architecture == "backbone":
             model = _backbone(config, classes)
@@ -395,28 +414,32 @@ def classify(
         pictures: picture files and folders of them.
         top: classes to print for a picture.
         format: text for people; json: one object a line; csv: path, class, probability.
-        explain: folder for one figure a picture that shows where the answer came from (occlusion).
+        explain: folder for one figure a picture that shows where the answer came from (occlusion); equal names get
+            numbers, and nothing is overwritten.
     """
     at_least(1, top=top)
     signatures = export.signatures(model, "classify", "class_name", "pixels")
-    answers = _pictures.answers(pictures, lambda content: signatures["classify"](image_bytes=tf.constant([content])))
+    answers = _pictures.answers(
+        pictures, lambda content: signatures["classify"](image_bytes=tf.constant([content])), explain, flag="--explain"
+    )
     names: list[str] = []
     if format == "csv":
-        print("path,class,probability")
-    for path, _, answer in answers:
+        print(as_csv(["path", "class", "probability"]))
+    for path, _, answer, figure in answers:
         probabilities = answer["probabilities"].numpy()[0]
         names = names or export.class_names(signatures, len(probabilities))
         best = [(names[i], float(probabilities[i])) for i in np.argsort(-probabilities)[:top]]
         if format == "json":
-            print(json.dumps({"path": str(path), "classes": dict(best)}))
+            print(as_json({"path": str(path), "classes": dict(best)}))
         elif format == "csv":
-            print("\n".join(f"{json.dumps(str(path))},{name},{probability:.6f}" for name, probability in best))
+            print("\n".join(as_csv([path, name, f"{probability:.6f}"]) for name, probability in best))
         else:
             print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in best))
         if explain is not None:
             size = signatures["pixels"].inputs["image"].shape[1]
             images, _, _ = picture_files.load([(path, 0)], size=size, strict=True)
-            print(f"  {_explain(signatures, images[0], names, explain / f'{path.stem}.png')}")
+            drawn = _explain(signatures, images[0], names, figure)
+            print(f"  {drawn}", file=sys.stdout if format == "text" else sys.stderr)
 
 
 VERBS: tuple[Callable[..., None], ...] = (classify,)

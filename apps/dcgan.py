@@ -30,7 +30,7 @@ from kerasdl.decoding import latents
 from kerasdl.errors import UserError
 from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
-from kerasdl.files import write_bytes
+from kerasdl.files import check_output, separate, write_bytes
 from kerasdl.models import feature_space, gan, generator
 from kerasdl.training import precision, run
 
@@ -408,7 +408,7 @@ def generate(
 
     Args:
         model: exported model, such as saved_models/dcgan.
-        output: PNG file for a grid of the pictures; with --files a folder for a PNG each.
+        output: PNG file for a grid of the pictures; with --files a folder for a PNG each; nothing is overwritten.
         count: pictures, of each class if classes are given; up to 10,000.
         classes: names or numbers of classes, or all; else any, if the model knows classes.
         seed: the same seed gives the same pictures.
@@ -419,8 +419,7 @@ def generate(
     between(1, latents.MAX_COUNT, count=count)
     between(-(2**31), 2**31 - 1, seed=seed)
     at_least(0, truncation=truncation)
-    if output.exists() and output.is_dir() != files:
-        raise UserError(f"{output} is {'no' if files else 'a'} folder; expected {'one' if files else 'a file'}")
+    check_output(output, folder=files)
     signatures = export.signatures(model, "generate", "from_latent")
     names = export.class_names(signatures) if "class_name" in signatures else []
     chosen = _chosen(classes, names) or [-1]
@@ -429,10 +428,12 @@ def generate(
     drawn = generator.Generator(signatures)
     answers = [drawn.generate(count, seed, truncation, index) for index in chosen]
     if files:
-        for answer in answers:
-            kinds = [f"{names[index]}_" for index in answer["class_index"]] if names else [""] * count
-            for index, (content, kind) in enumerate(zip(answer["image_bytes"], kinds, strict=True)):
-                write_bytes(output / f"{kind}{seed}-{index:05d}.png", content)
+        contents = [content for answer in answers for content in answer["image_bytes"]]
+        kinds = [f"{names[index]}_" for answer in answers for index in answer["class_index"]] if names else None
+        stems = [f"{kinds[i] if kinds else ''}{seed}-{i % count:05d}" for i in range(len(contents))]
+        targets = separate([output / f"{stem}.png" for stem in stems])
+        for target, content in zip(targets, contents, strict=True):
+            write_bytes(target, content)
     else:
         images = np.stack([tf.io.decode_png(one).numpy() for answer in answers for one in answer["image_bytes"]])
         plots.image_grid(images, output, columns=count if len(chosen) > 1 else None)
@@ -446,7 +447,7 @@ def interpolate(
 
     Args:
         model: exported model, such as saved_models/dcgan.
-        output: PNG file for the grid.
+        output: PNG file for the grid, a new one.
         count: rows.
         steps: pictures of a row.
         classes: names or numbers of classes, or all, one for each row in turn; else all, if the model knows classes.
@@ -455,8 +456,7 @@ def interpolate(
     between(1, 50, count=count)
     between(2, 50, steps=steps)
     between(-(2**31), 2**31 - 1, seed=seed)
-    if output.is_dir():
-        raise UserError(f"{output} is a folder; expected a file")
+    check_output(output)
     signatures = export.signatures(model, "generate", "from_latent")
     names = export.class_names(signatures) if "class_name" in signatures else []
     chosen = _chosen(classes, names) or list(range(len(names)))

@@ -311,16 +311,13 @@ def denoise(model: Path, pictures: list[Path], *, output: Path) -> None:
     Args:
         model: exported model, such as saved_models/denoiser.
         pictures: picture files and folders of them.
-        output: folder for the restored pictures, PNG; those of a folder keep their places in it.
+        output: folder for the restored pictures, PNG; those of a folder keep their places in it, equal names get
+            numbers, and nothing is overwritten.
     """
     signature = export.signatures(model, "denoise")["denoise"]
-    for path, _, answer in _pictures.answers(
-        pictures, lambda content: signature(image_bytes=tf.constant([content]))["image_bytes"].numpy()[0]
+    for path, _, answer, target in _pictures.answers(
+        pictures, lambda content: signature(image_bytes=tf.constant([content]))["image_bytes"].numpy()[0], output
     ):
-        root = next((folder for folder in pictures if folder in path.parents), path.parent)
-        target = (output / path.relative_to(root)).with_suffix(".png")
-        if target.resolve() == path.resolve():
-            raise UserError(f"{target} would replace the noisy picture; give another folder by --output")
         write_bytes(target, answer)
         print(f"{path} -> {target}")
 

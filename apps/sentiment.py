@@ -11,10 +11,7 @@ takes half a minute and ends above 90 % on made-up reviews, where single words t
 
 from __future__ import annotations
 
-import csv
 import functools
-import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +28,7 @@ from kerasdl.blocks import activation, attention, embedding, ngrams, recurrence,
 from kerasdl.data import divided, pipeline, synthetic, text_data, text_file, vocabulary
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text, plots
+from kerasdl.files import as_csv, as_json, check_output
 from kerasdl.metrics import classification
 from kerasdl.models import language_model, teacher
 from kerasdl.training import fit, optimizers, precision
@@ -89,6 +87,8 @@ class Config(TextData, Training, epochs=4, learning_rate=2e-3, weight_decay=0.01
     def __post_init__(self) -> None:
         """Checks every value."""
         super().__post_init__()
+        if self.pretrain_epochs:
+            self.check_warmup(self.pretrain_epochs, "pretrain_epochs")
         if self.pretrain_epochs and (self.architecture == "cnn" or (self.bidirectional and self.depth > 1)):
             raise UserError(
                 "--pretrain-epochs trains recurrent layers, each direction by itself; expected --architecture lstm, "
@@ -414,16 +414,16 @@ def classify(
         file: UTF-8 file with one text a line.
         format: text for people; json: one object a line; csv: text, label, probability.
         explain: print the words of each text, on red as far as they mattered for its class, on blue if against it.
-        html: file for these coloured words.
+        html: file for these coloured words, a new one.
     """
+    check_output(html, flag="--html")
     colored = explain or html is not None
     if colored and format != "text":
         raise UserError(f"--explain and --html show coloured text; leave out --format {format}")
     lines = text_file.lines(text, file)
     signatures = export.signatures(model, "classify", "class_name", "explain")
-    rows = csv.writer(sys.stdout, lineterminator="\n")
     if format == "csv":
-        rows.writerow(["text", "label", "probability"])
+        print(as_csv(["text", "label", "probability"]))
     pieces: list[tuple[str, float]] = []
     for part in pipeline.slices(len(lines), 64):
         batch = tf.constant(lines[part])
@@ -434,9 +434,9 @@ def classify(
             label, probability = names[row.argmax()], float(row.max())
             if format == "json":
                 shown = dict(zip(names, row.tolist(), strict=True))
-                print(json.dumps({"text": line, "label": label, "probabilities": shown}))
+                print(as_json({"text": line, "label": label, "probabilities": shown}))
             elif format == "csv":
-                rows.writerow([line, label, f"{probability:.6f}"])
+                print(as_csv([line, label, f"{probability:.6f}"]))
             elif colored:
                 pieces += [(f"{label} {probability:.1%}: ", 0.0), *weighed, ("\n", 0.0)]
             else:

@@ -27,7 +27,7 @@ from kerasdl.data import image_data, picture_files, pipeline, synthetic
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
-from kerasdl.files import write_bytes
+from kerasdl.files import check_output, separate, write_bytes
 from kerasdl.models import vae
 from kerasdl.training import optimizers, precision
 
@@ -375,18 +375,20 @@ def generate(model: Path, *, count: int = 64, seed: int = 0, output: Path, files
         model: exported model, such as saved_models/vae.
         count: number of pictures, up to 10,000.
         seed: the same seed gives the same pictures.
-        output: PNG of all of them in rows, or with --files a folder.
+        output: PNG of all of them in rows, or with --files a folder; nothing is overwritten.
         files: write each picture into a file of its own.
     """
     between(1, latents.MAX_COUNT, count=count)
     between(-(2**31), 2**31 - 1, seed=seed)
+    check_output(output, folder=files)
+    targets = separate([output / f"{seed}-{index:05d}.png" for index in range(count)]) if files else []
     signature = export.signatures(model, "generate")["generate"]
     answer = signature(count=tf.constant([count]), seed=tf.constant([seed]))
     if not files:
         print(plots.image_grid(answer["image"].numpy(), output))
         return
-    for index, picture in enumerate(answer["image_bytes"].numpy()):
-        write_bytes(output / f"{seed}-{index:05d}.png", picture)
+    for target, picture in zip(targets, answer["image_bytes"].numpy(), strict=True):
+        write_bytes(target, picture)
     print(f"{count} pictures in {output}")
 
 
@@ -396,8 +398,9 @@ def reconstruct(model: Path, pictures: list[Path], *, output: Path) -> None:
     Args:
         model: exported model, such as saved_models/vae.
         pictures: picture files and folders of them.
-        output: PNG to write; each row of pictures stands above its reconstructions.
+        output: PNG to write, a new file; each row of pictures stands above its reconstructions.
     """
+    check_output(output)
     signatures = export.signatures(model, "pixels", "decode")
     images = _read(signatures, pictures)
     codes = signatures["pixels"](image=tf.constant(images))["mean"]
@@ -412,9 +415,10 @@ def interpolate(model: Path, pictures: list[Path], *, steps: int = 9, output: Pa
         model: exported model, such as saved_models/vae.
         pictures: two or more picture files, or folders of them.
         steps: pictures of each way, both ends counted.
-        output: PNG to write, a row for each way.
+        output: PNG to write, a new file, a row for each way.
     """
     between(2, 100, steps=steps)
+    check_output(output)
     signatures = export.signatures(model, "pixels", "decode")
     images = _read(signatures, pictures)
     if len(images) < 2:

@@ -4,11 +4,11 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import errno
 import functools
 import inspect
 import io
 import itertools
-import json
 import re
 import sys
 import textwrap
@@ -21,6 +21,10 @@ import tyro
 
 from kerasdl import interruptions
 from kerasdl.errors import UserError
+from kerasdl.files import read_json
+
+_LARGEST = 3.4028234e38  # of float32
+_WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
@@ -35,6 +39,8 @@ def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> i
         What can be done after an interruption is the message of a KeyboardInterrupt that has one.
     """
     debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
     try:
         with interruptions.raised():
             return dispatch([word for word in arguments if word != "--debug"])
@@ -45,6 +51,8 @@ def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> i
         if debug:
             traceback.print_exc()
         message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno in _WRONG_PATH and error.filename is not None:
+            error = UserError(message := f"{error.filename}: {error.strerror}; give another path, or check this one")
         if isinstance(error, UserError):
             print(f"error: {message}", file=sys.stderr)
             return 2
@@ -102,16 +110,32 @@ def parse(target: Any, arguments: Sequence[str], program: str) -> Any:
         program: how the command is called, for the help.
 
     Raises:
-        UserError: an unknown flag (names the nearest), a value that does not fit.
+        UserError: an unknown flag (names the nearest), a value that does not fit, a number that is inf or nan.
     """
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(target, args=list(arguments), prog=program)
+            parsed = tyro.cli(target, args=list(arguments), prog=program)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue(), program)) from None
+    _check_finite(parsed)
+    return parsed
+
+
+def _check_finite(value: Any, name: str = "") -> None:
+    """Refuses inf and nan, which no number of a command line may be, also once it is stored in float32."""
+    if isinstance(value, float) and not abs(value) <= _LARGEST:
+        raise UserError(f"--{name.replace('_', '-')} is {value}; expected a finite number, of float32")
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_finite(item, str(key))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            _check_finite(item, name)
 
 
 def parse_call(
@@ -233,20 +257,27 @@ def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list
     return found
 
 
-def read_words(path: Path, config_class: type[Any]) -> list[str]:
+def read_words(path: Path, config_class: type[Any], *, whole: bool = False) -> list[str]:
     """The fields of a JSON file as words of a command line, each checked.
 
+    Args:
+        path: of the file.
+        config_class: dataclass.
+        whole: whether every field is to stand in it, as in the file of a run.
+
     Raises:
-        UserError: unreadable, unknown field, value that does not fit.
+        UserError: unreadable, unknown field, value that does not fit; under `whole` a field that is missing.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected a JSON file of configuration fields") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); expected an object of configuration fields") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected an object of configuration fields")
+    missing = [field.name for field in dataclasses.fields(config_class) if field.name not in content]
+    if whole and missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}: it is damaged, or of another version of the code; restore it, or "
+            "write into it what the run was trained with"
+        )
     found = words(content, config_class, str(path))
     try:
         parse_config(config_class, found, "train")
@@ -256,8 +287,8 @@ def read_words(path: Path, config_class: type[Any]) -> list[str]:
 
 
 def read_config(path: Path, config_class: type[Any]) -> Any:
-    """A configuration from a JSON file; see `read_words`."""
-    return parse_config(config_class, read_words(path, config_class), str(path))
+    """The configuration of a run from its JSON file, with every field; see `read_words`."""
+    return parse_config(config_class, read_words(path, config_class, whole=True), str(path))
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:

@@ -45,7 +45,7 @@ class Endpoint:
 
 def next_version(folder: Path) -> int:
     """One above the highest version in `saved_models/<application>`; 1 when there is none."""
-    versions = [int(path.name) for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
+    versions = [int(path.name) for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()]
     return max(versions, default=0) + 1
 
 
@@ -211,10 +211,14 @@ def signatures(folder: Path, *needed: str) -> dict[str, "Signature"]:
         Signature name -> function of keyword tensors that returns a dict of tensors.
 
     Raises:
-        UserError: no export there, or one without a signature that is needed.
+        UserError: no export there, a damaged one, or one without a signature that is needed.
     """
     folder = version_folder(folder)
-    loaded = tf.saved_model.load(str(folder))
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except Exception as error:  # TensorFlow raises whatever a cut file leads to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"the export {folder} is damaged ({reason}); copy it anew, or export it again") from None
     missing = sorted({*needed} - {*loaded.signatures})
     if missing:
         raise UserError(
@@ -275,7 +279,7 @@ def version_folder(folder: Path) -> Path:
     """
     if (folder / "saved_model.pb").is_file():
         return folder
-    versions = [path for path in folder.glob("*") if path.name.isdigit() and (path / "saved_model.pb").is_file()]
+    versions = [path for path in folder.glob("*") if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
     if not versions:
         raise UserError(
             f"{folder} holds no exported model; give a folder that an export has written, such as saved_models/vae"

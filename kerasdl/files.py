@@ -1,18 +1,24 @@
-"""Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
+"""Writing files so that a crash, a kill or a full disk never leaves half of one, and what stands there is kept."""
 
 import contextlib
+import csv
 import functools
+import io
+import itertools
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from kerasdl.errors import UserError
 
 
 @contextlib.contextmanager
@@ -91,6 +97,57 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
         taken.release()
 
 
+def check_output(path: Path | None, *, folder: bool = False, flag: str = "--output") -> None:
+    """Checks a place that a command line was given to write to, before anything is computed.
+
+    Args:
+        path: a file that is to be new, or with `folder` a folder, there or not; None passes.
+        folder: what it is to be.
+        flag: that named it.
+
+    Raises:
+        UserError: the file exists, for nothing is overwritten; or something of the other kind stands there.
+    """
+    if path is None:
+        return
+    if path.is_dir() and not folder:
+        raise UserError(f"{path} is a folder; expected a file: give one by {flag}")
+    above = next((one for one in (path, *path.parents) if one.exists()), path)
+    if not above.is_dir() and (folder or above != path):
+        raise UserError(f"{above} is no folder; expected one: give another {flag}")
+    if not folder and os.path.lexists(path):
+        raise UserError(f"{path} exists, and nothing is overwritten; give another {flag}, or remove it")
+
+
+def separate(paths: Sequence[Path], *, flag: str = "--output") -> list[Path]:
+    """Names for files that one command writes: none equals another, and none exists.
+
+    Args:
+        paths: the names that the files would have by themselves.
+        flag: that named their folder.
+
+    Returns:
+        The names in the same order. Of equal ones, also where they differ in case or in the Unicode form alone, which
+        some disks take for equal, all but the first get a number: `a.png`, `a-2.png`.
+
+    Raises:
+        UserError: see `check_output`.
+    """
+    taken: set[str] = set()
+    found = []
+    for path in paths:
+        numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+        free = next(one for one in itertools.chain([path], numbered) if _folded(one) not in taken)
+        taken.add(_folded(free))
+        check_output(free, flag=flag)
+        found.append(free)
+    return found
+
+
+def _folded(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
 def lock(path: Path, waiting: str) -> AbstractContextManager[Any]:
     """Takes a lock that one process at a time has; the others wait, and say so in a line on standard error.
 
@@ -119,9 +176,48 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def as_json(content: Any, **options: Any) -> str:
+    """Valid JSON, which has no number for nan and inf: they become null; paths become strings.
+
+    Args:
+        content: what is to be written.
+        **options: more of those of `json.dumps`.
+    """
+    finite = json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
+    return json.dumps(finite, **options)
+
+
+def as_csv(values: Sequence[Any]) -> str:
+    """A line of CSV, without its end; what holds a comma, a quotation mark or a line break stands in quotes."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(values)  # only what the end holds is quoted, in Python 3.11
+    return line.getvalue().removesuffix("\r\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it cannot be read, or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}); expected an object in UTF-8; restore it") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected a JSON object; restore it")
+    return content
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON atomically, two spaces of indent, keys in their order; paths become strings."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    """Writes JSON atomically, two spaces of indent, keys in their order; see `as_json`."""
+    write_text(path, as_json(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from apps._contract import jsonable
 from apps._lazy import defer_heavy_imports, sketch, start_keras
 from kerasdl import command_line
 from kerasdl.errors import UserError
+from kerasdl.files import check_output
 
 
 def spaces() -> list[str]:
@@ -59,6 +60,7 @@ def _dispatch(arguments: list[str]) -> int:
         module = importlib.import_module(f"apps.{name}")
         given = command_line.words(jsonable(module.tiny()[0]), module.Config, "tiny")
     parsed, config = command_line.parse_with_config(Search, module.Config, [*given, *rest], f"python -m tuning {name}")
+    check_output(parsed.folder, folder=True, flag="--folder")
     if parsed.trials < 1:
         raise UserError(f"--trials is {parsed.trials}; expected 1 or more")
     start_keras()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import tensorflow as tf
 
 from kerasdl.data import pipeline
 from kerasdl.errors import UserError
-from kerasdl.files import atomic_path
+from kerasdl.files import atomic_path, read_json
 
 
 def probabilities(signatures: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
@@ -49,7 +48,7 @@ def soft_labels(
         texts: without labels, one or more.
         class_names: those that the student is to learn.
         validation_ratio: that of the student; a teacher that held out less has seen its validation texts.
-        kept: a .npy file, written if it is not there.
+        kept: a .npy file, written if it is not there; a damaged one is made anew, with a line on standard error.
 
     Returns:
         float32[texts, classes].
@@ -59,7 +58,8 @@ def soft_labels(
 
     Source: a student that learns soft labels from noised inputs: Xie et al. 2019, arXiv:1911.04252, section 2.
     """
-    if not kept.is_file():
+    answers = _kept(kept)
+    if answers is None:
         folder, signatures = open_teacher()
         index = tf.range(probabilities(signatures, [""]).shape[1])
         names = [name.decode() for name in signatures["class_name"](index=index)["label"].numpy()]
@@ -70,7 +70,9 @@ def soft_labels(
             )
         if not texts:
             raise UserError("--teacher has no text to answer: expected unlabelled ones that are not in the test part")
-        held_out = json.loads((folder / "config.json").read_text(encoding="utf-8"))["validation_ratio"]
+        held_out = read_json(folder / "config.json").get("validation_ratio")
+        if not isinstance(held_out, float | int):
+            raise UserError(f"{folder / 'config.json'} has no validation_ratio; copy the export anew")
         if held_out < validation_ratio:
             print(
                 f"{folder} learned from texts that this run validates by, so val_accuracy comes out too high; give "
@@ -78,12 +80,25 @@ def soft_labels(
                 file=sys.stderr,
             )
         print(f"{folder} answers {len(texts):,} unlabelled texts", flush=True)
+        answers = probabilities(signatures, texts)
         with atomic_path(kept) as temporary:
-            np.save(temporary, probabilities(signatures, texts))
-    answers: np.ndarray = np.load(kept)
+            np.save(temporary, answers)
     if len(answers) != len(texts):
         raise UserError(
             f"{kept} has answers to {len(answers):,} texts, expected {len(texts):,}: the unlabelled texts have changed "
             "since the run began; restore them, or train anew"
         )
     return answers
+
+
+def _kept(path: Path) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    try:
+        answers: np.ndarray = np.load(path)
+        if answers.ndim == 2 and answers.dtype == np.float32:
+            return answers
+    except Exception:  # NumPy raises whatever a cut file, or another kind of file, leads to
+        pass
+    print(f"{path} is damaged; the teacher is asked anew", file=sys.stderr)
+    return None

@@ -6,8 +6,6 @@ import json
 import math
 import sys
 import time
-import zipfile
-import zlib
 from pathlib import Path
 
 import keras
@@ -203,13 +201,14 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             with (self.folder / CHECKPOINT).open("rb") as stream, np.load(stream) as file:
                 arrays = {name: file[name] for name in file.files}
+            self.history = json.loads(str(arrays.pop("state")))["history"]
         except FileNotFoundError:
             return None  # stopped before the first epoch was done: begin anew, with the same seeds
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # NumPy raises whatever a cut archive, or another kind of file, leads to
+            reason = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
             raise UserError(
-                f"{self.folder / CHECKPOINT} cannot be read ({error}); the run cannot be resumed, train again"
+                f"{self.folder / CHECKPOINT} cannot be read ({reason}); the run cannot be resumed, train again"
             ) from None
-        self.history = json.loads(str(arrays.pop("state")))["history"]
         self._write_log()
         return arrays
 

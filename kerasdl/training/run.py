@@ -11,7 +11,6 @@ figures/         what it drew
 
 import contextlib
 import itertools
-import json
 import subprocess
 import sys
 from datetime import datetime
@@ -21,7 +20,7 @@ from typing import Any
 
 from kerasdl import processor
 from kerasdl.errors import UserError
-from kerasdl.files import write_json
+from kerasdl.files import read_json, write_json
 
 RUNNING = ".running"
 """Whose lock the process has that trains in the folder."""
@@ -113,15 +112,20 @@ def read(folder: Path, application: str) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         UserError: no run folder, damaged, or of another application.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a run folder but a file; give a folder that training printed")
     try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        run, config = read_json(folder / RUN), read_json(folder / CONFIG)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} is not a run folder: it has no {Path(error.filename).name}; give a folder that training printed"
         ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder} is damaged ({error}); restore {CONFIG} and {RUN} or train again") from None
+    kinds = {"application": str, "time": str, "command": str, "commit": str, "versions": dict, "data": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(run.get(name), kind)]
+    if wrong:
+        raise UserError(
+            f"{folder / RUN} has no {', '.join(wrong)}, or not as training wrote it; restore it, or train anew"
+        )
     if run["application"] != application:
         raise UserError(
             f"{folder} is a run of {run['application']}, not of {application}; give it to {run['application']}"

@@ -1,6 +1,8 @@
 """The image classifier: it learns, it fails when it must, and it takes a person's own pictures."""
 
+import csv
 import dataclasses
+import io
 import json
 import random
 import signal
@@ -308,6 +310,28 @@ def test_own_pictures_are_learned_exported_and_classified(pictures, tmp_path, ca
     command = ["cifar10", "classify", str(exports / "cifar10"), str(sample[0]), "--explain", str(tmp_path / "why")]
     assert main(command) == 0
     assert (tmp_path / "why" / f"{sample[0].stem}.png").stat().st_size > 1000
+
+
+def test_csv_and_json_read_back_and_figures_of_equal_names_are_kept_apart(pictures, tmp_path, capsys):
+    source = next(pictures.rglob("*.png"))
+    names = ["cat, black/Grün.png", 'dog "big"/5" pipe.png', 'dog "big"/Grün.PNG', "two\nlines.png", "a\rb.png"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(source.read_bytes())
+    found = sorted(tmp_path.glob("in/**/*.*"))
+    exported = str(ROOT / "saved_models/cifar10")
+    command = ["cifar10", "classify", exported, *(str(path) for path in found if path.is_file()), "--top", "2"]
+    assert main([*command, "--format", "csv", "--explain", str(tmp_path / "why")]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
+    assert rows[0] == ["path", "class", "probability"]
+    assert [row[0] for row in rows[1::2]] == [str(path) for path in found]
+    assert all(len(row) == 3 and 0 <= float(row[2]) <= 1 for row in rows[1:])
+    assert len(list((tmp_path / "why").iterdir())) == len(names)
+    assert main([*command, "--format", "csv", "--explain", str(tmp_path / "why")]) == 2
+    assert "exists, and nothing is overwritten; give another --explain" in capsys.readouterr().err
+    assert main([*command, "--format", "json"]) == 0
+    answers = [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["path"] for answer in answers] == [str(path) for path in found]
 
 
 def test_the_graph_reads_pictures_as_the_loader_does(pictures):

@@ -2,10 +2,12 @@
 
 import ast
 import dataclasses
+import errno
 import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,10 @@ from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
 import pytest
+from PIL import Image
 
 from apps import __main__ as command
-from apps import _run, _settings, cifar10
+from apps import _run, _settings, chargen, cifar10
 from kerasdl import command_line, files, processor
 from kerasdl.errors import UserError
 from kerasdl.training import run
@@ -212,6 +215,68 @@ def test_a_fresh_process_opens_a_run(application, tmp_path):
         assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("cifar10 train --seed -1", "--seed is -1; expected 0 to 4294967295"),
+        ("chargen train --seed 4294967296", "--seed is 4294967296; expected 0 to 4294967295"),
+        ("cifar10 train --learning-rate inf", "--learning-rate is inf; expected a finite number"),
+        ("vae train --warmup-epochs inf", "--warmup-epochs is inf; expected a finite number"),
+        ("denoiser train --strength nan", "--strength is nan; expected a finite number"),
+        ("captioner train --length-penalty 1e39", "--length-penalty is 1e+39; expected a finite number, of float32"),
+        (
+            "dcgan generate saved_models/dcgan --output new.png --truncation -inf",
+            "--truncation is -inf; expected a fin",
+        ),
+        ("chargen generate saved_models/chargen --temperature nan", "--temperature is nan; expected a finite number"),
+        ("chargen generate saved_models/chargen --top-k 2147483648", "--top-k is 2147483648; expected 0 to 2147483647"),
+        ("vae train --epochs 3 --warmup-epochs 3", "--warmup-epochs is 3; expected less than 3"),
+        ("denoiser train --epochs 4 --warmup-epochs 2 --schedule step", "--warmup-epochs is 2; expected less than 2"),
+        (
+            "sentiment train --pretrain-epochs 1 --warmup-epochs 1",
+            "in 1 epochs; give less, or more by --pretrain-epochs",
+        ),
+        ("cifar10 train --architecture backbone --warmup-epochs 4", "give less, or more by --head-epochs"),
+        ("cifar10 train --tiny --architecture vgg16 --image-size 31", "--image-size is 31; expected 32 or more"),
+        ("cifar10 train --architecture lenet --data x --image-size 15", "--image-size is 15; expected 16 or more"),
+        ("cifar10 train --data x --image-size 11", "--image-size is 11; expected 12 or more"),
+        ("cifar10 train --architecture lenet --progressive resize", "--progressive is for networks of any size"),
+        ("cifar10 export runs/x --version -5", "--version is -5; expected 1 to 9223372036854775807"),
+        ("cifar10 export runs/x --version 0", "--version is 0; expected 1"),
+        ("cifar10 export runs/x --version 9223372036854775808", "--version is 9223372036854775808; expected 1"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_nothing_is_written(words, message, tmp_path, monkeypatch, capsys):
+    exports = ROOT / "saved_models"
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *words.replace("saved_models", str(exports)).split())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_refusal_before_the_first_epoch_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    def refuse(config, model, data, callbacks):
+        raise UserError("no text has two words")
+
+    (tmp_path / "short.txt").write_text("To be. " * 20)
+    assert command.main(["chargen", "train", "--data", str(tmp_path / "short.txt"), "--runs", str(tmp_path)]) == 2
+    assert "take a longer text, a smaller batch or shorter windows" in capsys.readouterr().err
+    monkeypatch.setattr(chargen, "train", refuse)
+    assert "no text has two words" in fails(capsys, "chargen", "train", "--tiny", "--runs", str(tmp_path))
+    assert list(tmp_path.glob("chargen/*")) == []
+
+
+def test_a_size_that_the_pictures_do_not_have_is_refused():
+    with pytest.raises(UserError, match="--image-size is 48; pictures that are not of --data have 32"):
+        cifar10.build_model(cifar10.Config(architecture="resnet20", image_size=48), cifar10.tiny()[1])
+
+
+def test_the_largest_seed_is_one(tmp_path):
+    flags = ["--seed", str(2**32 - 1), "--epochs", "1", "--runs", str(tmp_path)]
+    for application in ("chargen", "cifar10"):
+        assert command.main([application, "train", "--tiny", *flags]) == 0
+
+
 def test_two_runs_in_one_second_get_two_folders(tmp_path):
     assert len({recorded(tmp_path) for _ in range(3)}) == 3
 
@@ -348,3 +413,164 @@ def test_no_default_of_a_field_is_missing(application):
     filled = config()
     wrong = [name for name, hint in hints.items() if getattr(filled, name) is None and type(None) not in get_args(hint)]
     assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one epoch, of a network that trains in a second."""
+    config, data = chargen.tiny()
+    config = dataclasses.replace(config, epochs=1, units=8, precision="float32")
+    data = chargen.splits_of(
+        [data.train[:5000], data.validation, data.test()[1]], "characters", "bookkeeping", tiny=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chargen, "tiny", lambda: (config, data))
+        folder = _run.train(chargen, "chargen", config, data, runs=tmp_path_factory.mktemp("runs"))
+        yield folder
+
+
+DAMAGED = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "text": lambda content: b"hello\n",
+    "array": lambda content: b"[]",
+    "object": lambda content: b"{}",
+    "utf-16": lambda content: '{"epochs": 1}'.encode("utf-16"),
+    "latin-1": lambda content: '{"name": "Grün"}'.encode("latin-1"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("name", ["config.json", "run.json", "model.keras", "checkpoint.npz"])
+def test_a_damaged_file_of_a_run_is_named(name, damage, trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / name).write_bytes(DAMAGED[damage]((folder / name).read_bytes()))
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    verbs = [["train", "--resume"]] if name == "checkpoint.npz" else [["evaluate"], ["export"]]
+    verbs += [["train", "--resume"]] if name.endswith("json") else []
+    for words in verbs:
+        assert str(folder / name) in fails(capsys, "chargen", *words, str(folder))
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"units": None}, "lacks units: it is damaged"),
+        ({"unitz": 3}, "unitz is no field of this application; did you mean units?"),
+        ({"units": 9}, "model.keras cannot be loaded"),
+        ({"depth": 2}, "model.keras cannot be loaded"),
+        ({"seed": "many"}, "--seed is many; expected"),
+        ({"dropout": float("nan")}, "--dropout is nan; expected a finite number"),
+    ],
+)
+def test_a_changed_configuration_of_a_run_is_one_line(changes, message, trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    content = json.loads((folder / "config.json").read_text()) | changes
+    content = {name: value for name, value in content.items() if value is not None or name not in changes}
+    (folder / "config.json").write_text(json.dumps(content))
+    error = fails(capsys, "chargen", "evaluate", str(folder))
+    assert message in error
+    assert str(folder) in error
+
+
+def test_weights_of_a_deeper_network_are_not_taken_for_those_of_a_shallow_one(tmp_path):
+    """Keras reads the layers that it looks for, and passes over the others."""
+    config, data = chargen.tiny()
+    config = dataclasses.replace(config, units=8, precision="float32")
+    chargen.build_model(dataclasses.replace(config, depth=2), data).save(tmp_path / run.MODEL)
+    with pytest.raises(UserError, match="3 of its arrays have no place in the model"):
+        _run.restore(chargen, config, data, tmp_path)
+
+
+def test_facts_that_a_run_lacks_are_named(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    content = json.loads((folder / "run.json").read_text())
+    for name, value in (("data", None), ("data", []), ("versions", None)):
+        changed = {key: item for key, item in (content | {name: value}).items() if item is not None}
+        (folder / "run.json").write_text(json.dumps(changed))
+        for words in (["evaluate"], ["export"], ["train", "--resume"]):
+            assert f"run.json has no {name}" in fails(capsys, "chargen", *words, str(folder))
+
+
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file(trained, tmp_path, monkeypatch, capsys):
+    exports = ROOT / "saved_models"
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Path("folder").mkdir()
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (16, 16)).save(picture)
+    for words, message in (
+        ("chargen evaluate file", "file is not a run folder but a file"),
+        ("chargen train --resume file", "file is not a run folder but a file"),
+        ("chargen export file", "file is not a run folder but a file"),
+        ("chargen train --tiny --runs file", "file is no folder; expected one: give another --runs"),
+        (f"chargen export {trained} --saved-models file", "file is no folder; expected one: give another --saved-mod"),
+        ("chargen train --config folder", "folder is not readable JSON"),
+        ("chargen generate file", "file holds no exported model"),
+        (
+            f"chargen inspect {exports}/chargen --text abc --html folder",
+            "folder is a folder; expected a file: give one",
+        ),
+        (f"chargen inspect {exports}/chargen --text abc --html file", "file exists, and nothing is overwritten"),
+        (f"sentiment classify {exports}/sentiment good --html file", "file exists, and nothing is overwritten"),
+        (
+            f"cifar10 classify {exports}/cifar10 a.png --explain file",
+            "file is no folder; expected one: give another --e",
+        ),
+        (
+            f"captioner caption {exports}/captioner a.png --explain file",
+            "file is no folder; expected one: give another",
+        ),
+        (f"denoiser denoise {exports}/denoiser a.png --output file/x", "file is no folder; expected one: give another"),
+        (f"vae generate {exports}/vae --output file", "file exists, and nothing is overwritten"),
+        (f"vae generate {exports}/vae --output file --files", "file is no folder; expected one: give another --output"),
+        (f"vae reconstruct {exports}/vae a.png --output folder", "folder is a folder; expected a file"),
+        (f"vae interpolate {exports}/vae a.png a.png --output file/a.png", "file is no folder; expected one"),
+        (f"dcgan generate {exports}/dcgan --output file", "file exists, and nothing is overwritten"),
+        (f"dcgan interpolate {exports}/dcgan --output file", "file exists, and nothing is overwritten"),
+    ):
+        assert message in fails(capsys, *words.split()), words
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "folder", "a.png"}
+    assert Path("file").read_text() == "mine"
+
+
+def test_an_export_of_another_application_is_named(tmp_path, capsys):
+    exports, output = ROOT / "saved_models", ["--output", str(tmp_path / "new.png")]
+    for verb, other, more in (
+        (["denoiser", "denoise"], "vae", ["a.png", *output]),
+        (["vae", "generate"], "dcgan", output),
+        (["vae", "generate"], "chargen", output),
+        (["dcgan", "generate"], "vae", output),
+        (["chargen", "generate"], "vae", []),
+        (["cifar10", "classify"], "sentiment", ["a.png"]),
+        (["sentiment", "classify"], "cifar10", ["a text"]),
+        (["captioner", "caption"], "cifar10", ["a.png"]),
+    ):
+        error = fails(capsys, *verb, str(exports / other), *more)
+        assert f"is an export of {other}, not of {verb[0]}" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
+def test_a_damaged_export_is_named(name, damage, tmp_path, capsys):
+    folder = tmp_path / "denoiser" / "1"
+    shutil.copytree(ROOT / "saved_models/denoiser/1", folder)
+    (folder / name).write_bytes(DAMAGED[damage]((folder / name).read_bytes()))
+    error = fails(capsys, "denoiser", "denoise", str(folder.parent), "a.png", "--output", str(tmp_path / "clean"))
+    assert f"the export {folder} is damaged" in error
+    assert not (tmp_path / "clean").exists()
+
+
+def test_a_wrong_path_is_one_line_whatever_meets_it(capsys):
+    for number in (errno.ENOENT, errno.EACCES, errno.EISDIR):
+
+        def meet(arguments, number=number):
+            raise OSError(number, os.strerror(number), "some/file")
+
+        assert command_line.guarded(meet, []) == 2
+        assert f"some/file: {os.strerror(number)}" in capsys.readouterr().err

@@ -161,7 +161,25 @@ def test_own_pictures_from_training_to_restored_files(own, exported, capsys):
         assert restored.size == (47, 40)
     assert (own / "clean/small.png").is_file()  # too small to learn from, not to be restored
     assert main(["denoiser", "denoise", exported, pictures, "--output", pictures]) == 2
-    assert "would replace the noisy picture" in capsys.readouterr().err
+    assert "7.png exists, and nothing is overwritten; give another --output" in capsys.readouterr().err
+
+
+def test_equal_names_are_kept_apart_and_nothing_is_overwritten(own, exported, tmp_path, capsys):
+    source = own / "pictures/small.png"
+    for name in ("2019/a.png", "2020/a.png", "2020/a.bmp", "2020/A.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(source.read_bytes())
+    command = ["denoiser", "denoise", exported, str(tmp_path / "2019"), str(tmp_path / "2020")]
+    assert main([*command, "--output", str(tmp_path / "clean")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == ["A-2.png", "a-3.png", "a-4.png", "a.png"]
+    (tmp_path / "clean/A-2.png").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clean").iterdir()}
+    assert main([*command, "--output", str(tmp_path / "clean")]) == 2
+    assert "exists, and nothing is overwritten" in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clean").iterdir()} == before
+    assert main([*command, "--output", str(source)]) == 2
+    assert "small.png is no folder; expected one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -606,3 +606,29 @@ def test_a_run_of_other_texts_is_not_resumed(own, capsys):
         assert "words changed" in capsys.readouterr().err
     finally:
         path.write_text(kept, encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
+def test_damaged_answers_of_a_teacher_are_asked_for_anew(content, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"validation_ratio": 0.1}')
+    answers = {
+        "classify": lambda text: {"probabilities": tf.constant([[0.25, 0.75]] * len(text))},
+        "class_name": lambda index: {"label": tf.constant(["bad", "good"])},
+    }
+    kept = tmp_path / "teacher.npy"
+
+    def ask(count=2):
+        texts = ["one", "two"][:count]
+        return teacher.soft_labels(
+            lambda: (tmp_path, answers), texts, ["bad", "good"], validation_ratio=0.1, kept=kept
+        ).tolist()
+
+    assert ask() == ask() == [[0.25, 0.75]] * 2
+    assert capsys.readouterr().err == ""
+    kept.write_bytes(content)
+    assert ask() == [[0.25, 0.75]] * 2
+    assert capsys.readouterr().err == f"{kept} is damaged; the teacher is asked anew\n"
+    kept.unlink()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json has no validation_ratio"):
+        ask()

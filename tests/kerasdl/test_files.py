@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import os
 import signal
@@ -6,7 +8,18 @@ import sys
 
 import pytest
 
-from kerasdl.files import atomic_path, claim, write_bytes, write_json, write_text
+from kerasdl.errors import UserError
+from kerasdl.files import (
+    as_csv,
+    as_json,
+    atomic_path,
+    check_output,
+    claim,
+    separate,
+    write_bytes,
+    write_json,
+    write_text,
+)  # fmt: skip
 
 
 def test_writes_text_and_json(tmp_path):
@@ -104,3 +117,35 @@ def test_a_claim_is_to_be_had_once_and_again_when_it_was_given_back(tmp_path):
     with claim(path) as again:
         assert again
     assert not path.exists()
+
+
+def test_equal_names_are_kept_apart_also_where_a_disk_takes_them_for_equal(tmp_path):
+    names = ["a.png", "a.png", "A.png", "a-2.png", "ü.png", "u\u0308.png", "sub/a.png"]
+    found = [path.relative_to(tmp_path).as_posix() for path in separate([tmp_path / name for name in names])]
+    assert found == ["a.png", "a-2.png", "A-3.png", "a-2-2.png", "ü.png", "u\u0308-2.png", "sub/a.png"]
+
+
+def test_what_exists_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "a.png").write_text("mine")
+    (tmp_path / "link.png").symlink_to("nowhere")
+    for name in ("a.png", "link.png"):
+        with pytest.raises(UserError, match="exists, and nothing is overwritten; give another --explain"):
+            separate([tmp_path / "b.png", tmp_path / name], flag="--explain")
+    with pytest.raises(UserError, match=r"a\.png exists"):
+        check_output(tmp_path / "a.png")
+    with pytest.raises(UserError, match="is a folder; expected a file"):
+        check_output(tmp_path)
+    for path, folder in ((tmp_path / "a.png", True), (tmp_path / "a.png/b.png", False), (tmp_path / "a.png/b/c", True)):
+        with pytest.raises(UserError, match=r"a\.png is no folder; expected one: give another --output"):
+            check_output(path, folder=folder)
+    for path, folder in ((tmp_path, True), (tmp_path / "new/b.png", False), (tmp_path / "new", True), (None, False)):
+        check_output(path, folder=folder)
+
+
+def test_lines_of_csv_and_json_read_back():
+    rows = [["Grün.jpg", '5" pipe, old.jpg', "two\nlines", "a\rb", "0.5"], ["path", "class", "", " ", "{}"]]
+    text = "\n".join(map(as_csv, rows)) + "\n"
+    assert list(csv.reader(io.StringIO(text, newline=""))) == rows
+    content = {"path": 'Grün "5".jpg', "score": float("nan"), "more": [float("inf"), 0.1, -float("inf")]}
+    expected = {**content, "score": None, "more": [None, 0.1, None]}
+    assert json.loads(as_json(content), parse_constant=pytest.fail) == expected

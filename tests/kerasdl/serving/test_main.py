@@ -61,6 +61,7 @@ def test_serves_until_sigterm(root, tmp_path):
         (["{root}", "--rest-port", "65536"], "--rest-port must be from 0 to 65535"),
         (["{root}", "--host", "256.0.0.1"], "--host"),
         (["{root}", "--timeout-seconds", "0"], "--timeout-seconds must be above 0"),
+        (["{root}", "--timeout-seconds", "inf"], "--timeout-seconds is inf; expected a finite number"),
         (["{root}", "--max-body-mib", "0"], "--max-body-mib must be above 0"),
     ],
 )
