@@ -19,6 +19,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from apps import _run
 from kerasdl import export, processor
+from kerasdl.errors import UserError
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 
@@ -373,6 +374,14 @@ def test_exports_are_never_overwritten(trained, exported):
     with pytest.raises(ValueError, match="never overwritten"):
         _run.export_run(module, name, config, data, folder, root=root, version=1)
     assert export.next_version(exported.parent) == 2
+
+
+def test_only_classifiers_take_the_temperature_of_another_run(trained, tmp_path):
+    name, module, config, data, folder = trained
+    if not hasattr(module, "predictions"):
+        other = {"version": None, "calibrate_on": (config, data, folder)}
+        with pytest.raises(UserError, match="--calibrate-on is for classifiers"):
+            _run.export_run(module, name, config, data, folder, root=tmp_path, **other)
 
 
 def test_the_model_of_a_run_opens_with_keras_after_one_import(trained, tmp_path):
