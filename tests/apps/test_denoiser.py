@@ -161,7 +161,7 @@ def test_own_pictures_from_training_to_restored_files(own, exported, capsys):
         assert restored.size == (47, 40)
     assert (own / "clean/small.png").is_file()  # too small to learn from, not to be restored
     assert main(["denoiser", "denoise", exported, pictures, "--output", pictures]) == 2
-    assert "7.png exists, and nothing is overwritten; give another --output" in capsys.readouterr().err
+    assert ".png exists, and nothing is overwritten; give another --output" in capsys.readouterr().err
 
 
 def test_equal_names_are_kept_apart_and_nothing_is_overwritten(own, exported, tmp_path, capsys):
