@@ -152,7 +152,7 @@ def check_data(recorded: Mapping[str, Any], data: Splits, folder: Path, *, own: 
         changed = [key for key in {*before, *now} if before.get(key) != now.get(key)]
         raise UserError(
             f"the data is not what {folder} was trained on: {', '.join(sorted(changed))} changed; restore the data, "
-            "name the place to which it was moved, or train again"
+            "give its place by --data if it was moved, or train again"
         )
 
 

@@ -1,4 +1,4 @@
-"""A person's own data in every application: known again, kept in its parts, refused where it is too little."""
+"""Data in every application: known again, kept in its parts, a person's own refused where it is too little."""
 
 import ast
 import csv
@@ -149,6 +149,25 @@ def test_too_little_data_is_refused_before_anything_is_trained(application, tmp_
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "too few" in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("application", "fields", "fingerprint"),
+    [
+        ("captioner", {}, "b2cec92581c5cc66"),
+        ("chargen", {}, "5314d60799224751"),
+        ("cifar10", {}, "f6a4ff305c8ee61c"),
+        ("dcgan", {"dataset": "mnist"}, "23e7c55f0e07d6a9"),
+        ("denoiser", {}, "734b3c481bb1c423"),
+        ("sentiment", {}, "041688f2e97cf170"),
+        ("vae", {}, "6268a57015b85266"),
+    ],
+)
+def test_the_parts_of_public_data_stay_as_exports_know_them(application, fields, fingerprint, data_dir):
+    """They equal those from before there were fingerprints, by a comparison at that time."""
+    module = importlib.import_module(f"apps.{application}")
+    assert module.load_data(module.Config(data_dir=data_dir, **fields)).info["fingerprint"] == fingerprint
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------

@@ -42,6 +42,11 @@ def test_without_patience_or_validation_nothing_stops_early(tmp_path, options):
     assert len(run(tmp_path, epochs=6, **options)[0]) == 6
 
 
+def test_the_steps_of_an_epoch_are_said_before_it_begins(tmp_path, capsys):
+    run(tmp_path, epochs=1)
+    assert capsys.readouterr().out.startswith("6 steps an epoch\n")
+
+
 def test_what_patience_has_stopped_stays_stopped(tmp_path):
     """However often it is resumed; with more patience it goes on as if it had had that from the beginning."""
     whole, weights = run(tmp_path / "whole", epochs=9, patience=5)
