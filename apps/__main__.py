@@ -161,8 +161,8 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
         data = _run.open_data(module, config, recorded, Path(resume))
     else:
         data = _run.tiny_data(module, config) if tiny else module.load_data(config)
-    asked = any(word.partition("=")[0] in ("--batch-size", "--batch_size") for word in [*given, *arguments])
-    config = _run.with_batch_size(module, config, data, given=asked)
+    asked = command_line.option([*given, *arguments], "batch-size")
+    config = _run.with_batch_size(module, config, data, given=asked is not None)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
 
 

@@ -294,10 +294,12 @@ def read_config(path: Path, config_class: type[Any]) -> Any:
 def option(arguments: Sequence[str], name: str) -> str | None:
     """The value of one option before the real parsing, because it decides the defaults of the others."""
     for i, word in enumerate(arguments):
-        if word == f"--{name}" and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
+        flag, separator, value = word.partition("=")
+        if flag.replace("_", "-") == f"--{name}":  # the parser takes both
+            if separator:
+                return value
+            if i + 1 < len(arguments):
+                return arguments[i + 1]
     return None
 
 

@@ -8,10 +8,12 @@ import math
 
 import keras_tuner
 import pytest
+from PIL import Image
 
 from apps import cifar10
 from apps.__main__ import main as apps_main
 from kerasdl.data import image_data
+from kerasdl.errors import UserError
 from tuning import _search
 from tuning.__main__ import main, spaces
 from tuning.cifar10 import space
@@ -125,3 +127,18 @@ def test_a_search_goes_around_whatever_was_given(application, given):
     assert {name: getattr(first, name) for name in given} == given
     choices = [parameter for parameter in hp.space if type(parameter).__name__ == "Choice"]
     assert all(len(choice.values) > 1 for choice in choices)
+
+
+def test_a_default_batch_size_fits_small_data_and_a_given_one_stays(tmp_path, monkeypatch, capsys):
+    for index in range(100):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
+
+    def search(module, space, config, *_):
+        raise UserError(f"batches of {config.batch_size}")
+
+    monkeypatch.setattr(_search, "Search", search)
+    words = ["vae", "--data", str(tmp_path), "--image-size", "8", "--folder", str(tmp_path / "found")]
+    assert main(words) == 2
+    assert capsys.readouterr().err in ("error: batches of 8\n", "error: batches of 9\n")
+    assert main([*words, "--batch_size=64"]) == 2
+    assert "error: batches of 64\n" in capsys.readouterr().err
