@@ -18,8 +18,8 @@ PLACES = ("data", "data_dir", "images", "unlabeled")
 """Fields that say where data lies, not what it is: a run goes on with others, if the data is the same."""
 
 OF_DATA = (
-    *PLACES, "dataset", "text_column", "label_column", "validation_ratio", "held_out_ratio", "strict", "image_size",
-    "patch_size", "patches",
+    *PLACES, "dataset", "text_column", "label_column", "quoting", "validation_ratio", "held_out_ratio", "strict",
+    "image_size", "patch_size", "patches",
 )  # fmt: skip
 """Fields that say which examples are read; `--tiny` has its own."""
 
@@ -195,6 +195,10 @@ class PictureData(Settings):
     """Stop at the first broken picture of --data instead of leaving it out."""
 
 
+Quoting = Literal["auto", "none", "double", "backslash"]
+"""What double quotes mean in a .csv or .tsv file, see `kerasdl.data.table.read`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextData(Settings):
     """Data."""
@@ -205,5 +209,7 @@ class TextData(Settings):
     """Column of --data that holds the texts."""
     label_column: str = "label"
     """Column of --data that holds the labels."""
+    quoting: Quoting = "auto"
+    """Quotes in .csv, .tsv: none (as text), double (around fields), backslash (inside as \\"), auto (by the file)."""
     validation_ratio: Between[float, 0, 0.8] = 0.1  # a tenth is for the test
     """Share of the training texts held out to choose epochs and settings; 0 trains on everything."""

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from apps import _pictures
 from apps._contract import Card, Objective, Splits
-from apps._settings import RECIPE, AtLeast, Between, Training, at_least, between
+from apps._settings import RECIPE, AtLeast, Between, Quoting, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import caption_decoder, convolution
 from kerasdl.data import captioned_pictures, divided, picture_files, pipeline, synthetic, vocabulary
@@ -44,6 +44,8 @@ class Config(Training, epochs=8, weight_decay=0.01, warmup_epochs=0.2, clip_norm
     """Captions: a CSV or TSV (columns image, caption), COCO's JSON, or a folder with one a split; else --dataset."""
     images: Path | None = None
     """Folder of the pictures of --data; else the folder `images` beside the captions."""
+    quoting: Quoting = "auto"
+    """Quotes in .csv, .tsv: none (as text), double (around fields), backslash (inside as \\"), auto (by the file)."""
     dataset: Literal["flickr8k", "coco_captions"] = "flickr8k"
     """flickr8k: a folder of that name; coco_captions: from TFDS, whose pictures are written to --cache once."""
     data_dir: Path | None = None
@@ -142,7 +144,7 @@ def load_data(config: Config) -> Splits:
         found = captioned_pictures.from_tfds(config.data_dir, path, progress=True)
     else:
         path = config.data or captioned_pictures.flickr8k(config.data_dir)
-        found = captioned_pictures.read(path, images=config.images)
+        found = captioned_pictures.read(path, images=config.images, quoting=config.quoting)
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     held_out = 0 if "validation" in found else config.validation_ratio

@@ -22,10 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits
-from apps._settings import AtLeast, Between, TextData, Training
+from apps._settings import AtLeast, Between, Quoting, TextData, Training
 from kerasdl import export
 from kerasdl.blocks import activation, attention, embedding, ngrams, recurrence, sentence_convolution
-from kerasdl.data import divided, pipeline, synthetic, text_data, text_file, vocabulary
+from kerasdl.data import divided, pipeline, synthetic, table, text_data, text_file, vocabulary
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text, plots
 from kerasdl.files import as_csv, as_json, check_output
@@ -120,6 +120,7 @@ def load_data(config: Config) -> Splits:
         label_column=config.label_column,
         validation_ratio=ratio,
         unlabeled=config.unlabeled,
+        quoting=config.quoting,
     )
     return splits_of(config, found, found.description, more=found.train.unlabeled())
 
@@ -402,6 +403,8 @@ def classify(
     text: list[str],
     *,
     file: Path | None = None,
+    text_column: str = "text",
+    quoting: Quoting = "auto",
     format: Literal["text", "json", "csv"] = "text",
     explain: bool = False,
     html: Path | None = None,
@@ -411,8 +414,11 @@ def classify(
     Args:
         model: exported model, such as saved_models/sentiment.
         text: texts, each in quotes.
-        file: UTF-8 file with one text a line.
-        format: text for people; json: one object a line; csv: text, label, probability.
+        file: UTF-8 file with one text a line; or a .csv, .tsv or .jsonl table, read as training reads it.
+        text_column: column of a table that holds the texts.
+        quoting: quotes in .csv and .tsv, as in training.
+        format: text for people; json: one object a line; csv: text, label, probability. For a table each answer has
+            the line on which its row begins, too.
         explain: print the words of each text, on red as far as they mattered for its class, on blue if against it.
         html: file for these coloured words, a new one.
     """
@@ -420,27 +426,36 @@ def classify(
     colored = explain or html is not None
     if colored and format != "text":
         raise UserError(f"--explain and --html show coloured text; leave out --format {format}")
-    lines = text_file.lines(text, file)
+    rows_at: list[int] = []
+    if file is not None and not text and table.is_table(file):
+        found = table.read_texts(file, text_column=text_column, quoting=quoting)
+        rows_at, lines = list(found), list(found.values())
+    else:
+        lines = text_file.lines(text, file)
     signatures = export.signatures(model, "classify", "class_name", "explain")
     if format == "csv":
-        print(as_csv(["text", "label", "probability"]))
+        print(as_csv(["text", "label", "probability", *(["line"] if rows_at else [])]))
     pieces: list[tuple[str, float]] = []
     for part in pipeline.slices(len(lines), 64):
         batch = tf.constant(lines[part])
         predicted = signatures["classify"](text=batch)["probabilities"].numpy()
         names = export.class_names(signatures, predicted.shape[1])
         explained = _explained(signatures, batch) if colored else [[]] * len(predicted)
-        for line, row, weighed in zip(lines[part], predicted, explained, strict=True):
+        places: Sequence[int | None] = rows_at[part] or [None] * len(predicted)
+        for line, place, row, weighed in zip(lines[part], places, predicted, explained, strict=True):
             label, probability = names[row.argmax()], float(row.max())
             if format == "json":
                 shown = dict(zip(names, row.tolist(), strict=True))
-                print(as_json({"text": line, "label": label, "probabilities": shown}))
+                at = {} if place is None else {"line": place}
+                print(as_json({"text": line, "label": label, "probabilities": shown, **at}))
             elif format == "csv":
-                print(as_csv([line, label, f"{probability:.6f}"]))
-            elif colored:
-                pieces += [(f"{label} {probability:.1%}: ", 0.0), *weighed, ("\n", 0.0)]
+                print(as_csv([line, label, f"{probability:.6f}", *([] if place is None else [place])]))
             else:
-                print(f"{label} {probability:.1%}: {line}")
+                head = f"{'' if place is None else f'line {place}: '}{label} {probability:.1%}: "
+                if colored:
+                    pieces += [(head, 0.0), *weighed, ("\n", 0.0)]
+                else:
+                    print(head + line.replace("\n", " "))  # one line a text
     if colored:
         words, values = zip(*pieces, strict=True)
         colored_text.colored(words, values, title="red mattered for the class, blue spoke against it", html=html)

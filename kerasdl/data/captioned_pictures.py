@@ -47,7 +47,7 @@ class Captioned:
     """The captions of each picture, at least one, none blank, without blanks at the ends."""
 
 
-def read(path: Path, *, images: Path | None = None) -> dict[str, Captioned]:
+def read(path: Path, *, images: Path | None = None, quoting: str = "auto") -> dict[str, Captioned]:
     """Reads the captions of pictures, and checks that the pictures are there without opening them.
 
     The ending of the name decides the format: .csv and .tsv (a header with the columns image and caption, a row for
@@ -60,6 +60,7 @@ def read(path: Path, *, images: Path | None = None) -> dict[str, Captioned]:
         images: the folder of the pictures; None for the folder `images` beside the captions file, or if there is
             none, the file's own. A picture is looked for there, then in a sub-folder named as the captions file
             (train for train.csv, train2017 for captions_train2017.json).
+        quoting: what double quotes mean in .csv and .tsv, see `table.read`.
 
     Returns:
         `train`, and where the folder has them `validation` and `test`; pictures in the order of the file.
@@ -72,7 +73,7 @@ def read(path: Path, *, images: Path | None = None) -> dict[str, Captioned]:
     if images is not None and not images.is_dir():
         raise UserError(f"There is no folder {images}; expected one with the captioned pictures; check the path.")
     files = _files_of_splits(path) if path.is_dir() else {"train": path}
-    splits = {name: _read_file(file, images) for name, file in files.items()}
+    splits = {name: _read_file(file, images, quoting) for name, file in files.items()}
     seen: dict[Path, str] = {}
     for name, captioned in splits.items():
         shared = [picture for picture in captioned.paths if picture in seen]
@@ -303,17 +304,18 @@ def _files_of_splits(path: Path) -> dict[str, Path]:
     return {name: found[name] for name in ("train", "validation", "test") if name in found}
 
 
-def _read_file(path: Path, images: Path | None) -> Captioned:
+def _read_file(path: Path, images: Path | None, quoting: str) -> Captioned:
     if not path.is_file():
         raise UserError(f"There is no file or folder {path}; expected captions of pictures; check the path.")
     if path.suffix.lower() not in _SUFFIXES:
         raise UserError(
             f"{path} is of no known format; expected a name that ends in .csv, .tsv or .json; convert or rename it."
         )
-    rows = _coco_rows if path.suffix.lower() == ".json" else _table_rows
+    content = text_file.read(path)
+    rows = _coco_rows(path, content) if path.suffix.lower() == ".json" else _table_rows(path, content, quoting)
     captions: dict[str, list[str]] = {}
     blank = []
-    for place, name, caption in rows(path, text_file.read(path)):
+    for place, name, caption in rows:
         of_picture = captions.setdefault(_inside(path, place, name), [])
         if caption is not None and caption.strip():
             # JSON can hold half of a character, such as a cut emoji's, which UTF-8 cannot.
@@ -332,9 +334,9 @@ def _read_file(path: Path, images: Path | None) -> Captioned:
     return Captioned(_find(path, images, list(captions)), tuple(map(tuple, captions.values())))
 
 
-def _table_rows(path: Path, content: str) -> Iterator[_Row]:
+def _table_rows(path: Path, content: str, quoting: str) -> Iterator[_Row]:
     separator, called = ("\t", "a tab") if path.suffix.lower() == ".tsv" else (",", "a comma")
-    rows = list(table.separated_rows(path, content, separator))
+    rows = table.separated_rows(path, content, separator, quoting)
     columns = list(rows[0][1]) if rows else ["image", "caption"]
     for column in ("image", "caption"):
         if column not in columns:

@@ -66,7 +66,13 @@ def from_tfds(
 
 
 def from_table(
-    path: Path, *, text_column: str, label_column: str, validation_ratio: float, unlabeled: Path | None = None
+    path: Path,
+    *,
+    text_column: str,
+    label_column: str,
+    validation_ratio: float,
+    unlabeled: Path | None = None,
+    quoting: str = "auto",
 ) -> Divided[Texts]:
     """Reads a table of texts and labels, of which about a tenth is for the test, divided by the texts themselves.
 
@@ -79,6 +85,7 @@ def from_table(
         label_column: name of the column of labels.
         validation_ratio: share for validation, 0 for none.
         unlabeled: a file of texts without labels, see `table.read_texts`.
+        quoting: what double quotes mean in both files, see `table.read`.
 
     Returns:
         The texts; classes are in the order of their names.
@@ -86,7 +93,7 @@ def from_table(
     Raises:
         UserError: the table lacks columns, rows or classes, or has too few texts for the parts.
     """
-    texts, classes = table.read(path, text_column=text_column, label_column=label_column)
+    texts, classes = table.read(path, text_column=text_column, label_column=label_column, quoting=quoting)
     names = sorted(set(classes))
     whole = Texts(texts, np.array([names.index(name) for name in classes], np.int32))
     parts = stratified.divide(texts, classes, validation_ratio=validation_ratio, test_ratio=0.1, seed=SEED)
@@ -95,7 +102,7 @@ def from_table(
         check_sizes(path, "texts", **counts, least_validation=1 if validation_ratio else 0)
     positions = {name: np.array(part, np.int64) for name, part in parts.items()}
     test = whole.of(positions["test"])
-    added = [] if unlabeled is None else table.read_texts(unlabeled, text_column=text_column)
-    train = whole.of(positions["train"], lambda: test.without(added))
+    added = {} if unlabeled is None else table.read_texts(unlabeled, text_column=text_column, quoting=quoting)
+    train = whole.of(positions["train"], lambda: test.without(list(added.values())))
     description = f"texts of {path.name}, test part, {len(test)} texts"
     return Divided(train, whole.of(positions["validation"]), lambda: test, names, description)

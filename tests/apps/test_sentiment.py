@@ -488,6 +488,34 @@ def test_classify_from_arguments_file_and_standard_input(own, tmp_path, capsys, 
     assert float(rows[2]["probability"]) == pytest.approx(max(answers[2]["probabilities"].values()), abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["notes.csv", "notes.tsv", "notes.jsonl"])
+def test_classify_reads_a_table_as_training_does(own, tmp_path, capsys, name):
+    notes = {2: 'a "storm", at last', 4: "fresh\nbread, soup", 6: ""}
+    if name.endswith("jsonl"):
+        notes = dict(zip((1, 2, 3), notes.values(), strict=True))
+        lines = [json.dumps({"id": 7, "note": note}) for note in notes.values()]
+    else:
+        separator = "," if name.endswith("csv") else "\t"
+        cells = ['"{}"'.format(note.replace('"', '""')) for note in notes.values()]
+        lines = [f"id{separator}note", f"7{separator}{cells[0]}", "", *(f"7{separator}{cell}" for cell in cells[1:])]
+    (tmp_path / name).write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    command = ["sentiment", "classify", str(own[1]), "--file", str(tmp_path / name), "--text-column", "note"]
+    capsys.readouterr()
+    assert main([*command, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {int(row["line"]): row["text"] for row in rows} == notes
+    assert [row["label"] for row in rows[:2]] == ["weather", "food"]
+    assert main([*command, "--format", "json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {answer["line"]: answer["text"] for answer in answers} == notes
+    assert main(command) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in shown] == [f"line {place}" for place in notes]
+    assert shown[1].endswith("fresh bread, soup")
+    assert main([*command[:-2], "--format", "csv"]) == 2
+    assert "has no column 'text'; expected one of id, note" in capsys.readouterr().err
+
+
 def test_classify_colours_the_words_that_mattered(own, tmp_path, capsys):
     page = tmp_path / "why.html"
     assert main(["sentiment", "classify", str(own[1]), "we had bread", "", "--html", str(page)]) == 0

@@ -72,7 +72,23 @@ def test_a_table_gives_pictures_in_the_order_of_the_file_and_all_their_captions(
             (('A dog, and\ta "cat".', "Two\nlines.", "Süß 字 🙂"), ("A man.",)),
         )
     }
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == (
+        ""
+        if name == "a.csv"
+        else f"{path} is read with --quoting double, as line 2 shows; give another if that is wrong.\n"
+    )
+
+
+def test_a_caption_in_a_tsv_keeps_its_quotes(tmp_path):
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    captions = ('"A dog runs.', '"A" is written on a wall.', 'A sign says "stop"')
+    rows = [f"{name}.jpg\t{caption}" for name, caption in zip("abc", captions, strict=True)]
+    path = write(tmp_path / "a.tsv", "\n".join(["image\tcaption", *rows, ""]))
+    assert captioned_pictures.read(path)["train"].captions == tuple((caption,) for caption in captions)
+    swallowing = write(tmp_path / "a.csv", 'image,caption\na.jpg,"A dog.\nb.jpg,A cat.\nc.jpg,A man."\n')
+    assert "line 2: a field that begins with a double quote holds lines" in message_of(swallowing)
+    read = captioned_pictures.read(swallowing, quoting="none")["train"].captions
+    assert read == (('"A dog.',), ("A cat.",), ('A man."',))
 
 
 def test_captions_of_coco(tmp_path, capsys):

@@ -28,8 +28,8 @@ def write_rows(path, texts, labels):
     return path
 
 
-def read(path, text_column="text", label_column="label"):
-    return table.read(path, text_column=text_column, label_column=label_column)
+def read(path, text_column="text", label_column="label", **options):
+    return table.read(path, text_column=text_column, label_column=label_column, **options)
 
 
 def message_of(path, **columns):
@@ -59,7 +59,7 @@ def test_the_columns_are_those_named_and_the_suffix_may_be_upper_case(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
 def test_texts_without_labels_of_a_table(tmp_path, suffix):
     path = write_rows(tmp_path / f"texts{suffix}", TEXTS, [""] * len(TEXTS))
-    assert table.read_texts(path, text_column="text") == TEXTS
+    assert list(table.read_texts(path, text_column="text").values()) == TEXTS
     with pytest.raises(
         UserError, match="has no column 'body'; expected one of id, text, label; name the one of the text"
     ):
@@ -70,7 +70,7 @@ def test_texts_without_labels_of_a_table(tmp_path, suffix):
 
 def test_texts_without_labels_one_a_line(tmp_path):
     path = write(tmp_path / "texts.txt", "\ufeffone, two\r\n\n  three\u2028 \n \nfour")
-    assert table.read_texts(path, text_column="text") == ["one, two", "  three\u2028 ", "four"]
+    assert table.read_texts(path, text_column="text") == {1: "one, two", 3: "  three\u2028 ", 5: "four"}
     with pytest.raises(UserError, match="line 2 has 0xff"):
         table.read_texts(write(tmp_path / "broken.txt", b"one\n\xff"), text_column="text")
 
@@ -78,6 +78,8 @@ def test_texts_without_labels_one_a_line(tmp_path):
 def test_a_byte_order_mark_blank_lines_other_line_endings_and_blanks_around_names_and_labels(tmp_path):
     path = write(tmp_path / "a.csv", "\ufefftext, label\r\na, x \r\n\r\n b,x\r\nc,y\r\nd, y\r\n\r\n")
     assert read(path) == (["a", " b", "c", "d"], ["x", "x", "y", "y"])
+    path = write(tmp_path / "b.csv", "\ufeff\r\n,\r\n \r\ntext,label\r\na,x\r\n  \r\nb,y\r\n" + "c,x\r\nd,y")
+    assert read(path) == (["a", "b", "c", "d"], ["x", "y", "x", "y"])
     path = write(tmp_path / "a.jsonl", '\ufeff\r\n{"text": "a", "label": " x"}\r\n{"text": "b", "label": "y"}\r\n' * 2)
     # The mark within the file is a character like any other: JSON has no place for it between lines.
     assert "line 4: the line is no JSON" in message_of(path)
@@ -149,7 +151,10 @@ def test_a_wrong_column_names_the_nearest_and_the_known(tmp_path, suffix):
         ("a.csv", "text,label\na,x\nb, and c,y\n", "line 3: the row has 3 fields; expected 2"),
         ("a.tsv", "text\tlabel\na,x\n", "line 2: the row has 1 fields; expected 2"),
         ("a.csv", 'text,label\na,x\n"b,y\nc,x\n', "line 3: the row cannot be read (unexpected end of data)"),
-        ("a.tsv", 'text\tlabel\na\tx\n"b" c\ty\n', "line 3: the row cannot be read ("),
+        ("a.csv", 'text,label\na,x\n"b" c,y\n', "line 3: the row cannot be read ("),
+        ("a.csv", "text,label,label\na,x,y\n", "line 1: the columns 2 and 3 are both called 'label';"),
+        ("a.tsv", "\ntext\tnote\tlabel\ttext \na\t\tx\ty\n", "line 2: the columns 1 and 4 are both called 'text';"),
+        ("a.jsonl", '{"text": "a", "label": "x", "label": "y"}', "line 1: the line has the key 'label' twice;"),
         ("a.csv", "text,label\n", "has a header and no rows"),
         ("a.csv", "text,label", "has a header and no rows"),
         ("a.csv", "", "is empty"),
@@ -182,3 +187,144 @@ def test_after_a_mistake_in_a_csv_the_limit_of_fields_is_as_before(tmp_path):
     limit = csv.field_size_limit()
     message_of(write(tmp_path / "a.csv", "text,label\na\n"))
     assert csv.field_size_limit() == limit
+
+
+# --- quoting ---
+
+GOOD_BAD = ["good", "bad"]
+
+
+def separated(path, texts, *, line="\n"):
+    """A table whose texts are written as they are, with the labels good and bad by turns."""
+    separator = "," if path.suffix == ".csv" else "\t"
+    rows = [f"{text}{separator}{GOOD_BAD[i % 2]}" for i, text in enumerate(texts)]
+    path.write_text(line.join([f"text{separator}label", *rows, ""]), encoding="utf-8", newline="")
+    return path
+
+
+FIRST, LAST = '"A joy from the first minute.', 'See it twice."'
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [FIRST, "Dull.", "Fine, really.", "No.", "Yes.", "So so.", LAST, "Bad."],
+        [FIRST, LAST],
+        [*(f"Film {i}." for i in range(20)), FIRST, *(f"Scene {i}." for i in range(36)), LAST, '"Bad', 'film."'],
+        ['"The Wiz" is fine', '"', '""', '""Great""', 'He said "no".', '"yes"'],
+        ['"He said ""no""."', 'He said "no".'],
+        ["C:\\new", "back\\", '\\"'],
+    ],
+)
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+def test_a_tsv_has_no_quoting(tmp_path, capsys, texts, line):
+    path = separated(tmp_path / "a.tsv", texts * 2, line=line)
+    assert read(path)[0] == texts * 2
+    assert "--quoting" not in capsys.readouterr().err
+    assert read(path, quoting="none")[0] == texts * 2
+    assert list(table.read_texts(path, text_column="text").values()) == texts * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "texts", "line"),
+    [
+        ('"A ""great"" film"\tx\nb\ty\n', ['A "great" film', "b"], 2),  # as pandas writes
+        ('b\ty\n"two\nlines"\tx\n', ["b", "two\nlines"], 3),
+        ('b\ty\n"a\ttab"\tx\n', ["b", "a\ttab"], 3),
+        ('"a"\t"x"\n"b"\t"y"\n', ["a", "b"], 2),  # as R writes
+    ],
+)
+def test_a_tsv_whose_rows_show_quoting(tmp_path, capsys, content, texts, line):
+    path = write(tmp_path / "a.tsv", "text\tlabel\n" + content * 2)
+    assert read(path) == (texts * 2, read(path, quoting="double")[1])
+    error = capsys.readouterr().err.splitlines()
+    assert f"{path} is read with --quoting double, as line {line} shows; give another if that is wrong." in error
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_quotes_behind_backslashes(tmp_path, capsys, name, separator):
+    rows = [["text", "label"], [r'"With \"The Wiz\", C:\temp\\"', "x"]]
+    rows += [['"b"', "y"], ['"c"', "x"], ['"d"', "y"]]
+    path = write(tmp_path / name, "\n".join(separator.join(row) for row in rows))
+    expected = ['With "The Wiz", C:\\temp\\', "b", "c", "d"], ["x", "y", "x", "y"]
+    assert read(path) == expected
+    assert f"{path} is read with --quoting backslash, as line 2 shows" in capsys.readouterr().err
+    assert read(path, quoting="backslash") == expected
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Fine.", "No.", FIRST, "Dull.", LAST, "Bad.", "Well.", "Hm."],
+        [FIRST, "Dull.", "Fine.", LAST],
+        ["Fine.", "Dull."] * 20 + [FIRST, LAST] + ["Fine.", "Dull."] * 20,
+    ],
+)
+def test_a_quote_that_takes_in_rows_is_named(tmp_path, capsys, texts):
+    path = separated(tmp_path / "a.csv", texts)
+    line = texts.index(FIRST) + 2
+    assert f"line {line}: a field that begins with a double quote holds lines that look like rows" in message_of(path)
+    assert read(path, quoting="none")[0] == texts
+    capsys.readouterr()
+    assert len(table.read_texts(path, text_column="text", quoting="double")) < len(texts)
+    assert f"1 fields hold lines that look like rows, the first at line {line};" in capsys.readouterr().err
+
+
+def test_a_csv_that_follows_its_rule_is_read_by_it(tmp_path, capsys):
+    content = 'text,label\n"""Great"" film",x\nC:\\new,y\n"say ""no""",x\n"b\\",y\n'
+    expected = ['"Great" film', "C:\\new", 'say "no"', "b\\"]
+    assert read(write(tmp_path / "a.csv", content))[0] == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_a_quote_takes_in_rows_of_numbers(tmp_path):
+    rows = ['7,100,"A joy.,good', "8,200,Dull.,bad", '9,300,See it twice.",good', "10,400,Fine.,bad"]
+    path = write(tmp_path / "a.csv", "\n".join(["id,length,text,label", *rows]))
+    assert "line 2: a field that begins with a double quote" in message_of(path)
+
+
+def test_a_quote_in_a_header_takes_in_rows(tmp_path):
+    path = write(tmp_path / "a.csv", '"text,label\na,good\nb",bad\nc,good\nd,bad\n')
+    assert "line 1: a field that begins with a double quote" in message_of(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Dear John,\nfine, but long\n\nreally, it was",
+        "Nice, but\nlong",
+        "It cost 1,000 dollars\nand broke.",
+        "one,two\nthree,four\nfive\nsix\nseven",
+        "\nlast",
+    ],
+)
+@pytest.mark.parametrize("columns", [["text", "label"], ["label", "text"], ["id", "text", "label"]])
+def test_texts_of_several_lines_are_no_rows(tmp_path, capsys, text, columns):
+    path = tmp_path / "a.csv"
+    texts = [text, "Plain.", "Plain, too.", text]
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({"id": i, "text": texts[i], "label": GOOD_BAD[i // 2]} for i in range(4))
+    assert read(path) == (texts, ["good", "good", "bad", "bad"])
+    assert "--quoting" not in capsys.readouterr().err
+
+
+def test_an_unclear_table_names_the_row_and_the_flag(tmp_path):
+    assert "give --quoting none" in message_of(separated(tmp_path / "a.csv", ['"The Wiz" is fine', "b"] * 2))
+    path = write(tmp_path / "a.tsv", 'text\tlabel\n"a\nb"\tx\nc\td\ty\n')
+    assert "line 4: the row has 3 fields" in message_of(path)  # quotes in line 2 are read as such
+    path = write(tmp_path / "a.tsv", 'text\tlabel\n"a\tx\nb\nc\ty\n')
+    assert "line 3: the row has 1 fields; expected 2 (text, label)" in message_of(path)
+
+
+def test_repeated_texts_and_contrary_labels_are_counted(tmp_path, capsys):
+    path = write(tmp_path / "a.csv", "text,label\na,x\nb,x\na,y\nc,y\nc,y\nc,y\n,x\n,y\n")
+    assert len(read(path)[0]) == 8
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: 2 texts stand several times, in 5 rows.",
+        f"{path}: 1 of them have several labels, the first 'a': 'x' in line 2, 'y' in line 4; correct them.",
+    ]
+    read(write(tmp_path / "b.csv", "text,label\na,x\nb,x\nc,y\nd,y\n"))
+    assert capsys.readouterr().err == ""
