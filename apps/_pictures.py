@@ -9,7 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from kerasdl.data import picture_files
+from kerasdl import startup
+from kerasdl.data import picture_decoding, picture_files
 from kerasdl.errors import UserError
 from kerasdl.files import check_output, separate
 
@@ -20,7 +21,7 @@ def answers(
     """Path, content and answer of each picture, and the file that belongs to it in a folder.
 
     Args:
-        pictures: picture files and folders of them.
+        pictures: picture files (JPEG, PNG, GIF, BMP or WebP) and folders of them.
         ask: from the content of a file to an answer.
         output: folder for a PNG file a picture; those of a folder keep their places in it, and equal names get numbers.
         flag: that named it.
@@ -46,14 +47,17 @@ def _answers(
 ) -> Iterator[tuple[Path, bytes, Any, Path]]:
     failed = 0
     for path, target in zip(files, targets, strict=True):
-        try:
-            content = path.read_bytes()
-            answer = ask(content)
-        except (OSError, tf.errors.InvalidArgumentError) as error:
+        reason = ""
+        with startup.silenced():  # the libraries behind TensorFlow's decoders write about damaged files on their own
+            try:
+                content = path.read_bytes()
+                answer = ask(content)
+            except (OSError, tf.errors.InvalidArgumentError) as error:
+                reason = picture_decoding.reason(error)
+        if reason:
             failed += 1
-            reason = error if isinstance(error, OSError) else "no JPEG, PNG, GIF or BMP that can be decoded"
             print(f"{path}: left out, {reason}", file=sys.stderr)
             continue
         yield path, content, answer, target
     if failed == len(files):
-        raise UserError(f"none of the {len(files)} pictures could be read; expected JPEG, PNG, GIF or BMP files")
+        raise UserError(f"none of the {len(files)} pictures could be read; expected {picture_decoding.NAMED} files")

@@ -425,7 +425,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     settings = {"beam_width": tf.TensorSpec([None], tf.int32), "length_penalty": tf.TensorSpec([None], tf.float32)}
     usual = {"beam_width": np.array([5]), "length_penalty": np.array([penalty], np.float32)}
     first = np.array([" ".join(data.train.captions[0][0])], object)
-    kinds = "encoded JPEG, PNG, GIF or BMP pictures of any size"
+    kinds = export.ENCODED
     return {
         **export.of_pictures("caption", best, example, f"beam search of width {width}", squash=True),
         "search": export.Endpoint(
@@ -467,7 +467,7 @@ def caption(
 
     Args:
         model: exported model, such as saved_models/captioner.
-        pictures: picture files and folders of them.
+        pictures: picture files (JPEG, PNG, GIF, BMP or WebP) and folders of them.
         beam_width: hypotheses of the beam search, up to 50; 1 takes the likeliest word each time.
         length_penalty: 0 prefers short captions, 1 weighs them by the mean of their words.
         top: captions to print for a picture, at most beam_width.

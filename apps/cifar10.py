@@ -411,7 +411,7 @@ def classify(
 
     Args:
         model: exported model, such as saved_models/cifar10.
-        pictures: picture files and folders of them.
+        pictures: picture files (JPEG, PNG, GIF, BMP or WebP) and folders of them.
         top: classes to print for a picture.
         format: text for people; json: one object a line; csv: path, class, probability.
         explain: folder for one figure a picture that shows where the answer came from (occlusion); equal names get

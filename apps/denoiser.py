@@ -24,7 +24,7 @@ from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, PictureData, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
-from kerasdl.data import augmentation, divided, image_data, noise, picture_files, pipeline, synthetic
+from kerasdl.data import augmentation, divided, image_data, noise, picture_decoding, picture_files, pipeline, synthetic
 from kerasdl.decoding import tiles
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -280,8 +280,12 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         def one(encoded: tf.Tensor) -> tf.Tensor:
-            image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+            image = picture_decoding.decode(encoded)
+            colorless = tf.reduce_all(image == image[..., :1])
+            image = image if channels == 3 else picture_decoding.grey(image)
             restored = tiles.in_tiles(network, tf.cast(image, tf.float32), border=8 * stride)  # it looks less far
+            # A picture in grey has the same noise in its three channels, and stays grey.
+            restored = tf.cond(colorless, lambda: tf.reduce_mean(restored, -1, keepdims=True), lambda: restored)
             return tf.io.encode_png(tf.saturate_cast(tf.round(restored), tf.uint8))
 
         return {"image_bytes": tf.map_fn(one, image_bytes, fn_output_signature=tf.string)}
@@ -291,7 +295,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         "denoise": export.Endpoint(
             from_bytes,
             *export.encoded(example),
-            "encoded JPEG, PNG, GIF or BMP pictures of any size, to PNG of the same size",
+            f"{export.ENCODED}, to PNG of the same size: upright, grey where the picture is, 8 bits a channel, without "
+            "transparency",
         ),
         "pixels": export.Endpoint(
             from_pixels,
@@ -310,9 +315,10 @@ def denoise(model: Path, pictures: list[Path], *, output: Path) -> None:
 
     Args:
         model: exported model, such as saved_models/denoiser.
-        pictures: picture files and folders of them.
-        output: folder for the restored pictures, PNG; those of a folder keep their places in it, equal names get
-            numbers, and nothing is overwritten.
+        pictures: picture files (JPEG, PNG, GIF, BMP or WebP) and folders of them.
+        output: folder for the restored pictures, PNG: upright, grey where the picture is grey, 8 bits a channel, on
+            white where it was transparent; those of a folder keep their places in it, equal names get numbers, and
+            nothing is overwritten.
     """
     signature = export.signatures(model, "denoise")["denoise"]
     for path, _, answer, target in _pictures.answers(

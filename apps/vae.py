@@ -23,7 +23,7 @@ from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding, variational
-from kerasdl.data import image_data, picture_files, pipeline, synthetic
+from kerasdl.data import image_data, picture_decoding, picture_files, pipeline, synthetic
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -397,7 +397,7 @@ def reconstruct(model: Path, pictures: list[Path], *, output: Path) -> None:
 
     Args:
         model: exported model, such as saved_models/vae.
-        pictures: picture files and folders of them.
+        pictures: picture files (JPEG, PNG, GIF, BMP or WebP) and folders of them.
         output: PNG to write, a new file; each row of pictures stands above its reconstructions.
     """
     check_output(output)
@@ -413,7 +413,7 @@ def interpolate(model: Path, pictures: list[Path], *, steps: int = 9, output: Pa
 
     Args:
         model: exported model, such as saved_models/vae.
-        pictures: two or more picture files, or folders of them.
+        pictures: two or more picture files (JPEG, PNG, GIF, BMP or WebP), or folders of them.
         steps: pictures of each way, both ends counted.
         output: PNG to write, a new file, a row for each way.
     """
@@ -435,7 +435,7 @@ def _read(signatures: Mapping[str, Any], pictures: list[Path]) -> np.ndarray:
     files = picture_files.find(pictures)
     images, _, skipped = picture_files.decode(files, size=size)
     picture_files.report_skipped(skipped, len(files), strict=not len(images))
-    return images if channels == 3 else tf.image.rgb_to_grayscale(images).numpy()
+    return images if channels == 3 else picture_decoding.grey(tf.constant(images)).numpy()
 
 
 VERBS: tuple[Callable[..., None], ...] = (generate, reconstruct, interpolate)

@@ -18,8 +18,12 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from kerasdl import frozen
+from kerasdl.data import picture_decoding
 from kerasdl.errors import UserError
 from kerasdl.files import atomic_path, claim, tidy
+
+ENCODED = f"encoded {picture_decoding.NAMED} pictures of any size"
+"""What signatures of encoded pictures take, for their meaning on the model card."""
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
@@ -288,13 +292,12 @@ def version_folder(folder: Path) -> Path:
 
 
 def decode_images(image_bytes: tf.Tensor, size: int, *, squash: bool = False) -> tf.Tensor:
-    """Encoded pictures to pixels, inside the graph: the middle square or all of it, scaled with antialiasing.
+    """Encoded pictures to pixels, inside the graph, as `kerasdl.data.picture_decoding.square` gives each.
 
-    The same as `kerasdl.data.picture_files.decode`, to within rounding, but for transparency (dropped, not laid on
-    white) and the EXIF orientation (not applied), which TensorFlow does not read.
+    So `kerasdl.data.picture_files.decode`, which trains, sees the same to the last bit.
 
     Args:
-        image_bytes: string[batch], each a JPEG, PNG, GIF (first frame) or BMP.
+        image_bytes: string[batch].
         size: side of the result in pixels.
         squash: scale the whole picture, each side on its own, rather than cut out the middle square.
 
@@ -303,14 +306,7 @@ def decode_images(image_bytes: tf.Tensor, size: int, *, squash: bool = False) ->
     """
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        if not squash:
-            height, width = tf.unstack(tf.shape(image)[:2])
-            side = tf.minimum(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            image = image[top : top + side, left : left + side]
-        image = tf.image.resize(image, [size, size], antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+        return picture_decoding.square(encoded, size, squash=squash)
 
     with tf.device("cpu:0"):  # decoding has no GPU kernel
         return tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8))
@@ -326,6 +322,8 @@ def of_pictures(
 ) -> dict[str, Endpoint]:
     """Two endpoints that answer alike: one of encoded pictures under a name, one of pixels under `pixels`.
 
+    Of a picture in the size of the pixels that lost nothing when it was encoded they give the very same answer.
+
     Args:
         name: of the first one.
         function: takes pixels uint8[batch, size, size, channels].
@@ -337,13 +335,13 @@ def of_pictures(
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         image = decode_images(image_bytes, size, squash=squash)
-        return function(image if channels == 3 else tf.image.rgb_to_grayscale(image))
+        return function(image if channels == 3 else picture_decoding.grey(image))
 
     def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return function(image)
 
     return {
-        name: Endpoint(from_bytes, *encoded(example), f"encoded JPEG, PNG, GIF or BMP pictures of any size; {answer}"),
+        name: Endpoint(from_bytes, *encoded(example), f"{ENCODED}; {answer}"),
         "pixels": Endpoint(
             from_pixels,
             {"image": tf.TensorSpec([None, size, size, channels], tf.uint8)},

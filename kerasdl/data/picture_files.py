@@ -7,10 +7,10 @@
 cuts squares out of them.
 """
 
+import functools
 import hashlib
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import tensorflow as tf
 
-from kerasdl.data import folders, stratified
+from kerasdl import startup
+from kerasdl.data import folders, picture_decoding, stratified
+from kerasdl.data.picture_decoding import FORMATS
 from kerasdl.errors import UserError
-
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-"""Formats that are read; a file's content decides, whatever its name ends in."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
 """Endings of file names, in upper or lower case, that `scan` and `find` take for pictures."""
@@ -240,9 +239,7 @@ def decode(
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[Path, str]]]:
     """Decodes pictures to squares of one size, and leaves out those that cannot be decoded.
 
-    Resizing is bilinear with antialiasing, as `tf.image.resize(..., antialias=True)` does it, so that an export can
-    repeat it. The EXIF orientation is applied, transparent pictures are laid on white, greyscale becomes RGB, an
-    animation gives its first frame, and colour profiles are ignored.
+    They are decoded as in every export, see `kerasdl.data.picture_decoding`.
 
     Args:
         paths: files.
@@ -264,11 +261,12 @@ def decode(
 
     def fill(index: int) -> str | None:
         try:
-            images[index] = _decode(paths[index], size, fit)
-        except Exception as error:  # Pillow's decoders raise nearly anything at a damaged file.
-            return _reason(error)
+            images[index] = read(tf.constant(paths[index].read_bytes()), tf.constant(size))
+        except (OSError, tf.errors.OpError) as error:
+            return picture_decoding.reason(error)
         return None
 
+    read = _squares(fit == "squash")
     reasons = _in_threads(fill, range(len(paths)))
     kept = np.array([index for index, reason in enumerate(reasons) if reason is None], np.int64)
     skipped = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None]
@@ -300,9 +298,9 @@ def patches(paths: Sequence[Path], *, size: int, count: int, seed: int) -> tuple
 
     def cut(path: Path) -> np.ndarray | str:
         try:
-            pixels = np.asarray(_open(path))
-        except Exception as error:  # Pillow's decoders raise nearly anything at a damaged file.
-            return _reason(error)
+            pixels = picture_decoding.decode(tf.constant(path.read_bytes())).numpy()
+        except (OSError, tf.errors.OpError) as error:
+            return picture_decoding.reason(error)
         height, width = pixels.shape[:2]
         if min(height, width) < size:
             return f"{width}x{height} pixels, smaller than a patch of {size}"
@@ -316,12 +314,16 @@ def patches(paths: Sequence[Path], *, size: int, count: int, seed: int) -> tuple
     return np.concatenate(whole) if whole else np.empty((0, size, size, 3), np.uint8), skipped
 
 
+@functools.cache
+def _squares(squash: bool) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """From a file's content and a size to a square."""
+    square = tf.function(functools.partial(picture_decoding.square, squash=squash), autograph=False)
+    return square.get_concrete_function(tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32))
+
+
 def _in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    # Registers the formats before the threads race for it.
-    Image.init()
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        # Damaged EXIF data, and pictures that are large yet below the limit.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    # The libraries behind TensorFlow's decoders write about damaged files on their own.
+    with startup.silenced(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return list(pool.map(call, items))
 
 
@@ -412,45 +414,6 @@ def _pictures_in(folder: Path) -> tuple[list[Path], list[Path]]:
 def _report_others(others: Sequence[Path]) -> None:
     if others:
         print(f"Left out {len(others)} files that are no {', '.join(FORMATS)}: {first_few(others)}.", file=sys.stderr)
-
-
-def _decode(path: Path, size: int, fit: str) -> np.ndarray:
-    # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time. Stopping at twice the size leaves something
-    # to antialias, as in Pillow's own `thumbnail`. Squashed pictures are decoded whole, so that an encoder's features
-    # are those of an export.
-    rgb = _open(path, 2 * size if fit == "crop" else None)
-    if fit == "crop":
-        side = min(rgb.size)
-        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-        # Cut first: `resize` with a box would blend in pixels from outside the box, and TensorFlow would not.
-        rgb = rgb.crop((left, top, left + side, top + side))
-    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def _open(path: Path, draft: int | None = None) -> Image.Image:
-    with Image.open(path, formats=FORMATS) as image:
-        if draft is not None:
-            image.draft(None, (draft, draft))
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit greyscale, which Pillow's own conversion would clip at 255.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"no {', '.join(FORMATS)} inside"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels"
-    return str(error) or type(error).__name__
 
 
 def _named(skipped: Sequence[tuple[Path, str]]) -> str:

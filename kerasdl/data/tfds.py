@@ -93,7 +93,8 @@ def images(name: str, split: str, data_dir: Path | None = None) -> tuple[np.ndar
     )
 
     def decode(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.io.decode_image(example["image"], channels=channels, expand_animations=False), example["label"]
+        # It takes PNG as well; of a JPEG the pixels are those of `picture_decoding`, which here would take too long.
+        return tf.io.decode_jpeg(example["image"], channels=channels, dct_method="INTEGER_ACCURATE"), example["label"]
 
     with _reading(name, found.data_dir):
         examples = encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(found.info.splits[split].num_examples)

@@ -215,7 +215,27 @@ def test_any_picture_comes_back_in_its_size(exported):
     ]
     restored = signature(image_bytes=tf.stack(pictures))["image_bytes"]
     shapes = [tuple(tf.io.decode_png(one).shape) for one in restored]
-    assert shapes == [(40, 60, 3)] * 3 + [(1, 1, 3), (40, 60, 3)]
+    assert shapes == [(40, 60, 1), *[(40, 60, 3)] * 2, (1, 1, 3), (40, 60, 3)]
+
+
+def test_pictures_come_back_upright_and_grey_ones_grey(own, exported):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    grey = Image.fromarray(pixels[..., 0])
+    exif = Image.Exif()
+    exif[0x112] = 6
+    (own / "kinds").mkdir()
+    Image.fromarray(pixels).save(own / "kinds/phone.jpg", exif=exif)
+    grey.save(own / "kinds/grey.png")
+    grey.convert("RGB").save(own / "kinds/grey_in_three.webp", lossless=True)
+    assert main(["denoiser", "denoise", exported, str(own / "kinds"), "--output", str(own / "kept")]) == 0
+    found = {path.stem: tf.io.decode_png(path.read_bytes()).numpy() for path in (own / "kept").iterdir()}
+    shapes = {name: image.shape for name, image in found.items()}
+    assert shapes == {"phone": (60, 40, 3), "grey": (40, 60, 1), "grey_in_three": (40, 60, 1)}
+    np.testing.assert_array_equal(found["grey"], found["grey_in_three"])
+    pixels_endpoint = export.signatures(Path(exported), "pixels")["pixels"]
+    restored = pixels_endpoint(image=np.repeat(np.asarray(grey)[None, ..., None], 3, -1).astype(np.float32))["image"]
+    expected = np.clip(restored.numpy()[0].mean(-1, keepdims=True), 0, 255)
+    np.testing.assert_allclose(found["grey"], expected, atol=0.51)
 
 
 @pytest.mark.real
