@@ -263,10 +263,11 @@ def read_words(path: Path, config_class: type[Any], *, whole: bool = False) -> l
     Args:
         path: of the file.
         config_class: dataclass.
-        whole: whether every field is to stand in it, as in the file of a run.
+        whole: whether it is the file of a run: those fields that every configuration shares stand in it, and of others
+            that it lacks, being from before they were there, a line on standard error says so.
 
     Raises:
-        UserError: unreadable, unknown field, value that does not fit; under `whole` a field that is missing.
+        UserError: unreadable, unknown field, value that does not fit; under `whole` a shared field that is missing.
     """
     try:
         content = read_json(path)
@@ -274,10 +275,10 @@ def read_words(path: Path, config_class: type[Any], *, whole: bool = False) -> l
         raise UserError(f"{path} does not exist; expected a JSON file of configuration fields") from None
     missing = [field.name for field in dataclasses.fields(config_class) if field.name not in content]
     if whole and missing:
-        raise UserError(
-            f"{path} lacks {', '.join(missing)}: it is damaged, or of another version of the code; restore it, or "
-            "write into it what the run was trained with"
-        )
+        shared = [field.name for field in dataclasses.fields(config_class.__mro__[-2])]
+        if any(name in shared for name in missing):
+            raise UserError(f"{path} lacks {', '.join(missing)}: it is damaged; restore it")
+        print(f"{path} is from before there was {', '.join(missing)}: the defaults are taken", file=sys.stderr)
     found = words(content, config_class, str(path))
     try:
         parse_config(config_class, found, "train")
@@ -287,7 +288,7 @@ def read_words(path: Path, config_class: type[Any], *, whole: bool = False) -> l
 
 
 def read_config(path: Path, config_class: type[Any]) -> Any:
-    """The configuration of a run from its JSON file, with every field; see `read_words`."""
+    """The configuration of a run from its JSON file; see `read_words`."""
     return parse_config(config_class, read_words(path, config_class, whole=True), str(path))
 
 

@@ -457,7 +457,7 @@ def test_a_damaged_file_of_a_run_is_named(name, damage, trained, tmp_path, capsy
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"units": None}, "lacks units: it is damaged"),
+        ({"seed": None}, "lacks seed: it is damaged"),
         ({"unitz": 3}, "unitz is no field of this application; did you mean units?"),
         ({"units": 9}, "model.keras cannot be loaded"),
         ({"depth": 2}, "model.keras cannot be loaded"),
@@ -474,6 +474,16 @@ def test_a_changed_configuration_of_a_run_is_one_line(changes, message, trained,
     error = fails(capsys, "chargen", "evaluate", str(folder))
     assert message in error
     assert str(folder) in error
+
+
+def test_a_run_from_before_there_was_a_field_takes_its_default(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    content = json.loads((folder / "config.json").read_text())
+    del content["cell"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert command.main(["chargen", "evaluate", str(folder)]) == 0
+    assert "config.json is from before there was cell: the defaults are taken" in capsys.readouterr().err
 
 
 def test_weights_of_a_deeper_network_are_not_taken_for_those_of_a_shallow_one(tmp_path):
