@@ -424,7 +424,7 @@ def trained(tmp_path_factory):
         [data.train[:5000], data.validation, data.test()[1]], "characters", "bookkeeping", tiny=True
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chargen, "tiny", lambda: (config, data))
+        patch.setattr(chargen, "tiny", lambda *_: (config, data))
         folder = _run.train(chargen, "chargen", config, data, runs=tmp_path_factory.mktemp("runs"))
         yield folder
 
