@@ -330,10 +330,11 @@ def test_an_export_holds_all_that_a_server_and_a_reader_need(trained, exported):
 def test_export_equals_the_model_in_a_fresh_process_with_tensorflow_alone(trained, exported, tmp_path):
     name, module, config, data, folder = trained
     model = _run.restore(module, config, data, folder)
+    settings, _ = _run.calibration(module, model, data)
     for variable in model.variables:  # rounded as an export stores them, so that nothing else may differ
         if len(variable.shape) > 1:
             variable.assign(variable.numpy().astype(np.float16))
-    endpoints = module.endpoints(model, data)
+    endpoints = module.endpoints(model, data, **settings)
     expected = {}
     for signature, endpoint in endpoints.items():
         inputs = {key: tf.constant(value, endpoint.inputs[key].dtype) for key, value in endpoint.example.items()}
