@@ -218,7 +218,7 @@ def test_every_field_that_chooses_data_is_refused_with_tiny(application, tmp_pat
     # What tiny data follows, what acts on the model, and where pictures of TFDS are written to.
     assert read - {*_settings.OF_DATA} <= {"alphabet", "conditional", "cache"}
     for name in sorted(fields & {*_settings.OF_DATA} - {"dataset", "strict"}):
-        value = "0.2" if "ratio" in name else "64"
+        value = "0.2" if "ratio" in name else "none" if name == "quoting" else "64"
         words = [application, "train", "--tiny", f"--{name.replace('_', '-')}", value, "--runs", str(tmp_path)]
         words += ["--teacher", "any", "--data", "any"] if name == "unlabeled" else []
         words += ["--data", "any"] if (application, name) == ("dcgan", "image_size") else []
