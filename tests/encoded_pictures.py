@@ -305,6 +305,7 @@ def damaged():
     cases |= {f"{form} head": (content[:30], f"a damaged {form}") for form, content in cut.items()}
     cases["palette"] = encoded(noise.convert("P"), "BMP")[:300], "a damaged BMP"
     cases["depth"] = bmp([bytes(9)] * 2, 24, size=(2, 3)).replace(b"\1\0\x18\0", b"\1\0\x07\0"), "a damaged BMP"
+    cases["nothing"] = bmp([], 24, size=(0, 3)), "a damaged BMP"
     cases["run-length"] = bmp([bytes(12)] * 2, 8, coding=1, palette=bytes(1024), size=(2, 12)), "a compressed BMP"
     animation = encoded(OPAQUE, "WEBP", save_all=True, append_images=[OPAQUE.rotate(180)])
     cases["animation"] = animation.replace(b"ANMF", b"ANMG"), "a damaged WebP"

@@ -267,7 +267,8 @@ def _bmp(raw: tf.Tensor) -> tf.Tensor:
     coding = _either(core, 0, _integer(raw, 30, 4))
     masked = (coding == 3) | (coding == 6)
     stride, begin = (width * bits + 31) // 32 * 4, _integer(raw, 10, 4)
-    whole = tf.reduce_any(bits == [1, 2, 4, 8, 16, 24, 32]) & (begin + stride * height <= tf.size(raw, tf.int64))
+    known = tf.reduce_any(bits == [1, 2, 4, 8, 16, 24, 32]) & (width > 0) & (height > 0)
+    whole = known & (begin + stride * height <= tf.size(raw, tf.int64))
 
     def rows() -> tf.Tensor:
         stored = tf.reshape(raw[begin : begin + stride * height], [height, stride])
