@@ -369,6 +369,22 @@ def test_signatures_have_a_free_batch_dimension(exported):
         assert all(spec.shape[0] is None for spec in signature.inputs.values())
 
 
+def test_a_picture_without_loss_is_answered_as_its_pixels(exported):
+    """What the card measures by pixels holds for files, which all go through the same decoder."""
+    signatures = export.signatures(exported)
+    if "pixels" not in signatures or signatures["pixels"].inputs["image"].dtype != tf.uint8:
+        pytest.skip("takes no pixels, or noisy ones, which no file holds")
+    shape = signatures["pixels"].inputs["image"].shape[1:]
+    pixels = np.random.default_rng(0).integers(0, 256, [3, *shape], np.uint8)
+    name = next(name for name, one in signatures.items() if set(one.inputs) == {"image_bytes"})
+    answer = signatures[name](image_bytes=tf.stack([tf.io.encode_png(image) for image in pixels]))
+    for key, expected in signatures["pixels"](image=pixels).items():
+        if expected.dtype == tf.string:
+            assert answer[key].numpy().tolist() == expected.numpy().tolist()
+        else:
+            np.testing.assert_allclose(answer[key], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_exports_are_never_overwritten(trained, exported):
     name, module, config, data, folder = trained
     root = exported.parent.parent
