@@ -153,16 +153,16 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
             )
     check_output(parsed.runs / application, folder=True, flag="--runs")
     start_keras()
-    from apps import _run
+    from apps import _data, _run
 
     module = _real(application)
     config = module.Config(**vars(config))
     if resume is not None:
-        data = _run.open_data(module, config, recorded, Path(resume))
+        data = _data.open_data(module, config, recorded, Path(resume))
     else:
-        data = _run.tiny_data(module, config) if tiny else module.load_data(config)
+        data = _data.tiny_data(module, config) if tiny else module.load_data(config)
     asked = command_line.option([*given, *arguments], "batch-size")
-    config = _run.with_batch_size(module, config, data, given=asked is not None)
+    config = _data.with_batch_size(module, config, data, given=asked is not None)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
 
 
@@ -182,7 +182,7 @@ def _with_places(options: type[Any], config_class: type[Any]) -> type[Any]:
 
 def _opened(module: Any, application: str, folder: Path, parsed: Any) -> tuple[Any, Any, Any]:
     """The application's module, with Keras, and configuration and data of a run."""
-    from apps import _run
+    from apps import _data
     from kerasdl.training import run
 
     _, recorded = run.read(folder, application)
@@ -191,7 +191,7 @@ def _opened(module: Any, application: str, folder: Path, parsed: Any) -> tuple[A
     module = _real(application)
     places = {name: getattr(parsed, name, None) for name in PLACES}
     config = module.Config(**vars(config) | {name: path for name, path in places.items() if path is not None})
-    return module, config, _run.open_data(module, config, recorded, folder)
+    return module, config, _data.open_data(module, config, recorded, folder)
 
 
 def _evaluate(module: Any, application: str, arguments: list[str], program: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from apps import _run, denoiser
+from apps import _weights, denoiser
 from benchmarks import _results
 from kerasdl import export
 from kerasdl.command_line import read_config
@@ -45,7 +45,7 @@ def main() -> None:
     model: Any
     if (arguments.model / run.CONFIG).is_file() and (arguments.model / run.MODEL).is_file():
         trained = dataclasses.replace(read_config(arguments.model / run.CONFIG, denoiser.Config), data_dir=None)
-        model = export.in_memory(denoiser.endpoints(_run.restore(denoiser, trained, data, arguments.model), data))
+        model = export.in_memory(denoiser.endpoints(_weights.restore(denoiser, trained, data, arguments.model), data))
     else:
         model = export.signatures(arguments.model)
     chosen, clean = data.validation[:50], data.test()[: arguments.pictures]

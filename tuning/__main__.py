@@ -69,17 +69,17 @@ def _dispatch(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install 'kerasdl[tuning]'") from None
 
-    from apps import _run
+    from apps import _data, _run
     from kerasdl.training import run
 
     module = importlib.import_module(f"apps.{name}")
     space = importlib.import_module(f"tuning.{name}").space
     config = _run.with_precision(module.Config(**vars(config)))
-    data = _run.tiny_data(module, config) if parsed.tiny else module.load_data(config)
+    data = _data.tiny_data(module, config) if parsed.tiny else module.load_data(config)
     if data.validation is None:
         raise UserError("a search needs validation data; give --validation-ratio above 0")
     asked = command_line.option([*given, *rest], "batch-size")
-    config = _run.with_batch_size(module, config, data, given=asked is not None)
+    config = _data.with_batch_size(module, config, data, given=asked is not None)
     folder = parsed.folder or run.new_folder(Path("runs/tuning") / name)
     if (folder / "trials.csv").exists():
         raise UserError(f"{folder} holds a finished or stopped search; give another --folder")

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from apps import _run, captioner
+from apps import _run, _weights, captioner
 from apps.__main__ import main
 from kerasdl import export
 from kerasdl.blocks import caption_decoder
@@ -187,7 +187,7 @@ def test_the_top_of_the_encoder_is_tuned_and_the_rest_is_not(own, tmp_path):
     assert any(np.abs(one - another).max() > 0 for one, another in zip(top, other, strict=True))
     for one, another in zip(fresh.encoder.get_weights(), trained.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(one, another)
-    restored = _run.restore(captioner, config, data, tmp_path)
+    restored = _weights.restore(captioner, config, data, tmp_path)
     assert restored.top.get_weights()[0].shape == top[0].shape
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps import _run, chargen
+from apps import _data, _run, _weights, chargen
 from apps.__main__ import main
 from kerasdl import export
 from kerasdl.data import pipeline, synthetic
@@ -75,7 +75,7 @@ def trained(tmp_path_factory):
     """The tiny run: configuration, data, folder, restored model."""
     config, data = chargen.tiny()
     folder = _run.train(chargen, "chargen", config, data, runs=tmp_path_factory.mktemp("runs"))
-    return config, data, folder, _run.restore(chargen, config, data, folder)
+    return config, data, folder, _weights.restore(chargen, config, data, folder)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_shuffled_characters_teach_their_frequencies_alone(tmp_path):
     broken = chargen.splits_of(parts, "characters", "shuffled")
     config = dataclasses.replace(config, epochs=2, units=32)
     folder = _run.train(chargen, "chargen", config, broken, runs=tmp_path)
-    metrics = _run.measure(chargen, config, _run.restore(chargen, config, broken, folder), broken)
+    metrics = _run.measure(chargen, config, _weights.restore(chargen, config, broken, folder), broken)
     assert metrics["nats_per_character"] == pytest.approx(markov(*(parts[i] for i in (0, 2)), 0), abs=0.1)
 
 
@@ -217,7 +217,7 @@ def test_the_other_cells_learn(cell, parameters, tmp_path):
         SMALL, cell=cell, units=24, depth=1, dropout=0.0, epochs=4, batch_size=8, learning_rate=0.02
     )
     folder = _run.train(chargen, "chargen", config, data, runs=tmp_path)
-    model = _run.restore(chargen, config, data, folder)
+    model = _weights.restore(chargen, config, data, folder)
     size, biases = len(data.info["characters"]), 2 if cell == "gru" else 1
     assert model.get_layer("layer0").count_params() == parameters * 24 * (size + 24 + biases)
     assert (
@@ -229,9 +229,9 @@ def test_a_run_knows_the_text_it_was_trained_on():
     """A longer text of the same characters would move what was trained on into the test part."""
     one, other = splits("abc\n" * 500), splits("abc\n" * 600)
     recorded = {"data": json.loads(json.dumps(one.info))}
-    _run.check_data(recorded, one, Path("run"))
+    _data.check_data(recorded, one, Path("run"))
     with pytest.raises(UserError, match="fingerprint changed"):
-        _run.check_data(recorded, other, Path("run"))
+        _data.check_data(recorded, other, Path("run"))
 
 
 # --- Signatures against the model step by step ---------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from apps import _run, cifar10
+from apps import _run, _weights, cifar10
 from apps.__main__ import main
 from apps._contract import Splits, jsonable
 from kerasdl import export
@@ -45,7 +45,7 @@ def shapes(count, *, classes=4, shuffled=False):
 
 def accuracy(config, data, tmp_path):
     folder = _run.train(cifar10, "cifar10", config, data, runs=tmp_path)
-    return _run.measure(cifar10, config, _run.restore(cifar10, config, data, folder), data)["accuracy"]
+    return _run.measure(cifar10, config, _weights.restore(cifar10, config, data, folder), data)["accuracy"]
 
 
 def probabilities(model, data):
@@ -98,7 +98,7 @@ def test_pictures_that_are_all_alike_teach_nothing_and_break_nothing(tmp_path):
         flat = image_data.Images(np.full_like(drawn.train.images, value), drawn.train.labels)
         data = dataclasses.replace(drawn, train=flat, info=drawn.info | cifar10.pixel_statistics(flat.images))
         config = dataclasses.replace(QUICK, epochs=1, batch_size=10)
-        model = _run.restore(cifar10, config, data, _run.train(cifar10, "cifar10", config, data, runs=tmp_path))
+        model = _weights.restore(cifar10, config, data, _run.train(cifar10, "cifar10", config, data, runs=tmp_path))
         assert np.isfinite(model.predict(drawn.test().images.astype(np.float32), verbose=0)).all()
 
 
@@ -111,7 +111,7 @@ def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
     model = cifar10.build_model(config, data)
     before = [w.copy() for w in model.get_weights()]
     folder = _run.train(cifar10, "cifar10", config, data, runs=tmp_path)
-    after = _run.restore(cifar10, config, data, folder)
+    after = _weights.restore(cifar10, config, data, folder)
     assert any((a != b).any() for a, b in zip(before, after.get_weights(), strict=True))
     answer = probabilities(after, data)
     np.testing.assert_allclose(answer.sum(-1), 1, rtol=1e-5)
@@ -259,7 +259,7 @@ def test_ensemble_averages_probabilities(tmp_path):
         _run.train(cifar10, "cifar10", dataclasses.replace(QUICK, epochs=1, seed=seed), data, runs=tmp_path)
         for seed in (0, 1)
     ]
-    models = [_run.restore(cifar10, QUICK, data, folder) for folder in folders]
+    models = [_weights.restore(cifar10, QUICK, data, folder) for folder in folders]
     single = [probabilities(model, data) for model in models]
     assert np.abs(single[0] - single[1]).max() > 1e-3
     np.testing.assert_allclose(probabilities(cifar10.ensemble(models), data), np.mean(single, axis=0), atol=1e-5)
@@ -463,7 +463,7 @@ def test_averages_and_phases_resume_exactly(tmp_path, monkeypatch):
     rows = [row.split(",") for row in (killed / "log.csv").read_text().splitlines()]
     scores = [float(row[rows[0].index("val_accuracy")]) for row in rows[1:]]
     losses = [-float(row[rows[0].index("val_loss")]) for row in rows[1:]]
-    model = _run.restore(cifar10, config, data, killed)
+    model = _weights.restore(cifar10, config, data, killed)
     targets = np.eye(4, dtype=np.float32)[data.validation.labels]
     found = model.evaluate(data.validation.images, targets, verbose=0, return_dict=True)
     score, loss = max(zip(scores, losses, strict=True))

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from apps import __main__ as command
-from apps import _run, _settings, chargen, cifar10
+from apps import _run, _settings, _weights, chargen, cifar10
 from kerasdl import command_line, files, processor
 from kerasdl.errors import UserError
 from kerasdl.training import run
@@ -492,7 +492,7 @@ def test_weights_of_a_deeper_network_are_not_taken_for_those_of_a_shallow_one(tm
     config = dataclasses.replace(config, units=8, precision="float32")
     chargen.build_model(dataclasses.replace(config, depth=2), data).save(tmp_path / run.MODEL)
     with pytest.raises(UserError, match="3 of its arrays have no place in the model"):
-        _run.restore(chargen, config, data, tmp_path)
+        _weights.restore(chargen, config, data, tmp_path)
 
 
 def test_facts_that_a_run_lacks_are_named(trained, tmp_path, capsys):

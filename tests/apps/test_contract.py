@@ -17,7 +17,7 @@ import rest_client
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from apps import _run
+from apps import _calibration, _run, _weights
 from kerasdl import export, processor
 from kerasdl.errors import UserError
 from kerasdl.serving.repository import ModelRepository
@@ -108,7 +108,7 @@ def test_a_run_that_breaks_down_goes_on_exactly_from_its_last_good_epoch(trained
     arrays, history = state(broken)
     assert len(history) == 1
     assert all(np.isfinite(array).all() for array in arrays.values())
-    assert all(np.isfinite(array).all() for array in _run.restore(module, config, data, broken).get_weights())
+    assert all(np.isfinite(array).all() for array in _weights.restore(module, config, data, broken).get_weights())
 
     _run.train(module, name, config, data, runs=tmp_path, resume=broken)
     expected, log = state(whole)
@@ -329,8 +329,8 @@ def test_an_export_holds_all_that_a_server_and_a_reader_need(trained, exported):
 
 def test_export_equals_the_model_in_a_fresh_process_with_tensorflow_alone(trained, exported, tmp_path):
     name, module, config, data, folder = trained
-    model = _run.restore(module, config, data, folder)
-    settings, _ = _run.calibration(module, model, data)
+    model = _weights.restore(module, config, data, folder)
+    settings, _ = _calibration.calibration(module, model, data)
     for variable in model.variables:  # rounded as an export stores them, so that nothing else may differ
         if len(variable.shape) > 1:
             variable.assign(variable.numpy().astype(np.float16))
@@ -415,7 +415,7 @@ def test_the_model_of_a_run_opens_with_keras_after_one_import(trained, tmp_path)
     )
     keras.utils.set_random_seed(3)
     _, module, config, data, _ = trained
-    expected = _run.restore(module, config, data, folder).weights
+    expected = _weights.restore(module, config, data, folder).weights
     with np.load(tmp_path / "weights.npz") as found:
         assert len(found.files) == len(expected) > 0
         for key, weight in zip(found.files, expected, strict=True):

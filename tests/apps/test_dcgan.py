@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from apps import _run, dcgan
+from apps import _run, _weights, dcgan
 from apps.__main__ import main
 from kerasdl import export
 from kerasdl.data import image_data, synthetic
@@ -63,7 +63,7 @@ def test_tiny_comes_near_to_the_shapes_and_an_untrained_generator_does_not(cache
     config, data = dcgan.tiny()
     config = dataclasses.replace(config, cache=cache)
     folder = _run.train(dcgan, "dcgan", config, data, runs=tmp_path)
-    learned = _run.measure(dcgan, config, _run.restore(dcgan, config, data, folder), data)
+    learned = _run.measure(dcgan, config, _weights.restore(dcgan, config, data, folder), data)
     untrained = _run.measure(dcgan, config, dcgan.build_model(config, data), data)
     assert learned["frechet"] < 0.55 * untrained["frechet"]
     assert learned["frechet_floor"] == untrained["frechet_floor"] < 0.2 * learned["frechet"]
@@ -363,7 +363,9 @@ def test_both_ways_give_the_same_picture_and_evaluate_sees_it(own, exported):
     (folder,) = (own / "runs/dcgan").iterdir()
     config, data = dcgan.Config(**_fields(folder)), splits()
     data = dataclasses.replace(data, info={**json.loads((folder / "run.json").read_text())["data"]})
-    trained = _run.restore(dcgan, config, data, folder)  # its weights are exact, those of the export in half precision
+    trained = _weights.restore(
+        dcgan, config, data, folder
+    )  # its weights are exact, those of the export in half precision
     trained = export.in_memory(dcgan.endpoints(trained, data))
     assert np.abs(Generator(trained).draw(answer["latent"], np.int32([0, 1])) - pixels.astype(int)).max() <= 3
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from apps import __main__ as command
-from apps import _run, _settings, captioner, chargen, cifar10, sentiment
+from apps import _data, _settings, captioner, chargen, cifar10, sentiment
 from apps._contract import Splits
 from kerasdl.data import image_data
 from kerasdl.errors import UserError
@@ -64,7 +64,7 @@ def make(application, root, numbers):
 
 
 def opened(application, config, recorded, folder):
-    return _run.open_data(importlib.import_module(f"apps.{application}"), config, recorded, folder)
+    return _data.open_data(importlib.import_module(f"apps.{application}"), config, recorded, folder)
 
 
 @pytest.fixture(params=APPLICATIONS)
@@ -111,10 +111,10 @@ def test_a_run_from_before_fingerprints_is_refused_on_own_data_alone(own, capsys
     recorded["data"]["no_longer_written"] = "as it was"
     with pytest.raises(UserError, match=r"is from before own data was divided by its content.*train again"):
         opened(application, config, recorded, folder)
-    _run.check_data(recorded, splits, folder)
+    _data.check_data(recorded, splits, folder)
     assert "take care that it is the same" in capsys.readouterr().err
     with pytest.raises(UserError, match="changed"):
-        _run.check_data({"data": {**recorded["data"], **dict.fromkeys(splits.info)}}, splits, folder)
+        _data.check_data({"data": {**recorded["data"], **dict.fromkeys(splits.info)}}, splits, folder)
 
 
 def contents(part):
@@ -181,18 +181,18 @@ def pictures(count):
 @pytest.mark.parametrize(("count", "fitting"), [(45_000, 2000), (20_000, 2000), (600, 60), (12, 8), (5, 5)])
 def test_a_default_batch_size_fits_the_data(count, fitting, capsys):
     """600 flowers in the default batch of 2,000 made one step an epoch, and 12 points less accuracy."""
-    config = _run.with_batch_size(cifar10, cifar10.Config(), pictures(count), given=False)
+    config = _data.with_batch_size(cifar10, cifar10.Config(), pictures(count), given=False)
     assert config.batch_size == fitting
     assert (f"batch size {fitting}, not 2,000" in capsys.readouterr().out) == (fitting < 2000)
 
 
 def test_a_given_batch_size_stays_and_few_steps_are_said(capsys):
     config = cifar10.Config()
-    assert _run.with_batch_size(cifar10, config, pictures(600), given=True) == config
+    assert _data.with_batch_size(cifar10, config, pictures(600), given=True) == config
     assert "few steps an epoch: 600 training examples make 1 of --batch-size 2000; --batch-size 60" in (
         capsys.readouterr().err
     )
-    assert _run.with_batch_size(cifar10, cifar10.Config(batch_size=60), pictures(600), given=True).batch_size == 60
+    assert _data.with_batch_size(cifar10, cifar10.Config(batch_size=60), pictures(600), given=True).batch_size == 60
     assert capsys.readouterr().err == ""
 
 
@@ -200,7 +200,7 @@ def test_texts_and_captions_are_counted_as_steps_take_them():
     data = chargen.tiny()[1]
     config = chargen.Config(window=100, batch_size=1000)
     assert chargen.num_examples(config, data) == 499
-    assert _run.with_batch_size(chargen, config, data, given=False).batch_size == 49
+    assert _data.with_batch_size(chargen, config, data, given=False).batch_size == 49
     config, data = captioner.tiny()
     assert captioner.num_examples(config, data) == 3200
     assert captioner.num_examples(dataclasses.replace(config, flip=True), data) == 6400
@@ -231,7 +231,7 @@ def test_every_field_that_chooses_data_is_refused_with_tiny(application, tmp_pat
 
 def test_tiny_data_follows_the_other_flags():
     def info(module, **changes):
-        return _run.tiny_data(module, dataclasses.replace(module.tiny()[0], **changes)).info
+        return _data.tiny_data(module, dataclasses.replace(module.tiny()[0], **changes)).info
 
     assert info(sentiment, max_words=3, vocabulary_size=5)["max_words"] == 3
     assert len(info(sentiment, vocabulary_size=5)["words"]) == 5
@@ -244,5 +244,5 @@ def test_tiny_data_follows_the_other_flags():
     for application in APPLICATIONS:
         module = importlib.import_module(f"apps.{application}")
         config, data = module.tiny()
-        assert json.loads(json.dumps(data.info)) == json.loads(json.dumps(_run.tiny_data(module, config).info))
+        assert json.loads(json.dumps(data.info)) == json.loads(json.dumps(_data.tiny_data(module, config).info))
         assert module.tiny(dataclasses.replace(config, seed=5))[0].seed == 5
