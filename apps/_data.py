@@ -12,6 +12,7 @@ from typing import Any
 from apps import _settings
 from apps._contract import Application, Splits
 from kerasdl.errors import UserError
+from kerasdl.training import run
 
 
 def check_data(recorded: Mapping[str, Any], data: Splits, folder: Path, *, own: bool = False) -> None:
@@ -27,16 +28,20 @@ def check_data(recorded: Mapping[str, Any], data: Splits, folder: Path, *, own: 
         UserError: class names, vocabulary, examples or the like differ; or a run on own data has no fingerprint.
     """
     before, now = dict(recorded["data"]), json.loads(json.dumps(dict(data.info)))
-    if "fingerprint" not in before and not now.get("tiny"):
-        if own:
+    if "fingerprint" not in before:
+        known = any(name.startswith("training_") and name in now for name in before)  # by a checksum of their own
+        if own and not known:
             raise UserError(
-                f"{folder} is from before own data was divided by its content: examples that it learned from would be "
-                "among those to test by; train again"
+                f"{folder / run.RUN} has no fingerprint of the data; own data is divided in another way since, so that "
+                "examples that this run learned from would be among those to test by; train again"
             )
         now.pop("fingerprint")
         before = {key: value for key, value in before.items() if key in now}
-        if before == now:
-            print(f"{folder} is from before runs knew their data: take care that it is the same", file=sys.stderr)
+        if before == now and not known and not now.get("tiny"):
+            print(
+                f"warning: {folder / run.RUN} has no fingerprint of the data, so that it cannot be checked",
+                file=sys.stderr,
+            )
     if before != now:
         changed = [key for key in {*before, *now} if before.get(key) != now.get(key)]
         raise UserError(
@@ -115,13 +120,13 @@ def with_batch_size(module: Application, config: Any, data: Splits, *, given: bo
     """
     count = module.num_examples(config, data) if hasattr(module, "num_examples") else len(data.train)
     fitting = min(count, max(8, count // FEW_STEPS))
-    if count // config.batch_size >= FEW_STEPS or fitting == config.batch_size:
+    if count // config.batch_size >= FEW_STEPS:
         return config
     if not given and fitting < config.batch_size:
         print(f"batch size {fitting}, not {config.batch_size:,}: there are {count:,} training examples", flush=True)
         return dataclasses.replace(config, batch_size=fitting)
     steps = max(1, count // config.batch_size)
-    better = f"--batch-size {fitting}" if fitting < config.batch_size else "more examples, or --epochs"
+    better = f"--batch-size {fitting}" if fitting < config.batch_size else "more examples"
     print(
         f"few steps an epoch: {count:,} training examples make {steps} of --batch-size {config.batch_size}; "
         f"{better} would give more",

@@ -99,7 +99,9 @@ def _train(
     elif not saver.stopped:
         module.train(config, model or _built(module, config, data), data, [saver])
     if saver.stopped:
-        print(f"stopped by --patience {saver.patience}: no epoch after {saver.best_epoch} was better; more goes on")
+        print(
+            f"stopped by --patience {saver.patience}: no epoch after {saver.best_epoch} was better; a larger one goes on"
+        )
     plots.learning_curves(
         folder / run.LOG,
         folder / run.FIGURES / "learning_curves.png",

@@ -42,7 +42,7 @@ def restore(module: Application, config: Any, data: Splits, folder: Path) -> ker
         raise UserError(
             f"{path} cannot be loaded ({reason[:200]}); it is damaged, or its weights are those of another model than "
             f"{run.CONFIG} describes; restore it, or train anew"
-        ) from None
+        ) from error
     return model
 
 

@@ -365,7 +365,7 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
         return "it says nothing: every caption is empty; train for longer, or with more captions"
     different = metrics.get("distinct_captions", float("inf"))
     pictures = different / metrics["distinct_captions_ratio"]
-    if different <= max(1, pictures / 100) < pictures:
+    if different <= max(1, pictures / 100) and pictures >= 10:
         return f"it says the same of every picture, or nearly: {different:.0f} captions for {pictures:.0f} pictures"
     if metrics["bleu1"] == 0:
         return "its captions share no word with those that people wrote"

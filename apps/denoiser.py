@@ -243,8 +243,9 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
     prefix = "noisy_psnr_db_"
     strengths = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
     gains = {at: metrics[f"restored_psnr_db_{at}"] - metrics[prefix + at] for at in strengths}
-    none = [at for at, gain in gains.items() if gain < 0.1]
-    return f"it does not take away noise of strength {', '.join(none)}: less than 0.1 dB" if none else None
+    if max(gains.values()) < 0.1:
+        return f"it does not take away noise of strength {', '.join(strengths)}: less than 0.1 dB"
+    return None
 
 
 # --- Export ----------------------------------------------------------------------------------------------------------

@@ -430,6 +430,8 @@ def classify(
     if file is not None and not text and table.is_table(file):
         found = table.read_texts(file, text_column=text_column, quoting=quoting)
         rows_at, lines = list(found), list(found.values())
+    elif (text_column, quoting) != ("text", "auto"):
+        raise UserError("--text-column and --quoting are for a table: a --file that ends in .csv, .tsv or .jsonl")
     else:
         lines = text_file.lines(text, file)
     signatures = export.signatures(model, "classify", "class_name", "explain")

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import os
-import re
 import shutil
 import sys
 import unicodedata
@@ -16,9 +15,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from kerasdl.errors import UserError
+
+_TEMPORARY = ".kerasdl-"  # nobody's own file begins so
 
 
 @contextlib.contextmanager
@@ -36,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _tidy_once(path.parent)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
     with claim(_lock_of(temporary), wait=True):  # a process of another machine may have the same number
         _remove(temporary)
         try:
@@ -63,14 +65,11 @@ def _remove(path: Path) -> None:
 
 def tidy(folder: Path) -> None:
     """Removes from a folder what `atomic_path` of killed processes left: nobody has its lock any more."""
-    names = {path.name for path in folder.iterdir()}
-    for name in sorted(names):
-        found = re.fullmatch(r"(\.\d+-(.+?))(\.lock)?", name)
-        # Nobody's own file: it has a lock beside it, or stands beside the file that it was to become.
-        if found and ({found[1] + ".lock", found[2]} & names):
-            with contextlib.suppress(OSError), claim(_lock_of(folder / found[1])) as mine:
-                if mine:
-                    _remove(folder / found[1])
+    left = {path.name.removesuffix(".lock") for path in folder.iterdir() if path.name.startswith(_TEMPORARY)}
+    for name in sorted(left):
+        with contextlib.suppress(OSError), claim(_lock_of(folder / name)) as mine:
+            if mine:
+                _remove(folder / name)
 
 
 _tidy_once = functools.cache(tidy)
@@ -112,7 +111,7 @@ def check_output(path: Path | None, *, folder: bool = False, flag: str = "--outp
         return
     if path.is_dir() and not folder:
         raise UserError(f"{path} is a folder; expected a file: give one by {flag}")
-    above = next((one for one in (path, *path.parents) if one.exists()), path)
+    above = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
     if not above.is_dir() and (folder or above != path):
         raise UserError(f"{above} is no folder; expected one: give another {flag}")
     if not folder and os.path.lexists(path):
@@ -183,8 +182,16 @@ def as_json(content: Any, **options: Any) -> str:
         content: what is to be written.
         **options: more of those of `json.dumps`.
     """
-    finite = json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
+    finite = json.loads(json.dumps(content, default=_plain), parse_constant=lambda name: None)
     return json.dumps(finite, **options)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def as_csv(values: Sequence[Any]) -> str:

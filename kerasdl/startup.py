@@ -63,7 +63,9 @@ def import_tensorflow(*, inference: bool = False) -> ModuleType:
             import keras
         except (ValueError, AttributeError, OSError) as error:  # it reads keras.json at the import
             place = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
-            raise UserError(f"Keras cannot be imported ({error}); repair or remove {place}") from None
+            if not place.exists():
+                raise
+            raise UserError(f"Keras cannot be imported ({error}); repair or remove {place}") from error
         import tensorflow as tf
 
         tf.config.list_physical_devices()

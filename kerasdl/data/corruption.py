@@ -20,13 +20,14 @@ def gaussian_noise(images: np.ndarray, deviation: float) -> np.ndarray:
 
     Source: this one and the others: Hendrycks and Dietterich 2019, arXiv:1903.12261, section 3; strengths: own.
     """
-    noise = np.random.default_rng(0).standard_normal(images.shape, np.float32)
-    return _rounded(images + deviation * noise)
+    rng = np.random.default_rng(0)
+    return np.stack([_rounded(image + deviation * rng.standard_normal(image.shape, np.float32)) for image in images])
 
 
 def blur(images: np.ndarray, deviation: float) -> np.ndarray:
     """Blurs by a Gaussian of this standard deviation, in pixels; the border is reflected."""
-    return _rounded(ndimage.gaussian_filter(images.astype(np.float32), (0, deviation, deviation, 0)))
+    sides = (deviation, deviation, 0)
+    return np.stack([_rounded(ndimage.gaussian_filter(image.astype(np.float32), sides)) for image in images])
 
 
 def jpeg(images: np.ndarray, quality: int) -> np.ndarray:
@@ -42,7 +43,7 @@ def jpeg(images: np.ndarray, quality: int) -> np.ndarray:
 
 def brighter(images: np.ndarray, factor: float) -> np.ndarray:
     """Multiplies all values; what is above 255 becomes white."""
-    return _rounded(images * np.float32(factor))
+    return np.stack([_rounded(image * np.float32(factor)) for image in images])
 
 
 CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -72,7 +72,7 @@ def fingerprint(*examples: Any) -> str:
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             add([getattr(value, field.name) for field in dataclasses.fields(value)])
         elif isinstance(value, int | float | np.generic | None):
-            digest.update(repr(value).encode())
+            digest.update(repr(value.item() if isinstance(value, np.generic) else value).encode())
         elif not callable(value):
             raise TypeError(f"{type(value).__name__} has no fingerprint; expected arrays, texts, files or numbers")
 
@@ -100,6 +100,6 @@ def check_sizes(
     if train < 1 or validation < least_validation or test < least_test:
         raise UserError(
             f"{path} has too few {kind}: {train} to train on, {validation} to validate and {test} to test; expected"
-            f" 1, {least_validation} and {least_test}, and better far more; add some, at least 3 different ones of a"
+            f" 1, {least_validation} and {least_test}, or more; add some, at least 3 different ones of a"
             " class"
         )

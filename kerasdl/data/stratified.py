@@ -7,13 +7,13 @@ from collections.abc import Hashable, Sequence
 def divide(
     contents: Sequence[str], labels: Sequence[Hashable], *, validation_ratio: float, test_ratio: float, seed: int
 ) -> dict[str, list[int]]:
-    """Gives each example a part by a hash of its content, as it were a draw with these probabilities.
+    """Gives each example a part by a hash of its content, which stands for a random number with these probabilities.
 
     So the part of an example follows from itself: not from its name or place, nor from what is added or removed.
     Equal contents come into one part, whatever their labels. The test part does not depend on the validation ratio, so
     that a final model that is trained on the validation examples as well is still tested on examples that no choice
     was made by. The exception is a class of which a part would get nothing: that part takes the example that is
-    nearest to it.
+    nearest to it; a class of two contents gives its second one to validation, or to test if there is no validation.
 
     Args:
         contents: of each example: what tells it from others, such as a text or the checksum of a file.
@@ -46,7 +46,7 @@ def divide(
     for content, label in zip(contents, labels, strict=True):
         classes.setdefault(label, set()).add(content)
     taken: set[str] = set()
-    for members in classes.values():
+    for _, members in sorted(classes.items(), key=lambda item: repr(item[0])):  # in no order of the examples
         # A content with several labels was given its part with the first of them.
         own = sorted(members - taken, key=drawn.__getitem__)
         taken |= members

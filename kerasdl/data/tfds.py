@@ -56,11 +56,13 @@ def _reading(name: str, place: Path) -> Iterator[None]:
     """Names the data set and its folder where its files are damaged or missing."""
     try:
         yield
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        raise
     except Exception as error:  # TensorFlow and TFDS raise whatever a cut or missing file leads to
         lines = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"the records of {name} in {place} are damaged ({lines[0].strip()[:200]}); copy them anew, or delete that "
-            "folder and let TFDS prepare it again"
+            f"the records of {name} in {place} are damaged ({lines[0].strip()[:200]}); copy them anew, or let TFDS "
+            "prepare them in another folder"
         ) from None
 
 

@@ -4,13 +4,14 @@ Every function takes the same pair: probabilities float[examples, classes], rows
 int[examples] in 0..classes-1. A prediction is the most probable class; of equals the first.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, entropy
 from sklearn import metrics
 
 CALIBRATION_BINS = 15
@@ -69,27 +70,34 @@ def classification_report(probabilities: np.ndarray, labels: np.ndarray) -> dict
 
 
 def without_skill(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """What is to be beaten, for `verdict`.
+    """What a classifier without skill reaches, for `verdict`.
 
     Args:
         probabilities: float[examples, classes], rows summing to 1.
         labels: int[examples], the true classes.
 
     Returns:
-        `majority_accuracy` (ratio), that of naming the most frequent class of these labels each time; `named_classes`,
-        how many classes are named at least once.
+        `majority_accuracy` (ratio), that of naming the most frequent class of these labels each time;
+        `majority_nll_nats`, the negative log-likelihood of always giving the frequencies of the classes;
+        `named_classes`, how many classes are named at least once.
     """
+    frequencies = np.bincount(labels) / len(labels)
     return {
-        "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
+        "majority_accuracy": float(frequencies.max()),
+        "majority_nll_nats": float(entropy(frequencies)),
         "named_classes": len(np.unique(probabilities.argmax(axis=1))),
     }
 
 
 def verdict(report: Mapping[str, float]) -> str | None:
-    """Why a classifier is of no use, by `classification_report` and `without_skill`; None if they do not say so."""
+    """Why a classifier is of no use, by `classification_report` and `without_skill`; None if they do not say so.
+
+    Where one class is rare, a useful classifier may name the other each time, and be right less often than who names it
+    always: its probabilities say more than the frequencies of the classes then, so that both have to fail.
+    """
     majority = report.get("majority_accuracy", 0.0)
-    if majority == 1:
-        return None  # one class alone is tested
+    if majority == 1 or report.get("nll_nats", math.inf) < report.get("majority_nll_nats", math.inf):
+        return None  # one class alone is tested, or there is skill
     if report.get("named_classes") == 1:
         return "it names the same class for every test example"
     standard_error = (report["accuracy_high"] - report["accuracy_low"]) / (2 * 1.96)

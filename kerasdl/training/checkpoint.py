@@ -78,7 +78,7 @@ class Checkpoint(keras.callbacks.Callback):
     def best_epoch(self) -> int:
         """Number of the best epoch, whose model is kept; 0 before the first."""
         last = self.initial_epoch
-        if last and not {self.monitor, "val_loss"} & {*self.history[-1]}:
+        if not any({self.monitor, "val_loss"} & {*row} for row in self.history):
             return last
         return 1 + max(range(last), key=lambda i: (self._rank(self.history[i]), -i), default=-1)
 

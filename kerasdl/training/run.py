@@ -57,9 +57,10 @@ def create(root: Path, application: str, config: dict[str, Any], data: dict[str,
 def new_folder(parent: Path) -> Path:
     """Makes a folder named after the time; of two at the same second the later one gets a number."""
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    parent.mkdir(parents=True, exist_ok=True)
     for name in itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2))):
         with contextlib.suppress(FileExistsError):
-            (parent / name).mkdir(parents=True)
+            (parent / name).mkdir()
             return parent / name
     raise AssertionError  # the numbers never end
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from kerasdl.errors import UserError
@@ -20,6 +21,7 @@ from kerasdl.files import (
     write_json,
     write_text,
 )  # fmt: skip
+from kerasdl.training.run import new_folder
 
 
 def test_writes_text_and_json(tmp_path):
@@ -89,8 +91,8 @@ def writers(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, writers):
-    dead, living = (f".{process.pid}-{name}" for process, name in zip(writers, "12", strict=True))
-    own = [".2020-mine.txt", ".hidden", "123-4"]
+    dead, living = (f".kerasdl-{process.pid}-{name}" for process, name in zip(writers, "12", strict=True))
+    own = [".2020-mine.txt", ".2020-new.txt", ".hidden", "123-4"]
     for name in own:
         (tmp_path / name).touch()
     assert {dead, dead + ".lock", living, living + ".lock"} < {*os.listdir(tmp_path)}
@@ -98,15 +100,29 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert {*os.listdir(tmp_path)} == {living, living + ".lock", "new.txt", *own}
 
 
-def test_left_overs_of_before_the_locks_and_of_a_process_of_the_same_number(tmp_path):
-    (tmp_path / "model.keras").touch()
-    (tmp_path / ".77-model.keras").touch()
-    (tmp_path / f".{os.getpid()}-3").mkdir()
-    (tmp_path / f".{os.getpid()}-3" / "part").touch()
+def test_left_overs_of_a_process_of_the_same_number(tmp_path):
+    (tmp_path / f".kerasdl-{os.getpid()}-3").mkdir()
+    (tmp_path / f".kerasdl-{os.getpid()}-3" / "part").touch()
     with atomic_path(tmp_path / "3") as temporary:
         temporary.mkdir()
-    assert {*os.listdir(tmp_path)} == {"model.keras", "3"}
+    assert os.listdir(tmp_path) == ["3"]
     assert os.listdir(tmp_path / "3") == []
+
+
+def test_json_holds_plain_values(tmp_path):
+    assert as_json({"a": np.float32(0.5), "b": tmp_path, "c": np.nan}) == json.dumps(
+        {"a": 0.5, "b": str(tmp_path), "c": None}
+    )
+    with pytest.raises(TypeError, match="object is no JSON value"):
+        as_json(object())
+
+
+def test_a_link_to_nowhere_is_no_folder(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(UserError, match="is no folder"):
+        check_output(tmp_path / "runs" / "cifar10", folder=True, flag="--runs")
+    with pytest.raises(FileExistsError):
+        new_folder(tmp_path / "runs")
 
 
 def test_a_claim_is_to_be_had_once_and_again_when_it_was_given_back(tmp_path):

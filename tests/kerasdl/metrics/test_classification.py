@@ -192,6 +192,9 @@ def test_a_classifier_that_is_of_no_use_is_told_and_no_other():
     rare = (rng.random(400) < 0.1).astype(int)
     guess = np.eye(2)[(rng.random(400) < 0.1).astype(int)]
     assert "most frequent class" in classification.verdict(report(guess, rare))
+    # It never names the rare class, yet its probabilities order the examples without a mistake.
+    sure = np.where(rare == 1, 0.3, 0.05)
+    assert classification.verdict(report(np.stack([1 - sure, sure], 1), rare)) is None
     few = np.array([0, 1, 0, 1, 2])
     assert classification.verdict(report(np.eye(3)[few], few)) is None
     alone = np.zeros(5, int)
