@@ -100,7 +100,8 @@ def _train(
         module.train(config, model or _built(module, config, data), data, [saver])
     if saver.stopped:
         print(
-            f"stopped by --patience {saver.patience}: none after epoch {saver.best_epoch} was better; a larger one goes on"
+            f"stopped by --patience {saver.patience}: no epoch after {saver.best_epoch} was better; "
+            "a larger --patience goes on"
         )
     plots.learning_curves(
         folder / run.LOG,
