@@ -161,8 +161,8 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
         data = _data.open_data(module, config, recorded, Path(resume))
     else:
         data = _data.tiny_data(module, config) if tiny else module.load_data(config)
-    asked = command_line.option([*given, *arguments], "batch-size")
-    config = _data.with_batch_size(module, config, data, given=asked is not None)
+        asked = command_line.option([*given, *arguments], "batch-size")
+        config = _data.with_batch_size(module, config, data, given=asked is not None)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
 
 

@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from kerasdl.errors import UserError
@@ -189,7 +188,7 @@ def as_json(content: Any, **options: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, np.generic):
+    if type(value).__module__ == "numpy" and value.ndim == 0:  # which a command line does not import for its help
         return value.item()
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
