@@ -88,11 +88,14 @@ def _check_application(model: Path, application: str) -> None:
     """Refuses an export of another application, whose signatures may have the same names.
 
     Raises:
-        UserError: its card is that of another application, or there is no export.
+        UserError: its card is that of another application.
     """
     from kerasdl import export
 
-    card = export.version_folder(model) / "MODEL_CARD.md"
+    try:
+        card = export.version_folder(model) / "MODEL_CARD.md"
+    except UserError:
+        return  # there is none: the verb says so, after its settings
     words = card.read_text("utf-8", errors="replace").split(maxsplit=2) if card.is_file() else []
     if words[:1] == ["#"] and words[1] != application and words[1] in applications():
         raise UserError(
@@ -161,8 +164,8 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
         data = _data.open_data(module, config, recorded, Path(resume))
     else:
         data = _data.tiny_data(module, config) if tiny else module.load_data(config)
-        asked = command_line.option([*given, *arguments], "batch-size")
-        config = _data.with_batch_size(module, config, data, given=asked is not None)
+        if command_line.option([*given, *arguments], "batch-size") is None:
+            config = _data.fitting_batch_size(module, config, data)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
 
 

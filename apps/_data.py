@@ -106,30 +106,39 @@ FEW_STEPS = 10
 """Steps an epoch below which a line says so: there is little to learn from a pass over the data."""
 
 
-def with_batch_size(module: Application, config: Any, data: Splits, *, given: bool) -> Any:
-    """The configuration, with a default batch size lowered to what leaves ten steps an epoch, if the data is small.
+def num_examples(module: Application, config: Any, data: Splits) -> int:
+    """Training examples as the steps of an application take them."""
+    return module.num_examples(config, data) if hasattr(module, "num_examples") else len(data.train)
+
+
+def fitting_batch_size(module: Application, config: Any, data: Splits) -> Any:
+    """The configuration, with its batch size lowered to what leaves ten steps an epoch, if the data is small.
 
     Args:
         module: the application.
-        config: its configuration.
+        config: its configuration, whose batch size is a default.
         data: its data.
-        given: the batch size is what a person asked for, and stays; a line says what would leave more steps.
 
     Returns:
         The configuration. Batches of fewer than eight examples are never its choice.
     """
-    count = module.num_examples(config, data) if hasattr(module, "num_examples") else len(data.train)
+    count = num_examples(module, config, data)
     fitting = min(count, max(8, count // FEW_STEPS))
-    if count // config.batch_size >= FEW_STEPS:
+    if fitting >= config.batch_size:
         return config
-    if not given and fitting < config.batch_size:
-        print(f"batch size {fitting}, not {config.batch_size:,}: there are {count:,} training examples", flush=True)
-        return dataclasses.replace(config, batch_size=fitting)
+    print(f"batch size {fitting}, not {config.batch_size:,}: there are {count:,} training examples", flush=True)
+    return dataclasses.replace(config, batch_size=fitting)
+
+
+def say_few_steps(module: Application, config: Any, data: Splits) -> None:
+    """Says in a line on standard error that an epoch has few steps, and what would leave more, if that is so."""
+    count = num_examples(module, config, data)
     steps = max(1, count // config.batch_size)
-    better = f"--batch-size {fitting}" if fitting < config.batch_size else "more examples"
-    print(
-        f"few steps an epoch: {count:,} training examples make {steps} of --batch-size {config.batch_size}; "
-        f"{better} would give more",
-        file=sys.stderr,
-    )
-    return config
+    if steps < FEW_STEPS:
+        better = max(1, count // FEW_STEPS)
+        more = f"--batch-size {better}" if better < config.batch_size else "more examples"
+        print(
+            f"few steps an epoch: {count:,} training examples make {steps} of --batch-size {config.batch_size}; "
+            f"{more} would give more",
+            file=sys.stderr,
+        )

@@ -51,6 +51,7 @@ def train(
     if resume is None:
         # Before the folder, so that a mistake leaves none behind.
         model = _built(module, config, data)
+        _data.say_few_steps(module, config, data)
         folder = run.create(runs, application, jsonable(config), dict(data.info))
     else:
         folder = resume

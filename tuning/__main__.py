@@ -78,8 +78,8 @@ def _dispatch(arguments: list[str]) -> int:
     data = _data.tiny_data(module, config) if parsed.tiny else module.load_data(config)
     if data.validation is None:
         raise UserError("a search needs validation data; give --validation-ratio above 0")
-    asked = command_line.option([*given, *rest], "batch-size")
-    config = _data.with_batch_size(module, config, data, given=asked is not None)
+    if command_line.option([*given, *rest], "batch-size") is None:
+        config = _data.fitting_batch_size(module, config, data)
     folder = parsed.folder or run.new_folder(Path("runs/tuning") / name)
     if (folder / "trials.csv").exists():
         raise UserError(f"{folder} holds a finished or stopped search; give another --folder")

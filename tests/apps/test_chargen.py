@@ -520,8 +520,7 @@ def test_an_own_folder_is_trained_on_exported_and_continued(tmp_path, capsys):
 def fails(capsys, *words):
     capsys.readouterr()
     assert main(["chargen", *map(str, words)]) == 2
-    error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1, error
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("few steps an epoch"))
     return error
 
 

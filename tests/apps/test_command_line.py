@@ -36,6 +36,15 @@ def fails(capsys, *words, status=2):
     return printed.err.strip()
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C as on a terminal: what runs in the background is deaf to it, and so are its child processes."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("package", ["apps", "tuning"])
 def test_interrupted_at_the_start_it_ends_in_one_line(package, number, status, tmp_path):
@@ -50,6 +59,7 @@ def test_interrupted_at_the_start_it_ends_in_one_line(package, number, status, t
     assert (process.returncode, error) == (status, "interrupted; nothing was lost: run the command again\n")
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_says_what_can_be_done_next(number, status, monkeypatch, capsys):
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]

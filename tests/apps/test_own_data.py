@@ -185,26 +185,30 @@ def pictures(count):
 @pytest.mark.parametrize(("count", "fitting"), [(45_000, 2000), (20_000, 2000), (600, 60), (12, 8), (5, 5)])
 def test_a_default_batch_size_fits_the_data(count, fitting, capsys):
     """600 flowers in the default batch of 2,000 made one step an epoch, and 12 points less accuracy."""
-    config = _data.with_batch_size(cifar10, cifar10.Config(), pictures(count), given=False)
+    config = _data.fitting_batch_size(cifar10, cifar10.Config(), pictures(count))
     assert config.batch_size == fitting
     assert (f"batch size {fitting}, not 2,000" in capsys.readouterr().out) == (fitting < 2000)
 
 
-def test_a_given_batch_size_stays_and_few_steps_are_said(capsys):
-    config = cifar10.Config()
-    assert _data.with_batch_size(cifar10, config, pictures(600), given=True) == config
-    assert "few steps an epoch: 600 training examples make 1 of --batch-size 2000; --batch-size 60" in (
-        capsys.readouterr().err
-    )
-    assert _data.with_batch_size(cifar10, cifar10.Config(batch_size=60), pictures(600), given=True).batch_size == 60
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(
+    ("count", "batch_size", "said"),
+    [
+        (600, 2000, "600 training examples make 1 of --batch-size 2000; --batch-size 60 would give more"),
+        (40, 8, "40 training examples make 5 of --batch-size 8; --batch-size 4 would give more"),
+        (4, 1, "4 training examples make 4 of --batch-size 1; more examples would give more"),
+        (600, 60, ""),
+    ],
+)
+def test_few_steps_are_said(count, batch_size, said, capsys):
+    _data.say_few_steps(cifar10, cifar10.Config(batch_size=batch_size), pictures(count))
+    assert capsys.readouterr().err == (f"few steps an epoch: {said}\n" if said else "")
 
 
 def test_texts_and_captions_are_counted_as_steps_take_them():
     data = chargen.tiny()[1]
     config = chargen.Config(window=100, batch_size=1000)
     assert chargen.num_examples(config, data) == 499
-    assert _data.with_batch_size(chargen, config, data, given=False).batch_size == 49
+    assert _data.fitting_batch_size(chargen, config, data).batch_size == 49
     config, data = captioner.tiny()
     assert captioner.num_examples(config, data) == 3200
     assert captioner.num_examples(dataclasses.replace(config, flip=True), data) == 6400
