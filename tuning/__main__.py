@@ -91,7 +91,8 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         search.search(verbose=0)
     except KeyboardInterrupt as stop:
-        raise type(stop)(f"the finished trials, and the best of them, are in {folder}") from None
+        done = f"the finished trials, and the best of them, are in {folder}" if search.rows else "no trial was finished"
+        raise type(stop)(done) from None
     _search.print_table(_search.ranking(search.rows, module.OBJECTIVE))
     if not (folder / "best.json").exists():
         raise RuntimeError(f"no trial finished; the failures stand in {folder / 'trials.csv'}")
