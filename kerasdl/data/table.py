@@ -154,6 +154,13 @@ def separated_rows(path: Path, content: str, separator: str, quoting: str = "aut
     lines = content.split("\n")
     if quoting == "auto":
         quoting, rows = _decided(path, content, separator)
+        long = [line for line, cells in rows if len(cells) == 1 and "\n" in cells[0]]
+        if long:  # without a separator nothing shows whether a quote has taken in rows
+            print(
+                f"{path}: {len(long)} texts hold line breaks, the first at line {long[0]}; give --quoting none if"
+                " quotes belong to the texts.",
+                file=sys.stderr,
+            )
     else:
         rows = _parsed(path, content, separator, quoting)
         if swallowing := _swallowing(rows, lines, separator):

@@ -328,3 +328,10 @@ def test_repeated_texts_and_contrary_labels_are_counted(tmp_path, capsys):
     ]
     read(write(tmp_path / "b.csv", "text,label\na,x\nb,x\nc,y\nd,y\n"))
     assert capsys.readouterr().err == ""
+
+
+def test_of_one_column_a_text_of_several_lines_is_said(tmp_path, capsys):
+    path = write(tmp_path / "x.csv", 'text\nplain\n"Wow\nnice film\nthe end"\nlast\n')
+    assert [*table.read_texts(path, text_column="text").values()] == ["plain", "Wow\nnice film\nthe end", "last"]
+    assert f"{path}: 1 texts hold line breaks, the first at line 3; give --quoting none" in capsys.readouterr().err
+    assert len(table.read_texts(path, text_column="text", quoting="none")) == 5
