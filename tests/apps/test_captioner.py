@@ -194,13 +194,15 @@ def test_the_top_of_the_encoder_is_tuned_and_the_rest_is_not(own, tmp_path):
 @pytest.mark.parametrize("done", [1, 2])
 def test_resume_before_and_within_the_tuning_is_exact(own, tmp_path, done):
     class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = epoch + 1 == done
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == done:
+                raise KeyboardInterrupt
 
     config = with_encoder(own, tune_from="block_15_add", tune_epochs=2)
     data = captioner.load_data(config)
     whole = fitted(config, data, tmp_path / "whole")
-    fitted(config, data, tmp_path / "parts", Stop())
+    with pytest.raises(KeyboardInterrupt):
+        fitted(config, data, tmp_path / "parts", Stop())
     parts = fitted(config, data, tmp_path / "parts", resume=True)
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
