@@ -14,7 +14,7 @@ from kerasdl.errors import UserError
 RECIPE: Any = None
 """Default of a field that `recipe` fills in."""
 
-PLACES = ("data", "data_dir", "images", "unlabeled")
+PLACES = ("data", "data_dir", "images", "unlabeled", "photographs")
 """Fields that say where data lies, not what it is: a run goes on with others, if the data is the same."""
 
 OF_DATA = (

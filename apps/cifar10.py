@@ -93,6 +93,8 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
     """Random zoom of up to this share either way."""
     color_jitter: AtLeast[float, 0] = 0.0
     """Random brightness, contrast and saturation, each by up to this share."""
+    corrupted: Between[float, 0, 1] = 0.0
+    """Share of the training pictures with noise, blurred or compressed as JPEG, so that the network bears it."""
     cutout_size: AtLeast[int, 0] = RECIPE
     """Side of a random grey square, in pixels; 0 for none."""
     mixup_alpha: AtLeast[float, 0] = 0.0

@@ -10,6 +10,8 @@ and takes 2.5 dB more noise out of drawn shapes than the best Gaussian filter.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +21,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps import _pictures, _training
+from apps import _pictures
 from apps._contract import Card, Objective, Splits
-from apps._settings import RECIPE, AtLeast, PictureData, Training, at_least, between
+from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding
-from kerasdl.data import augmentation, divided, image_data, noise, picture_decoding, picture_files, pipeline, synthetic
+from kerasdl.data import (
+    augmentation,
+    captioned_pictures,
+    divided,
+    image_data,
+    noise,
+    picture_decoding,
+    picture_files,
+    pipeline,
+    synthetic,
+)
 from kerasdl.decoding import tiles
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.metrics import denoising
-from kerasdl.training import optimizers, precision
+from kerasdl.training import fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +56,11 @@ class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epoc
     """Own pictures in place of --dataset: a folder, searched with its sub-folders; squares are cut out of them."""
     patch_size: int = 48
     """Side of the squares cut out of --data, in pixels."""
-    patches: AtLeast[int, 1] = 50
-    """Squares of each picture of --data."""
+    patches: AtLeast[int, 1] = RECIPE
+    """Squares of each picture: 50 of --data, 4 of --photographs."""
+    photographs: Path | None = None
+    """Larger pictures: a folder, or a .csv whose column image names files; every second step learns from squares of
+    --patch-size of them, the others from --dataset."""
     noise: Literal["gaussian", "salt_and_pepper", "masking"] = "gaussian"
     """gaussian: added to every value; salt_and_pepper: black and white pixels; masking: black pixels."""
     strength: float = RECIPE
@@ -53,6 +68,10 @@ class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epoc
     changed pixels, 0.2 or 0.5."""
     blind: bool = True
     """Train with strengths from 0 to 2.2 times --strength, so that one network fits them all."""
+    grey: Between[float, 0, 1] = 0.25
+    """Share of the training pictures shown in grey, with the same noise in all channels, as a scan in grey has it."""
+    rounded: Between[float, 0, 1] = 0.5
+    """Share of the training pictures whose noisy values are clipped and rounded, as a file of 8 bits holds them."""
     flip: bool = True
     """Show half of the training pictures mirrored."""
     architecture: Literal["unet", "autoencoder"] = "unet"
@@ -69,10 +88,11 @@ class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epoc
     """muon: orthogonalised momentum for kernels, Adam at a quarter of the rate for the rest."""
 
     @staticmethod
-    def recipe(noise: str, optimizer: str) -> dict[str, Any]:
-        """The strength for the noise, the learning rate for the optimizer."""
+    def recipe(noise: str, optimizer: str, photographs: Path | None) -> dict[str, Any]:
+        """The strength for the noise, the learning rate for the optimizer, the squares for what they are cut from."""
         strength = {"gaussian": 25.0, "salt_and_pepper": 0.2, "masking": 0.5}[noise]
-        return {"strength": strength, "learning_rate": 2e-2 if optimizer == "muon" else 6e-3}
+        rate, patches = 2e-2 if optimizer == "muon" else 6e-3, 50 if photographs is None else 4
+        return {"strength": strength, "learning_rate": rate, "patches": patches}
 
     def __post_init__(self) -> None:
         """Checks every value."""
@@ -81,6 +101,8 @@ class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epoc
         if self.sparsity and self.architecture == "unet":
             raise UserError("--sparsity is for --architecture autoencoder: a unet has ways past its smallest map")
         at_least(max(11, 2 ** (self.depth - 1)), patch_size=self.patch_size)  # the SSIM's window
+        if self.photographs is not None and (self.data is not None or self.dataset != "cifar10"):
+            raise UserError("--photographs are learned from beside --dataset cifar10; of own pictures give one --data")
 
 
 OBJECTIVE = Objective(metric="val_psnr_db", direction="max")
@@ -104,20 +126,30 @@ def load_data(config: Config) -> Splits:
     else:
         found = image_data.from_folder(config.data, cut, validation_ratio=ratio, classes="none")
     test, description = found.test, f"squares of the {found.description}" if config.data else found.description
-    return splits_of(found.train.images, found.validation.images, lambda: test().images, description)
+    train = [found.train.images]
+    if config.photographs is not None:
+        photographs = captioned_pictures.pictures(config.photographs)
+        train.append(cut([(path, 0) for path in photographs], "train").images)
+    return splits_of(train, found.validation.images, lambda: test().images, description)
 
 
 def splits_of(
-    train: np.ndarray, validation: np.ndarray, test: Callable[[], np.ndarray], description: str, **info: Any
+    train: Sequence[np.ndarray], validation: np.ndarray, test: Callable[[], np.ndarray], description: str, **info: Any
 ) -> Splits:
-    """Clean pictures uint8[pictures, height, width, channels] as the other parts of this file take them."""
+    """Clean pictures uint8[pictures, height, width, channels]; those to train on, of a size each, are taken in turn."""
+    fingerprint = divided.fingerprint(*train, validation if len(validation) else None)
     return Splits(
         train=train,
         validation=validation if len(validation) else None,
         test=test,
-        info={**info, "channels": train.shape[-1]},
+        info={**info, "channels": train[0].shape[-1], "fingerprint": fingerprint},
         description=description,
     )
+
+
+def num_examples(config: Config, data: Splits) -> int:
+    """Pictures of the first size, which an epoch passes over once."""
+    return len(data.train[0])
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -144,8 +176,8 @@ def build_model(config: Config, data: Splits) -> keras.Model:
             x = autoencoding.CutTo(name="cut")(x, image)
         noise = keras.layers.Rescaling(128, dtype="float32", name="noise")(x)
         restored = keras.layers.Subtract(dtype="float32", name="restored")([image, noise])
-        model = keras.Model(image, restored, name="denoiser")
-    steps = pipeline.num_steps(len(data.train), config.batch_size)
+        model = Denoiser(image, restored, name="denoiser")
+    steps = pipeline.num_steps(num_examples(config, data), config.batch_size) * len(data.train)
     model.compile(
         optimizers.make(config.optimizer, config, steps),
         loss=root_mean_square_error,
@@ -153,6 +185,26 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         jit_compile=False,
     )
     return model
+
+
+@keras.saving.register_keras_serializable(package="apps")
+class Denoiser(keras.Model):
+    """A model that takes batches of several sizes in turn."""
+
+    sides: Sequence[int] = ()
+    """Of the squares, in pixels, where there are several sizes."""
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
+        """A step on (noisy, clean); convolutions are quicker for a size that they know when they are traced."""
+        if not self.sides:
+            return super().train_step(data)
+
+        def step(side: int) -> dict[str, Any]:
+            images = [tf.ensure_shape(part, [None, side, side, None]) for part in data]
+            return super(Denoiser, self).train_step(tuple(images))
+
+        which = tf.argmax(tf.equal(self.sides, tf.shape(data[0])[1]), output_type=tf.int32)
+        return tf.switch_case(which, [functools.partial(step, side) for side in self.sides])
 
 
 def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -> np.ndarray:
@@ -186,7 +238,24 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if data.validation is not None:
         noisy = noisy_of(config, data.validation, config.strength, seed=0)
         validation = pipeline.evaluation_batches((noisy, data.validation.astype(np.float32)), 100)
-    return _training.fit_arrays(config, model, [data.train], callbacks, noise_maker(config), validation=validation)
+    steps = pipeline.num_steps(num_examples(config, data), config.batch_size)
+    area = math.prod(data.train[0].shape[1:3])
+    batches = [
+        pipeline.training_batches(
+            [images],
+            max(1, round(config.batch_size * area / math.prod(images.shape[1:3]))),  # equal work
+            initial_epoch=callbacks[-1].initial_epoch,
+            seed=config.seed + number,
+            transform=noise_maker(config),
+            steps=steps,
+        )
+        for number, images in enumerate(data.train)
+    ]
+    if len(batches) > 1:
+        model.sides = [images.shape[1] for images in data.train]
+    return fit.fit(
+        model, pipeline.in_turn(batches), callbacks, config, steps=steps * len(batches), validation=validation
+    )
 
 
 def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
@@ -195,15 +264,24 @@ def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     highest = highest if config.noise == "gaussian" else min(1.0, highest)
 
     def transform(images: tf.Tensor, *, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        seeds = [tf.random.fold_in(seed, i) for i in range(3)]
+        seeds = [tf.random.fold_in(seed, i) for i in range(5)]
         if config.flip:
             images = augmentation.random_flip(images, seeds[0])
-        clean = tf.cast(images, tf.float32)
         count = tf.shape(images)[0]
+
+        def drawn(share: float, seed: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_uniform([count, 1, 1, 1], seed) < share
+
+        in_grey = drawn(config.grey, seeds[3])
+        if images.shape[-1] == 3:
+            images = tf.where(in_grey, picture_decoding.grey(images), images)
+        clean = tf.cast(images, tf.float32)
         strength = tf.fill([count], highest)
         if config.blind:
             strength = tf.random.stateless_uniform([count], seeds[1], 0, highest)
-        return noise.add_noise(clean, seeds[2], kind=config.noise, strength=strength), clean
+        noisy = noise.add_noise(clean, seeds[2], kind=config.noise, strength=strength)
+        noisy = tf.where(in_grey, noisy[..., :1], noisy)
+        return tf.where(drawn(config.rounded, seeds[4]), tf.round(tf.clip_by_value(noisy, 0, 255)), noisy), clean
 
     return transform
 
@@ -291,7 +369,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
 
         return {"image_bytes": tf.map_fn(one, image_bytes, fn_output_signature=tf.string)}
 
-    example = data.train[:1]
+    example = data.train[0][:1]
     return {
         "denoise": export.Endpoint(
             from_bytes,
@@ -337,4 +415,4 @@ def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     images, _ = synthetic.shapes(2500, size=32, num_classes=8, seed=0)
     train, validation, test = np.split(images, [2000, 2200])
     config = config or Config(width=16, depth=2, epochs=8, batch_size=32)
-    return config, splits_of(train, validation, lambda: test, "drawn shapes, test split, 300 pictures", tiny=True)
+    return config, splits_of([train], validation, lambda: test, "drawn shapes, test split, 300 pictures", tiny=True)

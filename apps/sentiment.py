@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits
-from apps._settings import AtLeast, Between, Quoting, TextData, Training
+from apps._settings import RECIPE, AtLeast, Between, Quoting, TextData, Training
 from kerasdl import export
 from kerasdl.blocks import activation, attention, embedding, ngrams, recurrence, sentence_convolution
 from kerasdl.data import divided, pipeline, synthetic, table, text_data, text_file, vocabulary
@@ -79,10 +79,18 @@ class Config(TextData, Training, epochs=4, learning_rate=2e-3, weight_decay=0.01
     """Share of recurrent features dropped, the same at each word of a text."""
     label_smoothing: Between[float, 0, 0.9] = 0.1
     """Probability mass spread over all classes in the targets."""
+    excerpts: AtLeast[int, 0] = RECIPE
+    """Excerpts of one or two sentences of each training text, which the network learns with its label, too, so that
+    it knows short texts: 3, but none of --data."""
     pretrain_epochs: AtLeast[int, 0] = 0
     """Passes over unlabelled and training texts in which, first of all, the recurrent layers learn to predict words."""
     teacher: Path | None = None
     """Exported text classifier of the same classes: the network learns its answers to the unlabelled texts, too."""
+
+    @staticmethod
+    def recipe(data: Path | None) -> dict[str, Any]:
+        """Own texts may be short, or their sentences tell nothing of their class."""
+        return {"excerpts": 3 if data is None else 0}
 
     def __post_init__(self) -> None:
         """Checks every value."""
@@ -220,6 +228,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             model.get_layer("ngrams").fit(batches, strength=config.ngram_strength)
         if config.pretrain_epochs:
             pretrain(config, model, sequences + words.sequences(data.train.unlabeled()))
+    texts = list(data.train.texts)
     if config.teacher is not None:
         unlabeled = data.train.unlabeled()
         answers = teacher.soft_labels(
@@ -231,6 +240,12 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         )
         targets = np.concatenate([targets, answers])
         sequences += words.sequences(unlabeled)
+        texts += unlabeled
+    if config.excerpts:
+        excerpts, sources = text_data.excerpts(texts, config.excerpts, seed=config.seed)
+        targets = np.concatenate([targets, targets[sources]])
+        sequences += words.sequences(excerpts)
+    if len(sequences) > len(data.train):
         _compile(config, model, len(sequences))
     validation = None
     if data.validation is not None:
@@ -481,7 +496,7 @@ def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     whole = text_data.Texts(texts, labels)
     train, validation, test = (whole.of(part) for part in np.split(np.arange(3000), [2000, 2500]))
     config = config or Config(
-        bidirectional=False, units=32, embedding_dim=32, ngrams=False, dropout=0.0, epochs=5, batch_size=25,
+        bidirectional=False, units=32, embedding_dim=32, ngrams=False, excerpts=0, dropout=0.0, epochs=5, batch_size=25,
         learning_rate=1e-2,
     )  # fmt: skip
     found = divided.Divided(train, validation, lambda: test, ["negative", "positive"], "made-up reviews, 500 texts")

@@ -38,7 +38,7 @@ def ours(precision: str) -> float:
         width=WIDTH, depth=DEPTH, strength=NOISE, batch_size=BATCH, epochs=3, precision=precision,
     )  # fmt: skip
     images = pictures()
-    data = denoiser.splits_of(images, images[:0], lambda: images[:0], "random")
+    data = denoiser.splits_of([images], images[:0], lambda: images[:0], "random")
     clock = _contest.clock()
     denoiser.train(config, denoiser.build_model(config, data), data, [clock])
     return len(images) / min(clock.seconds[1:])

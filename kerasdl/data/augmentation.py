@@ -19,7 +19,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 # Folded into the caller's seed. Changing a number changes the draws of recorded runs.
-_FLIP, _CROP, _AFFINE, _COLOR, _ERASING, _MIXUP = range(6)
+_FLIP, _CROP, _AFFINE, _COLOR, _ERASING, _MIXUP, _CORRUPTION = range(7)
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow and torchvision
 
@@ -274,6 +274,56 @@ def mixup(
     )
 
 
+def corrupt(images: tf.Tensor, seed: tf.Tensor, *, share: float) -> tf.Tensor:
+    """Adds noise to a third of a share of the images, blurs a third, and compresses a third as JPEG.
+
+    The images at the front of the batch are taken: expects a shuffled batch. Gaussian noise has a standard deviation
+    of 0 to 15, the Gaussian blur one of 0.3 to 1.2 pixels with the border mirrored, JPEG a quality of 20 to 70, each
+    drawn uniformly for each image.
+
+    Args:
+        images: uint8[batch, height, width, 3].
+        seed: int32[2].
+        share: in 0..1, of the batch.
+
+    Returns:
+        The dtype and shape of `images`.
+
+    Raises:
+        ValueError: if `images` has another dtype or shape, or `share` is outside 0..1.
+
+    Source: kinds: Hendrycks and Dietterich 2019, arXiv:1903.12261, section 3; strengths: own.
+    """
+    images = _checked(images)
+    if images.dtype != tf.uint8 or images.shape[-1] != 3:
+        raise ValueError(f"corrupt got {images.dtype.name}{images.shape}; expected uint8[batch, height, width, 3].")
+    if not 0 <= share <= 1:
+        raise ValueError(f"corrupt got share={share}; it lies in 0..1.")
+    batch = tf.shape(images)[0]
+    count = tf.cast(tf.round(tf.cast(batch, tf.float32) * share / 3), tf.int32)
+    count = tf.minimum(count, batch // 3)
+    seeds = tf.unstack(tf.random.split(tf.random.fold_in(seed, _CORRUPTION), 4))
+
+    def drawn(index: int, low: float, high: float) -> tf.Tensor:
+        return tf.random.stateless_uniform([count], seeds[index], low, high)[:, None, None, None]
+
+    noisy, blurred, compressed, rest = tf.split(images, [count, count, count, batch - 3 * count])
+    noise = drawn(0, 0, 15) * tf.random.stateless_normal(tf.shape(noisy), seeds[3])
+    noisy = tf.clip_by_value(tf.cast(noisy, tf.float32) + noise, 0, 255)
+    blurred = tf.cast(blurred, tf.float32)
+    for axes in ([1, 2], [2, 1]):  # blurs axis 1 and swaps both, twice
+        kernel = _blur_kernel(tf.shape(images)[axes[0]], drawn(1, 0.3, 1.2)[:, 0])
+        blurred = tf.einsum("bij,bjkc->bkic", kernel, blurred)
+    files = tf.map_fn(
+        lambda pair: tf.image.adjust_jpeg_quality(pair[0], pair[1]),
+        (compressed, tf.cast(drawn(2, 20, 71)[:, 0, 0, 0], tf.int32)),
+        fn_output_signature=tf.uint8,
+    )
+    compressed = tf.reshape(files, tf.shape(compressed))  # of no picture the map has one dimension
+    changed = [_as_dtype(part, tf.uint8) for part in (noisy, blurred)]
+    return _shaped(tf.concat([*changed, compressed, rest], 0), images.shape)
+
+
 def resize(images: tf.Tensor, size: int | tuple[int, int]) -> tf.Tensor:
     """Resizes images bilinearly, with a wider kernel where they shrink, so that they do not alias.
 
@@ -311,7 +361,7 @@ def chain(settings: Any, *, num_classes: int, size: int) -> Callable[..., tuple[
 
     Args:
         settings: the configuration, with the fields `augment`, `flip`, `padding`, `rotation_degrees`, `scale_ratio`,
-            `color_jitter`, `cutout_size`, `mixup_alpha`, `progressive`, `epochs` and `seed`.
+            `color_jitter`, `corrupted`, `cutout_size`, `mixup_alpha`, `progressive`, `epochs` and `seed`.
         num_classes: of the labels.
         size: side of the pictures, in pixels.
 
@@ -334,7 +384,7 @@ def chain(settings: Any, *, num_classes: int, size: int) -> Callable[..., tuple[
     def transform(
         images: tf.Tensor, labels: tf.Tensor, *, index: tf.Tensor, epoch: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        seeds = [tf.random.fold_in(seed, i) for i in range(6)]
+        seeds = [tf.random.fold_in(seed, i) for i in range(7)]
         targets = tf.one_hot(labels, num_classes)
         if settings.augment:
             if settings.flip == "alternating":
@@ -347,6 +397,8 @@ def chain(settings: Any, *, num_classes: int, size: int) -> Callable[..., tuple[
                 images = random_affine(
                     images, seeds[2], rotation_degrees=settings.rotation_degrees, scale_ratio=1 + settings.scale_ratio
                 )
+            if settings.corrupted:
+                images = corrupt(images, seeds[6], share=settings.corrupted)
             if settings.color_jitter:
                 most = settings.color_jitter
                 images = color_jitter(images, seeds[3], brightness=most, contrast=most, saturation=most)
@@ -408,6 +460,16 @@ def _between(value: tf.Tensor, low: int, high: tf.Tensor | int) -> tf.Tensor:
 def _reflected(position: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     position = tf.abs(position)
     return tf.minimum(position, 2 * (size - 1) - position)
+
+
+def _blur_kernel(size: tf.Tensor, deviation: tf.Tensor) -> tf.Tensor:
+    """float32[batch, size, size]: the share of each old pixel in each new one; deviation float32[batch, 1, 1]."""
+    old, new = tf.range(size)[None, :], tf.range(size)[:, None]
+    total = 0.0
+    for mirrored in (old, -1 - old, 2 * size - 1 - old):
+        distance = tf.cast(new - mirrored, tf.float32)
+        total += tf.exp(-tf.square(distance / deviation) / 2)
+    return total / tf.reduce_sum(total, axis=-1, keepdims=True)
 
 
 def _triangle_kernel(size: tf.Tensor, new_size: int) -> tf.Tensor:

@@ -87,6 +87,18 @@ def read(path: Path, *, images: Path | None = None, quoting: str = "auto") -> di
     return splits
 
 
+def pictures(path: Path) -> list[Path]:
+    """The files that a captions file names, or the pictures of a folder and its sub-folders.
+
+    Args:
+        path: a file as `read` takes it, or a folder.
+
+    Raises:
+        UserError: as `read` and `picture_files.find` have it.
+    """
+    return list(read(path)["train"].paths) if path.suffix.lower() in _SUFFIXES else picture_files.find([path])
+
+
 def from_tfds(data_dir: Path | None, path: Path, *, progress: bool) -> dict[str, Captioned]:
     """Reads COCO's captions from TFDS, whose pictures are first written to files, once.
 

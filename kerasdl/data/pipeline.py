@@ -33,6 +33,7 @@ def training_batches(
     initial_epoch: int = 0,
     seed: int,
     transform: Transform | None = None,
+    steps: int | None = None,
 ) -> tf.data.Dataset:
     """Endless shuffled batches of in-memory examples.
 
@@ -49,16 +50,23 @@ def training_batches(
         seed: any integer.
         transform: `transform(*batch, index, epoch, seed) -> batch` inside the graph, with the examples' positions
             `index: int64[batch]`, the scalar `epoch: int64` and a stateless `seed: int32[2]` of this batch.
+        steps: batches an epoch; None for all that are full. Of more examples an epoch has others each time; of fewer
+            the batches are smaller.
 
     Returns:
         Dataset of tuples, one tensor an array.
+
+    Raises:
+        UserError: there are fewer examples than steps.
 
     Source: own.
     """
     tensors = [tf.constant(array) for array in arrays]
     num_examples = len(arrays[0])
-    batch_size = min(batch_size, num_examples)
-    steps = num_steps(num_examples, batch_size)
+    batch_size = min(batch_size, num_examples if steps is None else num_examples // steps)
+    if batch_size < 1:
+        raise UserError(f"{num_examples:,} examples are fewer than the {steps:,} steps of an epoch; add others")
+    steps = steps or num_steps(num_examples, batch_size)
     root = tf.constant([seed & 0x7FFFFFFF, 0x5EED], tf.int32)
 
     def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -77,6 +85,18 @@ def training_batches(
 
     epochs = tf.data.Dataset.range(initial_epoch, np.iinfo(np.int32).max)
     return _without_autotune(epochs.flat_map(batches_of).map(batch).prefetch(2))
+
+
+def in_turn(datasets: Sequence[tf.data.Dataset]) -> tf.data.Dataset:
+    """An element of each dataset, again and again; what shapes differ in is unknown in those of the result.
+
+    Args:
+        datasets: endless, of equal structure.
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    choice = tf.data.Dataset.range(len(datasets)).repeat()
+    return _without_autotune(tf.data.Dataset.choose_from_datasets(list(datasets), choice, stop_on_empty_dataset=False))
 
 
 def evaluation_batches(arrays: Sequence[np.ndarray], batch_size: int) -> tf.data.Dataset:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,36 @@ class Texts:
         """Those texts that are none of these examples, such as what may be trained on beside a test split."""
         known = set(self.texts)
         return [text for text in texts if text not in known]
+
+
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\s*(?:<br\s*/?>\s*)+|\n+")
+
+
+def excerpts(texts: Sequence[str], count: int, *, seed: int) -> tuple[list[str], np.ndarray]:
+    """Cuts runs of one or two sentences out of texts, at random places.
+
+    Args:
+        texts: of any length. Those of a single sentence are left out, and no excerpt is a whole text.
+        count: excerpts of a text, at most one for each of its sentences, all with another beginning.
+        seed: another seed gives other excerpts.
+
+    Returns:
+        excerpts: in the order of the texts.
+        sources: int64[excerpts], the position in `texts` of the text that each was cut out of.
+
+    Source: own.
+    """
+    rng = np.random.default_rng(seed)
+    found, sources = [], []
+    for position, text in enumerate(texts):
+        sentences = [sentence for sentence in _BETWEEN_SENTENCES.split(text) if sentence.strip()]
+        if len(sentences) < 2:
+            continue
+        begins = rng.permutation(len(sentences))[:count]
+        lengths = rng.integers(1, min(2, len(sentences) - 1) + 1, len(begins))
+        found += [" ".join(sentences[begin : begin + length]) for begin, length in zip(begins, lengths, strict=True)]
+        sources += [position] * len(begins)
+    return found, np.array(sources, np.int64)
 
 
 def from_tfds(

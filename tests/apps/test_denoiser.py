@@ -15,7 +15,7 @@ from PIL import Image
 from apps import _run, denoiser
 from apps.__main__ import main
 from kerasdl import export
-from kerasdl.data import synthetic
+from kerasdl.data import divided, image_data, synthetic
 from kerasdl.errors import UserError
 from kerasdl.metrics import denoising
 
@@ -26,7 +26,7 @@ SMALL = denoiser.Config(width=4, depth=2, epochs=1, batch_size=16)
 def splits(count=60, size=32):
     images, _ = synthetic.shapes(count, size=size, num_classes=8, seed=3)
     parts = np.split(images, [count // 2, 3 * count // 4])
-    return denoiser.splits_of(*parts[:2], lambda: parts[2], "drawn shapes")
+    return denoiser.splits_of([parts[0]], parts[1], lambda: parts[2], "drawn shapes")
 
 
 fitted = functools.partial(fitting.fitted, denoiser)
@@ -119,6 +119,55 @@ def test_noise_is_drawn_anew_and_of_all_strengths():
         assert deviations.max() == pytest.approx(55 if blind else 25, rel=0.15)
 
 
+def test_grey_pictures_have_the_same_noise_in_all_channels_and_files_hold_round_values():
+    clean = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
+
+    def shares(**fields):
+        transform = denoiser.noise_maker(dataclasses.replace(SMALL, blind=False, flip=False, **fields))
+        noisy, wanted = (part.numpy() for part in transform(tf.constant(clean), seed=tf.constant([0, 1])))
+        assert noisy.dtype == wanted.dtype == np.float32
+        grey = (noisy == noisy[..., :1]).all((1, 2, 3))
+        np.testing.assert_array_equal(grey, (wanted == wanted[..., :1]).all((1, 2, 3)))
+        np.testing.assert_array_equal(wanted[~grey], clean[~grey])
+        luma = clean[grey] @ np.array([0.299, 0.587, 0.114])
+        assert not grey.any() or np.abs(wanted[grey][..., 0] - luma).max() < 0.6
+        rounded = ((noisy == np.round(noisy)) & (noisy >= 0) & (noisy <= 255)).all((1, 2, 3))
+        return grey.mean(), rounded.mean()
+
+    assert shares(grey=0.0, rounded=0.0) == (0, 0)
+    assert shares(grey=1.0, rounded=1.0) == (1, 1)
+    assert shares(grey=0.25, rounded=0.5) == pytest.approx((0.25, 0.5), abs=0.07)
+
+
+def test_larger_pictures_are_learned_from_in_turn(own, tmp_path, monkeypatch):
+    """Also when the training is resumed: the weights are those of one that was not stopped."""
+    images, _ = synthetic.shapes(40, size=32, num_classes=8, seed=3)
+    found = divided.Divided(image_data.Images(images[:32]), image_data.Images(images[32:36]),
+                            lambda: image_data.Images(images[36:]), None, "drawn shapes")  # fmt: skip
+    monkeypatch.setattr(denoiser.image_data, "from_tfds", lambda *_, **__: found)
+    config = dataclasses.replace(
+        SMALL, photographs=own / "pictures", patch_size=40, patches=2, batch_size=8, epochs=2, precision="float32"
+    )
+    data = denoiser.load_data(config)
+    assert [part.shape for part in data.train] == [(32, 32, 32, 3), (24, 40, 40, 3)]
+    sizes = []
+    step = denoiser.keras.Model.train_step
+    monkeypatch.setattr(
+        denoiser.keras.Model, "train_step", lambda model, data: (sizes.append(data[0].shape), step(model, data))[1]
+    )
+    model = fitted(config, data, tmp_path / "whole")
+    assert set(sizes) == {(None, 32, 32, 3), (None, 40, 40, 3)}
+    assert int(model.optimizer.iterations) == 2 * 2 * 4
+    with pytest.raises(KeyboardInterrupt):
+        fitted(config, data, tmp_path / "parts", fitting.StopsBefore(1))
+    resumed = fitted(config, data, tmp_path / "parts", resume=True)
+    for one, other in zip(model.weights, resumed.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    other = dataclasses.replace(config, photographs=None)
+    assert denoiser.load_data(other).info["fingerprint"] != data.info["fingerprint"]
+    assert denoiser.load_data(other).info["fingerprint"] == divided.fingerprint(images[:32], images[32:36])
+
+
 # --- A person's own pictures -----------------------------------------------------------------------------------------
 
 
@@ -190,6 +239,8 @@ def test_equal_names_are_kept_apart_and_nothing_is_overwritten(own, exported, tm
         ({"patch_size": 5}, "--patch-size is 5; expected 11 or more"),
         ({"depth": 1}, "--depth is 1"),
         ({"validation_ratio": 0.0, "patience": 2}, "needs validation data"),
+        ({"photographs": Path("a"), "dataset": "mnist"}, "--photographs are learned from beside --dataset cifar10"),
+        ({"photographs": Path("a"), "data": Path("b")}, "--photographs are learned from beside --dataset cifar10"),
     ],
 )
 def test_wrong_fields(fields, message):

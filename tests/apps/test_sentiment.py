@@ -281,27 +281,20 @@ def test_a_teacher_that_knows_the_validation_texts_is_noticed(own, tmp_path, cap
 # --- Resume --------------------------------------------------------------------------------------
 
 
-class StopsBefore(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.last = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.last:
-            raise KeyboardInterrupt
-
-
 def test_resume_is_exact(own, tmp_path):
     """With everything that draws numbers or comes before the first epoch: dropout, n-grams, pre-training, a teacher."""
     config = dataclasses.replace(
-        SMALL, epochs=2, word_dropout=0.2, recurrent_dropout=0.2, pretrain_epochs=1, patience=3, teacher=own[1]
-    )
+        SMALL, epochs=2, word_dropout=0.2, recurrent_dropout=0.2, pretrain_epochs=1, patience=3, teacher=own[1],
+        excerpts=2,
+    )  # fmt: skip
     data = splits(config)
+    twice = [f"{text} {text}" for text in data.train.texts]
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, texts=twice))
     more = [text for text, _ in topics(60, seed=2)]
     data = dataclasses.replace(data, train=dataclasses.replace(data.train, unlabeled=lambda: more))
     whole = fitted(config, data, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fitted(config, data, tmp_path / "parts", StopsBefore(1))
+        fitted(config, data, tmp_path / "parts", fitting.StopsBefore(1))
     config = dataclasses.replace(config, teacher=tmp_path / "gone")
     fewer = dataclasses.replace(data, train=dataclasses.replace(data.train, unlabeled=lambda: more[1:]))
     with pytest.raises(UserError, match="has answers to 60 texts, expected 59"):
@@ -311,6 +304,8 @@ def test_resume_is_exact(own, tmp_path):
         np.testing.assert_array_equal(variable, expected, err_msg=variable.path)
     rows = [(tmp_path / part / "log.csv").read_text().splitlines() for part in ("whole", "parts")]
     assert len(rows[0]) == len(rows[1]) == 3
+    texts = 3 * len(twice) + 60  # the others are of one sentence
+    assert int(whole.optimizer.iterations) == 2 * (texts // config.batch_size)
 
 
 # --- Evaluation ----------------------------------------------------------------------------------

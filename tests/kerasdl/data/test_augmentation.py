@@ -397,3 +397,34 @@ class TestResize:
         assert traced.get_concrete_function().output_shapes == tf.TensorShape([None, 6, 6, 3])
         images = noise(3, 9, 8)
         np.testing.assert_array_equal(traced(images), augmentation.resize(images, 6))
+
+
+def test_corrupted_pictures_are_noisy_blurred_or_compressed_and_the_rest_is_not():
+    smooth = np.stack([ndimage.gaussian_filter(image, (2, 2, 0)) for image in noise(40, 24, 20).astype(np.float32)])
+    images = np.clip((smooth - 127) * 4 + 127, 0, 255).astype(np.uint8)
+    traced = tf.function(lambda batch, seed: augmentation.corrupt(batch, seed, share=0.75))
+    found = traced(images, SEED).numpy()
+    np.testing.assert_array_equal(found, augmentation.corrupt(images, SEED, share=0.75))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[30:], images[30:])
+    inside = (images[:10] > 40) & (images[:10] < 215)
+    difference = np.where(inside, found[:10].astype(float) - images[:10], np.nan)
+    deviations = np.nanstd(difference, (1, 2, 3))
+    assert (deviations < 16).all()
+    assert deviations.max() > 8
+    assert np.abs(np.nanmean(difference)) < 0.5
+    widths = np.arange(0.3, 1.2, 0.005)
+    for before, after in zip(images[10:20], found[10:20], strict=True):
+        blurred = [ndimage.gaussian_filter(before.astype(np.float32), (width, width, 0)) for width in widths]
+        assert min(np.abs(one - after).max() for one in blurred) < 1.5
+    assert (found[20:30] != images[20:30]).any((1, 2, 3)).all()
+    assert np.abs(found[20:30].astype(float) - images[20:30]).mean() < 12
+    np.testing.assert_array_equal(augmentation.corrupt(images, SEED, share=0), images)
+
+
+@pytest.mark.parametrize(
+    ("images", "share"), [(noise(3, 8, 8, 1), 0.5), (noise(3, 8, 8, dtype=np.float32), 0.5), (noise(3, 8, 8), 1.5)]
+)
+def test_what_cannot_be_corrupted_is_refused(images, share):
+    with pytest.raises(ValueError, match="corrupt got"):
+        augmentation.corrupt(images, SEED, share=share)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasdl.data import pipeline
 from kerasdl.data.pipeline import (
     bucketed_batches,
     continuous_batches,
@@ -67,6 +68,25 @@ def test_fewer_examples_than_a_batch():
     batches = training_batches((np.arange(3),), 100, seed=0)
     assert num_steps(3, 100) == 1
     assert sorted(next(iter(batches))[0].numpy()) == [0, 1, 2]
+
+
+def test_steps_of_a_given_number_take_others_each_epoch():
+    batches = list(pipeline.training_batches([np.arange(50)], 4, seed=1, steps=5).take(10))
+    first, second = (np.concatenate([batch[0] for batch in part]) for part in (batches[:5], batches[5:]))
+    assert len(set(first)) == len(set(second)) == 20
+    assert set(first) != set(second)
+    later = next(iter(pipeline.training_batches([np.arange(50)], 4, initial_epoch=1, seed=1, steps=5)))
+    np.testing.assert_array_equal(later[0], batches[5][0])
+    assert len(next(iter(pipeline.training_batches([np.arange(50)], 64, seed=1, steps=20)))[0]) == 2
+    with pytest.raises(UserError, match="50 examples are fewer than the 51 steps of an epoch"):
+        pipeline.training_batches([np.arange(50)], 4, seed=1, steps=51)
+
+
+def test_datasets_in_turn():
+    both = [tf.data.Dataset.from_tensors(np.zeros((size, 2))).repeat() for size in (3, 5)]
+    assert [len(batch) for batch in pipeline.in_turn(both).take(5)] == [3, 5, 3, 5, 3]
+    assert pipeline.in_turn(both).element_spec.shape == [None, 2]
+    assert pipeline.in_turn(both[:1]) is both[0]
 
 
 @pytest.mark.parametrize("size", [1, 5, 23, 100])

@@ -74,3 +74,18 @@ def test_the_split_of_tfds_does_not_depend_on_chance_and_opens_no_test(monkeypat
     assert again.train.texts == found.train.texts
     assert found.train.unlabeled() == ["new"]
     assert again.train.unlabeled() == []
+
+
+def test_excerpts_are_sentences_of_texts_of_several():
+    texts = ["One. Two? Three!<br /><br />Four", "A single one.", "", "好。坏。", "a\nb"]
+    excerpts, sources = text_data.excerpts(texts, 3, seed=0)
+    assert [list(sources).count(position) for position in range(5)] == [3, 0, 0, 2, 2]
+    sentences = [["One.", "Two?", "Three!", "Four"], [], [], ["好。", "坏。"], ["a", "b"]]
+    for excerpt, source in zip(excerpts, sources, strict=True):
+        parts = sentences[source]
+        runs = {" ".join(parts[begin:end]) for end in range(len(parts) + 1) for begin in range(end)}
+        assert excerpt in runs - {" ".join(parts)}
+    assert len({excerpt.split()[0] for excerpt, source in zip(excerpts, sources, strict=True) if source == 0}) == 3
+    again, other = (text_data.excerpts(texts * 5, 2, seed=seed)[0] for seed in (0, 1))
+    assert again == text_data.excerpts(texts * 5, 2, seed=0)[0] != other
+    assert text_data.excerpts([], 3, seed=0)[1].shape == (0,)

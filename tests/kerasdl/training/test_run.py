@@ -33,5 +33,5 @@ def test_damage_and_strangers_are_named(tmp_path):
     with pytest.raises(UserError, match=r"has no config\.json"):
         run.read(folder, "vae")
     (folder / "config.json").write_text(json.dumps({})[:1])
-    with pytest.raises(UserError, match="is not readable JSON .*; restore it"):
+    with pytest.raises(UserError, match=r"is not readable JSON .*; restore it"):
         run.read(folder, "vae")
