@@ -130,6 +130,8 @@ def _kernel_gradient(x: Any, upstream: Any, shape: tuple[int, int, int, int], st
         return tf.ensure_shape(gradient, [height, width, channels, filters])
 
     def chunked(one: Callable[..., tf.Tensor], most: int) -> tf.Tensor:
+        if x.shape[0] is not None and x.shape[0] <= most:
+            return tf.cast(one(x, upstream), tf.float32)
         batch = tf.shape(x)[0]
         count = tf.maximum(1, (batch + most - 1) // most)
         size = (batch + count - 1) // count
@@ -143,6 +145,9 @@ def _kernel_gradient(x: Any, upstream: Any, shape: tuple[int, int, int, int], st
 
     if min(channels, filters) < (128 if stride == 1 else 64):
         return chunked(backward, 500)
+    if None not in upstream.shape[1:3]:
+        small = upstream.shape[1] * upstream.shape[2] <= 64
+        return chunked(forward, 250) if small else chunked(backward, 500)
     return tf.cond(
         tf.shape(upstream)[1] * tf.shape(upstream)[2] <= 64,
         lambda: chunked(forward, 250),
