@@ -253,7 +253,7 @@ def test_quick_gradient_of_a_stride_equals_keras(transposed, batch, size, channe
 
 
 def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
-    def operations(kind=QuickGradientConv2D, *, training=True, channels=128, size=None, **options):
+    def operations(kind=QuickGradientConv2D, *, training=True, channels=128, size=None, batch=None, **options):
         layer = kind(128, 3, **{"padding": "same", "use_bias": False, "dtype": "mixed_bfloat16"} | options)
         layer.build((None, size, size, channels))
 
@@ -263,13 +263,17 @@ def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
                 y = layer(x, training=training)
             return tape.gradient(y, layer.kernel.value)
 
-        graph = step.get_concrete_function(tf.TensorSpec([None, size, size, channels])).graph
+        graph = step.get_concrete_function(tf.TensorSpec([batch, size, size, channels])).graph
         return {operation.type.removeprefix("Stateless") for operation in graph.get_operations()}
 
     assert "If" in operations()
     assert "While" in operations(channels=64)
-    assert "If" in operations(channels=64, size=8, strides=2)
-    assert "If" in operations(QuickGradientConv2DTranspose, channels=64, size=8, strides=2)
+    assert "If" not in operations(size=8)  # a map of known size needs no choice, a small batch no loop
+    assert "While" in operations(channels=64, size=8, strides=2)
+    assert "While" in operations(QuickGradientConv2DTranspose, channels=64, size=8, strides=2, batch=251)
+    alone = operations(channels=64, size=8, strides=2, batch=250)
+    assert not {"If", "While", "Conv2DBackpropFilter"} & alone
+    assert "Conv2DBackpropFilter" in operations(size=16, batch=500)
     unknown_size, odd_size = operations(strides=2), operations(strides=2, size=7)
     for usual in (operations(training=False), operations(use_bias=True), unknown_size, odd_size):
         assert not {"If", "While"} & usual
