@@ -137,7 +137,10 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
     elif tiny:
         start_keras()
         module = _real(application)
-        given = command_line.words(jsonable(module.tiny()[0]), module.Config, "tiny")
+        usual = module.tiny()[0]
+        followed = followed_fields(module.Config, usual, arguments)
+        fields = {name: value for name, value in jsonable(usual).items() if name not in followed}
+        given = command_line.words(fields, module.Config, "tiny")
     parsed, config = command_line.parse_with_config(Train, module.Config, [*given, *arguments], program)
     if resume is not None:
         before = command_line.parse_config(module.Config, given, program)
@@ -167,6 +170,18 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
         if command_line.option([*given, *arguments], "batch-size") is None:
             config = _data.fitting_batch_size(module, config, data)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)
+
+
+def followed_fields(config_class: type[Any], usual: Any, arguments: Sequence[str]) -> set[str]:
+    """Fields of a configuration that have the values of its recipe, where a flag decides for another recipe."""
+    recipe = getattr(config_class, "recipe", None)
+    if recipe is None:
+        return set()
+    deciding = inspect.signature(recipe).parameters
+    if all(command_line.option(arguments, name.replace("_", "-")) is None for name in deciding):
+        return set()
+    values = recipe(**{name: getattr(usual, name) for name in deciding})
+    return {name for name, value in values.items() if getattr(usual, name) == value}
 
 
 def _with_places(options: type[Any], config_class: type[Any]) -> type[Any]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from apps import __main__ as command
-from apps import _data, _settings, captioner, chargen, cifar10, sentiment
+from apps import _data, _settings, captioner, chargen, cifar10, denoiser, sentiment, vae
 from apps._contract import Splits
 from kerasdl.data import image_data
 from kerasdl.errors import UserError
@@ -235,6 +235,16 @@ def test_every_field_that_chooses_data_is_refused_with_tiny(application, tmp_pat
         assert "--tiny has data of its own, on which --" in error
         assert error.count("\n") == 1
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_flag_brings_its_recipe_to_tiny():
+    usual = cifar10.tiny()[0]
+    followed = command.followed_fields(cifar10.Config, usual, ["--tiny", "--architecture", "lenet"])
+    assert {"learning_rate", "optimizer", "schedule", "flip"} <= followed
+    assert not {"epochs", "batch_size", "progressive", "seed"} & followed
+    assert command.followed_fields(cifar10.Config, usual, ["--tiny", "--seed", "3"]) == set()
+    assert command.followed_fields(denoiser.Config, denoiser.tiny()[0], ["--noise=masking"]) >= {"strength"}
+    assert command.followed_fields(vae.Config, vae.tiny()[0], ["--seed", "1"]) == set()
 
 
 def test_tiny_data_follows_the_other_flags():
