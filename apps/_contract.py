@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,13 @@ class Card:
     summary: str
     limits: tuple[str, ...]
     sources: tuple[str, ...]
+
+    @classmethod
+    def read(cls, application: str) -> Card:
+        """The card in `apps/_cards/APPLICATION.toml`."""
+        with (Path(__file__).parent / "_cards" / f"{application}.toml").open("rb") as stream:
+            found = tomllib.load(stream)
+        return cls(found["summary"], tuple(found["limits"]), tuple(found["sources"]))
 
 
 class Application(Protocol):

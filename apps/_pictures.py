@@ -1,18 +1,25 @@
-"""A verb over pictures: each is read and answered by itself, and what cannot be read is named and left out."""
+"""Verbs over pictures: those of a person are read and answered one by one, drawn ones are written.
+
+Of a person's pictures, what cannot be read is named and left out.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from kerasdl import startup
+from apps._settings import between
+from kerasdl import export, startup
 from kerasdl.data import picture_decoding, picture_files
 from kerasdl.errors import UserError
-from kerasdl.files import check_output, separate
+from kerasdl.figures import plots
+from kerasdl.files import check_output, separate, write_bytes
+from kerasdl.models import generator
 
 
 def answers(
@@ -61,3 +68,34 @@ def _answers(
         yield path, content, answer, target
     if failed == len(files):
         raise UserError(f"none of the {len(files)} pictures could be read; expected {picture_decoding.NAMED} files")
+
+
+def generator_of(model: Path, output: Path, *, seed: int, files: bool = False) -> generator.Generator:
+    """The generator of an export, for a verb that draws into a new file, or with `files` into a folder.
+
+    Raises:
+        UserError: the seed is out of range, the file exists, or there is no such export.
+    """
+    between(-(2**31), 2**31 - 1, seed=seed)
+    check_output(output, folder=files)
+    signatures = export.signatures(model, "generate", "from_latent")
+    return generator.Generator(signatures, export.class_names(signatures))
+
+
+def save(
+    pictures: Sequence[bytes], names: Sequence[str], output: Path, *, files: bool, columns: int | None = None
+) -> None:
+    """Writes drawn pictures, PNG, into one of rows, or with `files` each under its name into a folder.
+
+    Equal names get numbers. `columns` are pictures a row, by default about as many as rows.
+
+    Raises:
+        UserError: a file exists.
+    """
+    if files:
+        targets = separate([output / f"{name}.png" for name in names])
+        for target, content in zip(targets, pictures, strict=True):
+            write_bytes(target, content)
+    else:
+        images = np.stack([tf.io.decode_png(content).numpy() for content in pictures])
+        plots.image_grid(images, output, columns=columns)

@@ -51,6 +51,9 @@ class _Bounds:
 if TYPE_CHECKING:
     from typing import Annotated as AtLeast
     from typing import Annotated as Between
+
+    from apps._contract import Splits
+    from kerasdl.models.feature_space import FeatureSpace
 else:
     AtLeast = Between = _Bounds
 
@@ -193,6 +196,37 @@ class PictureData(Settings):
     """Share of the training pictures held out to choose epochs and settings; 0 trains on everything."""
     strict: bool = False
     """Stop at the first broken picture of --data instead of leaving it out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Settings):
+    """Measurement."""
+
+    validation_pictures: AtLeast[int, 2] = 2000
+    """Validation pictures with which as many generated ones are compared after each epoch, at most."""
+    feature_epochs: AtLeast[int, 1] = 8
+    """Training of the small network whose features distances are measured in."""
+    feature_network: str | None = None
+    """In its place a network of keras.applications; with InceptionV3 the distance is FID."""
+    feature_weights: str | None = None
+    """Weights of --feature-network without its top: `imagenet` (Keras downloads them) or a .weights.h5 file."""
+    cache: Path | None = Path("runs/features")
+    """Folder in which the small network is kept, once trained; None keeps it nowhere."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        super().__post_init__()
+        if (self.feature_network is None) != (self.feature_weights is None):
+            raise UserError("--feature-network and --feature-weights belong together; give both, or none")
+
+    def space(self, data: Splits) -> FeatureSpace:
+        """The space in which distances are measured; the name of a trained one has `training_pictures` of the data."""
+        from kerasdl.models import feature_space  # here, since it imports Keras
+
+        if self.feature_network is not None:
+            return feature_space.from_applications(self.feature_network, str(self.feature_weights))
+        images, labels, name = data.train.images, data.train.labels, data.info["training_pictures"]
+        return feature_space.trained(images, labels, data=name, epochs=self.feature_epochs, folder=self.cache)
 
 
 Quoting = Literal["auto", "none", "double", "backslash"]

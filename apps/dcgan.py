@@ -10,7 +10,6 @@ halves the distance of an untrained generator to drawn shapes, and draws every o
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +19,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps import _training
+from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
-from apps._settings import RECIPE, AtLeast, Between, PictureData, Settings, at_least, between
-from kerasdl import command_line, export
+from apps._settings import RECIPE, AtLeast, Between, Measurement, PictureData, at_least, between
+from kerasdl import export
 from kerasdl.blocks import dcgan
 from kerasdl.data import augmentation, image_data, pipeline, synthetic
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
 from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
-from kerasdl.files import check_output, separate, write_bytes
 from kerasdl.models import feature_space, gan, generator
 from kerasdl.training import precision, run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PictureData, Settings, epochs=24, validation_ratio=0.04):
+class Config(Measurement, PictureData, epochs=24, validation_ratio=0.04):
     """DCGAN."""
 
     dataset: Literal["cifar10", "mnist"] = "cifar10"
@@ -73,16 +71,6 @@ class Config(PictureData, Settings, epochs=24, validation_ratio=0.04):
     """Decay of the first moment in both."""
     samples_every: AtLeast[int, 1] = 1
     """Epochs between two grids of pictures in the run's figures/samples, which become figures/training.gif."""
-    validation_pictures: AtLeast[int, 2] = 2000
-    """Validation pictures with which as many generated ones are compared after each epoch, at most."""
-    feature_epochs: AtLeast[int, 1] = 8
-    """Training of the small network whose features distances are measured in."""
-    feature_network: str | None = None
-    """In its place a network of keras.applications; with InceptionV3 the distance is FID."""
-    feature_weights: str | None = None
-    """Weights of --feature-network without its top: `imagenet` (Keras downloads them) or a .weights.h5 file."""
-    cache: Path | None = Path("runs/features")
-    """Folder in which the small network is kept, once trained; None keeps it nowhere."""
 
     @staticmethod
     def recipe(dataset: str, data: Path | None) -> dict[str, Any]:
@@ -101,8 +89,6 @@ class Config(PictureData, Settings, epochs=24, validation_ratio=0.04):
             raise UserError(f"--image-size is {self.image_size}; --dataset {self.dataset} has 32: leave it out")
         if self.label_smoothing and self.loss == "hinge":
             raise UserError("--loss hinge has no targets to smooth; give --label-smoothing 0, or another loss")
-        if (self.feature_network is None) != (self.feature_weights is None):
-            raise UserError("--feature-network and --feature-weights belong together; give both, or none")
 
 
 OBJECTIVE = Objective(metric="val_frechet", direction="min")
@@ -112,62 +98,17 @@ OBJECTIVE = Objective(metric="val_frechet", direction="min")
 
 def load_data(config: Config) -> Splits:
     """Reads --dataset, or the pictures of --data: uint8[examples, size, size, channels] and labels int32[examples]."""
-    ratio = config.validation_ratio
-    if config.data is None:
-        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
+    ratio, own = config.validation_ratio, config.data
+    if own is None:
+        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio, size=config.image_size)
     else:
-        classes: Literal["required", "optional"] = "required" if config.conditional else "optional"
-        squares = image_data.squares(config.image_size, strict=config.strict)
-        try:
-            found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes=classes, least_test=4)
-        except image_data.NoClasses as error:
-            raise UserError(f"--conditional needs classes. {error}") from None
-    names, test = found.class_names, found.test  # `found` would keep the training pictures a second time
-
-    def framed(examples: image_data.Images) -> image_data.Images:
-        border = 0 if config.data else (32 - examples.images.shape[1]) // 2
-        images = examples.images
-        if border:
-            images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
-        return image_data.Images(images, examples.labels if names else None)
-
-    return splits_of(
-        framed(found.train),
-        framed(found.validation),
-        lambda: framed(test()),
-        found.description,
-        source="a folder" if config.data else config.dataset,
-        class_names=names,
-    )
-
-
-def splits_of(
-    train: image_data.Images,
-    validation: image_data.Images,
-    test: Callable[[], image_data.Images],
-    description: str,
-    *,
-    source: str,
-    class_names: list[str] | None,
-    **info: Any,
-) -> Splits:
-    """Pictures, with labels if there are classes, as the other parts of this file take them."""
-    if len(validation) == 1:
+        options: dict[str, Any] = {"classes": "optional", "validation_ratio": ratio, "least_test": 4}
+        if config.conditional:
+            options |= {"classes": "required", "why": "--conditional needs classes."}
+        found = image_data.from_folder(own, image_data.squares(config.image_size, strict=config.strict), **options)
+    if len(found.validation) == 1:
         raise UserError("one validation picture is no measure; give more pictures, or --validation-ratio 0")
-    return Splits(
-        train=train,
-        validation=validation if len(validation) else None,
-        test=test,
-        info={
-            **info,
-            "image_size": train.images.shape[1],
-            "channels": train.images.shape[-1],
-            "class_names": class_names,
-            # A part of the name of the space in which distances are measured.
-            "training_pictures": f"{len(train):,} pictures of {source}, CRC-32 {train.checksum()}",
-        },
-        description=description,
-    )
+    return Splits.of(found, image_data.facts(found, "a folder" if own else config.dataset))
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -261,37 +202,17 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     others = [gan.CollapseWarning(), gan.ProgressGrids(drawn.sheet, figures, every=config.samples_every)]
     validation = None
     if data.validation is not None:
-        validation = pipeline.evaluation_batches(_arrays(config, data.validation), config.batch_size).map(_scaled)
+        arrays = data.validation.arrays(labelled=config.conditional)
+        validation = pipeline.evaluation_batches(arrays, config.batch_size).map(gan.scaled)
         some = data.validation.some(config.validation_pictures)
-        draw = functools.partial(drawn.draw, drawn.noise(len(some), seed=0), some.labels)
-        others.append(feature_space.FrechetDistance(measure(config, data), some.images, draw))
+        noise, space = drawn.noise(len(some), seed=0), config.space(data)
+        others.append(feature_space.FrechetDistance(space, some.images, lambda: drawn.draw(noise, some.labels)))
 
     def transform(images: tf.Tensor, *labels: tf.Tensor, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _scaled(augmentation.random_flip(images, seed) if config.flip == "random" else images, *labels)
+        return gan.scaled(augmentation.random_flip(images, seed) if config.flip == "random" else images, *labels)
 
-    arrays = _arrays(config, data.train)
+    arrays = data.train.arrays(labelled=config.conditional)
     return _training.fit_arrays(config, model, arrays, callbacks, transform, validation=validation, others=others)
-
-
-def _arrays(config: Config, examples: image_data.Images) -> list[Any]:
-    return [examples.images, examples.labels] if config.conditional else [examples.images]
-
-
-def _scaled(images: tf.Tensor, *labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    return tf.cast(images, tf.float32) / 127.5 - 1, *labels
-
-
-def measure(config: Config, data: Splits) -> feature_space.FeatureSpace:
-    """The space in which distances are measured."""
-    if config.feature_network is not None:
-        return feature_space.from_applications(config.feature_network, str(config.feature_weights))
-    return feature_space.trained(
-        data.train.images,
-        data.train.labels,
-        data=data.info["training_pictures"],
-        epochs=config.feature_epochs,
-        folder=config.cache,
-    )
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
@@ -305,17 +226,11 @@ def evaluate(
     if len(test) < 4:
         raise UserError(f"there are {len(test)} test pictures; expected 4 or more: give more in --data")
     drawn = generator.Generator(signatures, data.info["class_names"])
-    space, test = measure(config, data), test.some(10_000)
+    space, test = config.space(data), test.some(10_000)
     known = space.features(data.train.images, "Features")
-    metrics = feature_space.compare(
-        space,
-        drawn.draw(drawn.noise(len(test), seed=1), test.labels, "Drawing"),
-        test.images,
-        known,
-        asked=test.labels if drawn.conditional else None,
-        test_labels=test.labels,
-        training_labels=data.train.labels,
-    )
+    generated = drawn.draw(drawn.noise(len(test), seed=1), test.labels, "Drawing")
+    asked = test.labels if drawn.conditional else None
+    metrics = feature_space.compare(space, generated, test, known, asked=asked, training_labels=data.train.labels)
     if figures is not None:
         drawn.figures(figures, space, known, data.train.images)
     return metrics
@@ -332,28 +247,13 @@ def verdict(metrics: Mapping[str, Any]) -> str | None:
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
-
-CARD = Card(
-    summary="Draws pictures like those of its training; trained by `python -m apps dcgan train`.",
-    limits=(
-        "What it draws never was: nothing follows from a picture about the world.",
-        "Distances hold in the feature space that stands beside them, and are no FID unless they are called so.",
-        "It draws what is frequent and leaves out what is rare, see recall.",
-        "CIFAR-10 holds small web photographs of 2009; of their objects it gets colours and outlines, seldom parts.",
-    ),
-    sources=(
-        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
-        "Radford et al. 2015, Unsupervised Representation Learning with DCGANs, arXiv:1511.06434.",
-        "Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957.",
-    ),
-)
+CARD = Card.read("dcgan")
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Seeds in, encoded pictures out; or latents in, pixels out; and the names of the classes."""
     assert isinstance(model, GAN)
     names = data.info["class_names"] if model.conditional else []
-    size = model.latent_dim
 
     def from_latent(latent: tf.Tensor, class_index: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         given = export.finite(latent, "latent")
@@ -364,29 +264,21 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     def generate(
         count: tf.Tensor, seed: tf.Tensor, truncation: tf.Tensor, class_index: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        given = {"latent": latents.draw(count, seed, size, truncation)}
+        given = {"latent": latents.draw(count, seed, model.latent_dim, truncation)}
         if names:
             given["class_index"] = latents.classes(class_index, count, seed, len(names))
         return {"image_bytes": export.with_png(from_latent(**given)["image"]), **given}
 
-    whole, real = (tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.float32))
-    classes = {"class_index": whole} if names else {}
+    meaning = (
+        f"`count` PNG pictures of each seed (1 to {latents.MAX_COUNT:,}) and their latents, which have no number "
+        "beyond `truncation` standard deviations (0: any)" + ("; class_index -1 draws classes, too" if names else "")
+    )
+    pixels = "pixels 0..255, not rounded, of latents, which in training were standard normal numbers"
+    latent = np.zeros((1, model.latent_dim), np.float32)
+    any_class, first = ({"class_index": [index]} if names else {} for index in (-1, 0))
     found = {
-        "generate": export.Endpoint(
-            generate,
-            {"count": whole, "seed": whole, "truncation": real, **classes},
-            {"count": np.array([1]), "seed": np.array([0]), "truncation": np.zeros(1, np.float32)}
-            | ({"class_index": np.array([-1])} if names else {}),
-            f"`count` PNG pictures of each seed (1 to {latents.MAX_COUNT:,}) and their latents, which have no number "
-            "beyond `truncation` standard deviations (0: any)"
-            + ("; class_index -1 draws classes, too" if names else ""),
-        ),
-        "from_latent": export.Endpoint(
-            from_latent,
-            {"latent": tf.TensorSpec([None, size], tf.float32), **classes},
-            {"latent": np.zeros((1, size), np.float32)} | ({"class_index": np.array([0])} if names else {}),
-            "pixels 0..255, not rounded, of latents, which in training were standard normal numbers",
-        ),
+        "generate": export.by_example(generate, meaning, count=[1], seed=[0], truncation=[0.0], **any_class),
+        "from_latent": export.by_example(from_latent, pixels, latent=latent, **first),
     }
     return found | ({"class_name": export.class_name(names, counted=True)} if names else {})
 
@@ -417,27 +309,14 @@ def generate(
         files: write each picture by itself.
     """
     between(1, latents.MAX_COUNT, count=count)
-    between(-(2**31), 2**31 - 1, seed=seed)
     at_least(0, truncation=truncation)
-    check_output(output, folder=files)
-    signatures = export.signatures(model, "generate", "from_latent")
-    names = export.class_names(signatures) if "class_name" in signatures else []
-    chosen = _chosen(classes, names) or [-1]
+    drawn = _pictures.generator_of(model, output, seed=seed, files=files)
+    chosen = drawn.classes(classes) or [-1]
     if not files and count * len(chosen) > 1_000:
         raise UserError(f"{count * len(chosen)} pictures are too many for a grid; expected 1,000 at most: give --files")
-    drawn = generator.Generator(signatures)
-    answers = [drawn.generate(count, seed, truncation, index) for index in chosen]
-    if files:
-        contents = [content for answer in answers for content in answer["image_bytes"]]
-        kinds = [f"{names[index]}_" for answer in answers for index in answer["class_index"]] if names else None
-        stems = [f"{kinds[i] if kinds else ''}{seed}-{i % count:05d}" for i in range(len(contents))]
-        targets = separate([output / f"{stem}.png" for stem in stems])
-        for target, content in zip(targets, contents, strict=True):
-            write_bytes(target, content)
-    else:
-        images = np.stack([tf.io.decode_png(one).numpy() for answer in answers for one in answer["image_bytes"]])
-        plots.image_grid(images, output, columns=count if len(chosen) > 1 else None)
-    print(f"{count * len(chosen)} pictures in {output}")
+    pictures, names = drawn.files(count, seed, truncation, chosen)
+    _pictures.save(pictures, names, output, files=files, columns=count if len(chosen) > 1 else None)
+    print(f"{len(pictures)} pictures in {output}")
 
 
 def interpolate(
@@ -455,24 +334,11 @@ def interpolate(
     """
     between(1, 50, count=count)
     between(2, 50, steps=steps)
-    between(-(2**31), 2**31 - 1, seed=seed)
-    check_output(output)
-    signatures = export.signatures(model, "generate", "from_latent")
-    names = export.class_names(signatures) if "class_name" in signatures else []
-    chosen = _chosen(classes, names) or list(range(len(names)))
-    drawn = generator.Generator(signatures)
+    drawn = _pictures.generator_of(model, output, seed=seed)
+    chosen = drawn.classes(classes)
     ends = drawn.generate(count + 1, seed)["latent"]
-    rows = latents.interpolate(ends[:-1], ends[1:], steps).numpy().reshape(count * steps, -1)
-    labels = np.repeat(np.resize(np.array(chosen, np.int32), count), steps) if names else None
-    plots.image_grid(drawn.draw(rows, labels), output, columns=steps)
+    plots.image_grid(drawn.ways(ends[:-1], ends[1:], steps, chosen), output, columns=steps)
     print(f"{count} rows -> {output}")
-
-
-def _chosen(classes: tuple[str, ...], names: list[str]) -> list[int]:
-    """The numbers of the classes that a person named."""
-    if classes and not names:
-        raise UserError("this model knows no classes; leave --classes out, or train one with --conditional")
-    return command_line.positions(classes, names, "class", "classes")
 
 
 VERBS: tuple[Callable[..., None], ...] = (generate, interpolate)
@@ -480,24 +346,15 @@ VERBS: tuple[Callable[..., None], ...] = (generate, interpolate)
 
 def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Drawn shapes in any place, size and angle."""
-    drawn, labels = synthetic.shapes(3000, size=32, num_classes=4, seed=0)
+    images, labels = synthetic.shapes(3000, size=32, num_classes=4, seed=0)
     # Bright on dark: in half a minute it learns either outlines or colours.
-    light = np.abs(drawn[..., :1].astype(int) - drawn[:, :1, :1, :1])
+    light = np.abs(images[..., :1].astype(int) - images[:, :1, :1, :1])
     images = np.minimum(light * 3 // 2, 255).astype(np.uint8)
-    train, validation, test = (
-        image_data.Images(images[part], labels[part]) for part in np.split(np.arange(3000), [2000, 2500])
-    )
+    names, description = list(synthetic.SHAPE_NAMES[:4]), "drawn shapes, test split, 500 pictures"
+    found = image_data.cut(images, labels, (2000, 2500), names, description)
     config = config or Config(
         conditional=True, latent_dim=32, filters=16, ema_momentum=0.95,
         generator_learning_rate=2e-3, discriminator_learning_rate=2e-3, epochs=11, batch_size=32, samples_every=2,
         feature_epochs=3, cache=None,
     )  # fmt: skip
-    return config, splits_of(
-        train,
-        validation,
-        lambda: test,
-        "drawn shapes, test split, 500 pictures",
-        source="drawn shapes",
-        class_names=list(synthetic.SHAPE_NAMES[:4]),
-        tiny=True,
-    )
+    return config, Splits.of(found, {"tiny": True, **image_data.facts(found, "drawn shapes")})

@@ -42,15 +42,18 @@ def widths(size: int) -> list[int]:
 def ours(size: int, precision: str) -> float:
     """The application's own path: its pipeline with flips, its model, its optimizers, `fit`."""
     from apps import dcgan
+    from apps._contract import Splits
     from kerasdl.data import image_data
+    from kerasdl.data.divided import Divided
 
     config = dcgan.Config(
         data=Path("unused"), image_size=size, filters=FILTERS, latent_dim=LATENTS, normalization="batch",
         loss="non-saturating", batch_size=BATCH, epochs=3, samples_every=4, precision=precision,
     )  # fmt: skip
     images = pictures(size)
-    train, none = image_data.Images(images, None), image_data.Images(images[:0], None)
-    data = dcgan.splits_of(train, none, lambda: none, "random", source="random numbers", class_names=None)
+    none = image_data.Images(images[:0])
+    found = Divided(image_data.Images(images), none, lambda: none, None, "random")
+    data = Splits.of(found, image_data.facts(found, "random numbers"))
     clock = _contest.clock()
     dcgan.train(config, dcgan.build_model(config, data), data, [clock])
     return len(images) / min(clock.seconds[1:])

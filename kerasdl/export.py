@@ -47,6 +47,18 @@ class Endpoint:
     resources: tuple[Any, ...] = ()
 
 
+def by_example(
+    function: Callable[..., dict[str, tf.Tensor]], meaning: str, *resources: Any, **example: Any
+) -> Endpoint:
+    """An `Endpoint` whose inputs have the dtypes and shapes of one real request, in batches of any size.
+
+    The request is one row of each input by name, arrays or lists; numbers of a list become int32 or float32.
+    """
+    rows = {name: tf.convert_to_tensor(value) for name, value in example.items()}
+    inputs = {name: tf.TensorSpec([None, *row.shape[1:]], row.dtype) for name, row in rows.items()}
+    return Endpoint(function, inputs, {name: row.numpy() for name, row in rows.items()}, meaning, resources)
+
+
 def next_version(folder: Path) -> int:
     """One above the highest version in `saved_models/<application>`; 1 when there is none."""
     versions = [int(path.name) for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()]
@@ -342,11 +354,10 @@ def of_pictures(
 
     return {
         name: Endpoint(from_bytes, *encoded(example), f"{ENCODED}; {answer}"),
-        "pixels": Endpoint(
+        "pixels": by_example(
             from_pixels,
-            {"image": tf.TensorSpec([None, size, size, channels], tf.uint8)},
-            {"image": example},
             f"{'RGB' if channels == 3 else 'grey'} pixels 0..255, {size} by {size}; {answer}",
+            image=example,
         ),
     }
 
@@ -416,12 +427,8 @@ def class_name(names: Sequence[str], *, counted: bool = False) -> Endpoint:
         answer = {"label": tf.gather(tf.constant(names), index)}
         return answer | ({"num_classes": tf.fill(tf.shape(index), len(names))} if counted else {})
 
-    return Endpoint(
-        function,
-        {"index": tf.TensorSpec([None], tf.int32)},
-        {"index": np.array([0])},
-        f"name of a class, 0 to {len(names) - 1}" + (", and how many classes there are" if counted else ""),
-    )
+    meaning = f"name of a class, 0 to {len(names) - 1}" + (", and how many classes there are" if counted else "")
+    return by_example(function, meaning, index=[0])
 
 
 def class_names(signatures: Mapping[str, Any], count: int | None = None) -> list[str]:
@@ -430,7 +437,12 @@ def class_names(signatures: Mapping[str, Any], count: int | None = None) -> list
     Args:
         signatures: of the export.
         count: of the classes; None: the export tells it.
+
+    Returns:
+        The names; none of an export without classes.
     """
+    if "class_name" not in signatures:
+        return []
     ask = signatures["class_name"]
     if count is None:
         count = int(ask(index=tf.constant([0]))["num_classes"][0])

@@ -19,10 +19,6 @@ Load: TypeAlias = Callable[[Sequence[picture_files.Example], str], "Images"]
 """Reads files with their labels; the second argument is train, validation or test."""
 
 
-class NoClasses(UserError):
-    """A folder has no sub-folders that could be classes."""
-
-
 @dataclass(frozen=True)
 class Images:
     """Pictures uint8[examples, height, width, channels] and labels int32[examples], None without classes."""
@@ -41,9 +37,24 @@ class Images:
         """So many of the examples at most, the same each time."""
         return self.of(np.random.default_rng(SEED).permutation(len(self))[:count])
 
-    def checksum(self) -> str:
-        """CRC-32 of the pixels, to tell a data set from another."""
-        return f"{zlib.crc32(np.ascontiguousarray(self.images).data):08x}"
+    def arrays(self, *, labelled: bool) -> list[np.ndarray]:
+        """The pictures, and with `labelled` their labels."""
+        return [self.images, self.labels] if labelled else [self.images]
+
+
+def facts(found: Divided[Images], source: str) -> dict[str, Any]:
+    """What a generator must know of square pictures: `image_size`, `channels`, `class_names`, `training_pictures`.
+
+    The last says how many there are of which source, with the CRC-32 of their pixels.
+    """
+    images = found.train.images
+    return {
+        "image_size": images.shape[1],
+        "channels": images.shape[-1],
+        "class_names": found.class_names,
+        "training_pictures": f"{len(images):,} pictures of {source}, "
+        f"CRC-32 {zlib.crc32(np.ascontiguousarray(images).data):08x}",
+    }
 
 
 def hold_out(examples: Images, ratio: float) -> tuple[Images, Images]:
@@ -58,13 +69,22 @@ def hold_out(examples: Images, ratio: float) -> tuple[Images, Images]:
     return examples.of(kept), examples.of(held)
 
 
-def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float) -> Divided[Images]:
+def cut(
+    images: np.ndarray, labels: np.ndarray, at: tuple[int, int], class_names: list[str] | None, description: str
+) -> Divided[Images]:
+    """Divides pictures and labels, see `Images`, in their order: `at` is where validation begins, and the test."""
+    train, validation, test = map(Images, np.split(images, at), np.split(labels, at))
+    return Divided(train, validation, lambda: test, class_names, description)
+
+
+def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float, size: int | None = None) -> Divided[Images]:
     """Reads a data set of TFDS with a split for training and one of 10,000 pictures for the test.
 
     Args:
         name: of the data set: `cifar10` or `mnist`.
         data_dir: see `kerasdl.data.tfds.builder`.
         validation_ratio: share of the training split that is held out.
+        size: side up to which smaller pictures get a black border; None adds none.
 
     Returns:
         The pictures.
@@ -72,11 +92,19 @@ def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float) -> D
     Raises:
         UserError: the data set is not there.
     """
-    train, validation = hold_out(Images(*tfds.images(name, "train", data_dir)), validation_ratio)
+
+    def read(split: str) -> Images:
+        images, labels = tfds.images(name, split, data_dir)
+        border = (size - images.shape[1]) // 2 if size else 0
+        return Images(
+            np.pad(images, [(0, 0), (border, border), (border, border), (0, 0)]) if border else images, labels
+        )
+
+    train, validation = hold_out(read("train"), validation_ratio)
     return Divided(
         train,
         validation,
-        lambda: Images(*tfds.images(name, "test", data_dir)),
+        lambda: read("test"),
         tfds.class_names(name, data_dir),
         f"{name} (TFDS), test split, 10,000 pictures",
     )
@@ -89,6 +117,7 @@ def from_folder(
     validation_ratio: float,
     classes: Literal["required", "optional", "none"],
     least_test: int = 1,
+    why: str = "",
 ) -> Divided[Images]:
     """Reads the pictures of a folder; where they are not divided already, about a tenth is for the test.
 
@@ -96,16 +125,17 @@ def from_folder(
         path: the folder.
         load: reads the pictures, such as `squares(32)`.
         validation_ratio: share for validation, 0 for none.
-        classes: required: sub-folders are the classes, see `picture_files.scan`; optional: without them a line says so;
-            none: sub-folders mean nothing.
+        classes: required: sub-folders are the classes, see `picture_files.scan`; optional: without them a line says so,
+            and there are no labels; none: sub-folders mean nothing.
         least_test: test pictures that are needed.
+        why: classes are required, a sentence for the error.
 
     Returns:
         The pictures.
 
     Raises:
-        NoClasses: classes are required, and the folder is not there or has none.
-        UserError: the folder lacks pictures, or has too few for the parts; later, that no test picture can be read.
+        UserError: the folder is not there, or lacks classes that are required, or pictures, or has too few for the
+            parts; later, that no test picture can be read.
     """
     names: list[str] | None = None
     if classes != "none":
@@ -114,7 +144,7 @@ def from_folder(
             names, given = list(found.class_names), found.splits
         except UserError as error:
             if classes == "required":
-                raise NoClasses(str(error)) from None
+                raise UserError(f"{why} {error}".lstrip()) from None
             if not path.is_dir():
                 raise
             print(f"The pictures are taken without classes. {error}", file=sys.stderr)
@@ -135,7 +165,7 @@ def from_folder(
         found = load(parts[part], part)
         if counts[part] and not len(found):
             raise UserError(f"none of the {counts[part]} {part} pictures of {path} can be used; add others")
-        return found
+        return Images(found.images) if classes == "optional" and names is None else found
 
     return Divided(read("train"), read("validation"), lambda: read("test"), names, description)
 

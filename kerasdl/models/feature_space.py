@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasdl.blocks import convolution, image_classifier
-from kerasdl.data import augmentation, channels, pipeline
+from kerasdl.data import augmentation, channels, image_data, pipeline
 from kerasdl.errors import UserError
 from kerasdl.files import atomic_path, lock
 from kerasdl.metrics import generated_pictures
@@ -196,11 +196,10 @@ def trained(
 def compare(
     space: FeatureSpace,
     generated: np.ndarray,
-    test: np.ndarray,
+    test: image_data.Images,
     known: np.ndarray,
     *,
     asked: np.ndarray | None = None,
-    test_labels: np.ndarray | None = None,
     training_labels: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Measures generated pictures beside real ones that the generator has not seen, and these beside those it has.
@@ -208,11 +207,10 @@ def compare(
     Args:
         space: where distances are measured.
         generated: uint8[n, height, width, channels], 4 or more.
-        test: as many held-out pictures.
+        test: as many held-out pictures, with labels if the space knows the classes.
         known: float32[m, features], those of the generator's training pictures.
         asked: int[n], the classes that the generator was asked for, of a conditional one.
-        test_labels: int[n], needed like `training_labels` if the space knows the classes.
-        training_labels: int[m].
+        training_labels: int[m], needed if the space knows the classes.
 
     Returns:
         `feature_space`, the name, and in this space
@@ -228,7 +226,7 @@ def compare(
     Source: Fréchet distance: Heusel et al. 2017, arXiv:1706.08500; class accuracy, as "GAN-test": Shmelkov et al. 2018,
         arXiv:1807.09499, section 3; the others: see `kerasdl.metrics.generated_pictures`.
     """
-    real, made = (space.features(images, "Features") for images in (test, generated))
+    real, made = (space.features(images, "Features") for images in (test.images, generated))
     floor = known[np.random.default_rng(2009).permutation(len(known))[: len(real)]]
     metrics: dict[str, Any] = {
         "feature_space": space.name,
@@ -242,7 +240,7 @@ def compare(
         assert training_labels is not None
         seen = space.classify(generated)
         metrics |= generated_pictures.modes_hit(seen, training_labels)
-        metrics["classifier_accuracy"] = float(np.mean(space.classify(test) == test_labels))
+        metrics["classifier_accuracy"] = float(np.mean(space.classify(test.images) == test.labels))
         if asked is not None:
             metrics["class_accuracy"] = float(np.mean(seen == asked))
     return metrics

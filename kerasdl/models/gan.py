@@ -103,6 +103,11 @@ def _wide(logits: Any) -> Any:
     return ops.cast(logits, "float32")
 
 
+def scaled(images: Any, *labels: Any) -> tuple[Any, ...]:
+    """Pictures uint8[batch, ...] as the networks take them, float32 in -1..1; labels stay as they are."""
+    return ops.cast(images, "float32") / 127.5 - 1, *labels
+
+
 _MEASURED = ("discriminator_loss", "generator_loss", "real_accuracy", "generated_accuracy", "diversity")
 _NORMS = ("discriminator_gradient_norm", "generator_gradient_norm")
 

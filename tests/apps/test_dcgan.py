@@ -15,8 +15,10 @@ from PIL import Image
 
 from apps import _run, _weights, dcgan
 from apps.__main__ import main
+from apps._contract import Splits
 from kerasdl import export
 from kerasdl.data import image_data, synthetic
+from kerasdl.data.divided import Divided
 from kerasdl.errors import UserError
 from kerasdl.models import feature_space
 from kerasdl.models.generator import Generator
@@ -42,9 +44,8 @@ def bars(count, seed):
 
 def splits(train=None, **info):
     parts = [bars(count, seed) for seed, count in enumerate((200, 40, 80))]
-    return dcgan.splits_of(
-        train or parts[0], parts[1], lambda: parts[2], "bars", source="bars", class_names=list("abcd"), **info
-    )
+    found = Divided(train or parts[0], parts[1], lambda: parts[2], list("abcd"), "bars")
+    return Splits.of(found, info | image_data.facts(found, "bars"))
 
 
 fitted = functools.partial(fitting.fitted, dcgan)

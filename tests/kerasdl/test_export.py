@@ -337,6 +337,20 @@ def test_the_two_endpoints_of_pictures_answer_alike(channels):
         assert signatures[name](**endpoint.example)["sum"].shape == (1,)
 
 
+def test_an_endpoint_takes_what_its_example_is():
+    image = np.ones((1, 4, 5, 3), np.uint8)
+    made = export.by_example(len, "none", "a table", image=image, count=[2], rate=[0.5], text=["ä"])
+    assert made.inputs == {
+        "image": tf.TensorSpec([None, 4, 5, 3], tf.uint8),
+        "count": tf.TensorSpec([None], tf.int32),
+        "rate": tf.TensorSpec([None], tf.float32),
+        "text": tf.TensorSpec([None], tf.string),
+    }
+    np.testing.assert_array_equal(made.example["image"], image)
+    assert [made.example[name].tolist() for name in ("count", "rate", "text")] == [[2], [0.5], ["ä".encode()]]
+    assert (made.function, made.meaning, made.resources) == (len, "none", ("a table",))
+
+
 def test_values_become_png_files_rounded_and_clipped():
     values = tf.constant([[[[-3.0], [0.4]], [[254.6], [300.0]]]])
     (png,) = export.with_png(values).numpy()
@@ -347,6 +361,7 @@ def test_values_become_png_files_rounded_and_clipped():
 def test_names_of_classes_are_read_back(counted):
     signatures = export.in_memory({"class_name": export.class_name(["cat", "Hund"], counted=counted)})
     assert export.class_names(signatures, None if counted else 2) == ["cat", "Hund"]
+    assert export.class_names({}) == []
     assert set(signatures["class_name"](index=np.array([1]))) == {"label", *(["num_classes"] if counted else [])}
 
 

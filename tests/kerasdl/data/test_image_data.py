@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,9 +17,8 @@ def folder(root, names, count=20):
 
 
 def read(path, classes, **options):
-    return image_data.from_folder(
-        path, image_data.squares(8), validation_ratio=options.get("validation_ratio", 0.1), classes=classes
-    )
+    options = {"validation_ratio": 0.1} | options
+    return image_data.from_folder(path, image_data.squares(8), classes=classes, **options)
 
 
 def colors(examples):
@@ -74,11 +75,12 @@ def test_a_part_of_which_nothing_can_be_used_is_refused(tmp_path, broken):
 
 def test_a_folder_without_classes_is_refused_or_said(tmp_path, capsys):
     folder(tmp_path / "flat", [""])
-    with pytest.raises(UserError):
-        read(tmp_path / "flat", "required")
+    with pytest.raises(UserError, match=r"^It needs classes. .*expected a sub-folder for each class"):
+        read(tmp_path / "flat", "required", why="It needs classes.")
     found = read(tmp_path / "flat", "optional")
     assert "The pictures are taken without classes." in capsys.readouterr().err
     assert found.class_names is None
+    assert [found.train.labels, found.validation.labels, found.test().labels] == [None] * 3
     assert len(found.train) + len(found.validation) + len(found.test()) == 20
 
 
@@ -101,6 +103,32 @@ def test_the_files_of_a_split_are_read_when_it_is_asked_for(tmp_path):
     assert len(found.validation) == 0
     found.test()
     assert asked[2:] == ["test"]
+
+
+def test_a_generator_knows_what_it_learns_from():
+    images, labels = np.arange(5 * 48, dtype=np.uint8).reshape(5, 4, 4, 3), np.arange(5)
+    found = image_data.cut(images, labels, (3, 4), list("abcde"), "numbers")
+    assert [part.labels.tolist() for part in (found.train, found.validation, found.test())] == [[0, 1, 2], [3], [4]]
+    np.testing.assert_array_equal(found.test().images, images[4:])
+    facts = image_data.facts(found, "numbers")
+    checksum = f"{zlib.crc32(images[:3].tobytes()):08x}"
+    assert facts.pop("training_pictures") == f"3 pictures of numbers, CRC-32 {checksum}"
+    assert facts == {"image_size": 4, "channels": 3, "class_names": list("abcde")}
+    assert len(found.train.arrays(labelled=True)) == 2
+    (alone,) = found.train.arrays(labelled=False)
+    np.testing.assert_array_equal(alone, images[:3])
+
+
+@pytest.mark.parametrize(("size", "border"), [(None, 0), (4, 0), (8, 2)])
+def test_smaller_pictures_get_a_black_border(monkeypatch, size, border):
+    drawn = np.full((10, 4, 4, 1), 9, np.uint8)
+    monkeypatch.setattr(image_data.tfds, "images", lambda name, split, folder: (drawn, np.arange(10)))
+    monkeypatch.setattr(image_data.tfds, "class_names", lambda name, folder: list("0123456789"))
+    found = image_data.from_tfds("mnist", None, validation_ratio=0.2, size=size)
+    for part in (found.train, found.validation, found.test()):
+        assert part.images.shape[1:] == (4 + 2 * border, 4 + 2 * border, 1)
+        assert part.images.sum(dtype=int) == len(part) * 9 * 16
+        assert (part.images[:, border : border + 4, border : border + 4] == 9).all()
 
 
 def test_some_examples_are_the_same_each_time():

@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from kerasdl.data import synthetic
+from kerasdl.data.image_data import Images
 from kerasdl.errors import UserError
 from kerasdl.metrics import generated_pictures
 from kerasdl.models import feature_space
@@ -190,9 +191,7 @@ def test_generated_pictures_are_measured_beside_real_ones():
     known = space.features(training)
     asked = 1 - space.classify(made)
     asked[:5] = 1 - asked[:5]
-    found = compare(
-        space, made, test, known, asked=asked, test_labels=test_labels, training_labels=training_labels
-    )  # fmt: skip
+    found = compare(space, made, Images(test, test_labels), known, asked=asked, training_labels=training_labels)
     real, generated = space.features(test), space.features(made)
     expected = {
         "feature_space": "brightness",
@@ -213,15 +212,14 @@ def test_generated_pictures_are_measured_beside_real_ones():
 def test_copies_are_nearer_than_new_pictures_and_labels_are_not_needed():
     (training, labels), (test, _) = drawn(60, 0), drawn(20, 1)
     space = of_brightness(distance="fid")
-    copied = compare(
-        space, training[:20], test, space.features(training), test_labels=labels[:20], training_labels=labels
-    )
+    known, held_out = space.features(training), Images(test, labels[:20])
+    copied = compare(space, training[:20], held_out, known, training_labels=labels)
     assert copied["nearest_distance"] == pytest.approx(0, abs=1e-3)
     assert copied["nearest_distance_test"] > 1
     assert {"fid", "fid_floor", "modes_hit"} <= set(copied)
     assert not {"frechet", "class_accuracy"} & set(copied)
     plain = FeatureSpace("plain", space.network, 2)
-    metrics = compare(plain, training[:20], test, space.features(training))
+    metrics = compare(plain, training[:20], Images(test), known)
     assert not {"modes_hit", "classifier_accuracy", "class_accuracy"} & set(metrics)
     assert metrics["frechet"] == pytest.approx(copied["fid"])
 

@@ -18,6 +18,7 @@ from kerasdl.models.gan import (
     logistic_discriminator_loss,
     minimax_generator_loss,
     non_saturating_generator_loss,
+    scaled,
 )
 from kerasdl.training.checkpoint import Checkpoint
 from kerasdl.training.precision import precision
@@ -152,6 +153,11 @@ def test_one_step_moves_every_weight_of_both_networks(normalization, conditional
     gan.train_on_batch(pictures, label)
     after = [weight for network in (gan.generator, gan.discriminator) for weight in network.weights]
     assert [weight.path for old, weight in zip(before, after, strict=True) if np.array_equal(old, weight)] == []
+
+
+def test_pictures_are_scaled_and_labels_stay():
+    images, label = scaled(np.array([[0, 255]], np.uint8), 3)
+    assert (images.numpy().tolist(), images.dtype, label) == ([[-1, 1]], tf.float32, 3)
 
 
 def test_accuracy_counts_logits_above_and_below_zero():
