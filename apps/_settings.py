@@ -7,7 +7,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 from kerasdl.errors import UserError
 
@@ -98,14 +98,20 @@ class Settings:
     seed: Between[int, 0, 2**32 - 1] = 0
     """Seed of weights, order and all that is drawn; the validation split does not depend on it."""
 
+    FURTHER: ClassVar[tuple[str, ...]] = ()
+    """Fields that say how many epochs follow upon --epochs, in their order."""
+
     @property
     def last_epoch(self) -> int:
         """Number of the epoch with which the training ends."""
-        return self.epochs
+        return self.epochs + sum(getattr(self, name) for name in self.FURTHER)
 
     @property
     def laid_out(self) -> str | None:
         """The flag whose course is laid out for --epochs, so that a run cannot go on for more of them; None: it can."""
+        for name in self.FURTHER:
+            if getattr(self, name):
+                return f"--{name.replace('_', '-')} {getattr(self, name)}"
         schedule = getattr(self, "schedule", "constant")
         return None if schedule in ("constant", "plateau") else f"--schedule {schedule}"
 
@@ -247,3 +253,27 @@ class TextData(Settings):
     """Quotes in .csv, .tsv: none (as text), double (around fields), backslash (inside as \\"), auto (by the file)."""
     validation_ratio: Between[float, 0, 0.8] = 0.1  # a tenth is for the test
     """Share of the training texts held out to choose epochs and settings; 0 trains on everything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionData(Settings):
+    """Data."""
+
+    data: Path | None = None
+    """Captions: a CSV or TSV (columns image, caption), COCO's JSON, or a folder with one a split; else --dataset."""
+    images: Path | None = None
+    """Folder of the pictures of --data; else the folder `images` beside the captions."""
+    quoting: Quoting = "auto"
+    """Quotes in .csv, .tsv: none (as text), double (around fields), backslash (inside as \\"), auto (by the file)."""
+    dataset: Literal["flickr8k", "coco_captions"] = "flickr8k"
+    """flickr8k: a folder of that name; coco_captions: from TFDS, whose pictures are written to --cache once."""
+    data_dir: Path | None = None
+    """Folder that holds flickr8k/ (images/, train.csv, ...) or TFDS' coco_captions/; else KERASDL_DATA_DIR."""
+    validation_ratio: Between[float, 0, 0.8] = 0.08  # a tenth is for the test
+    """Share of the pictures, if there is no split for it, held out to choose epochs and settings; 0: none."""
+    image_size: AtLeast[int, 8] = 224
+    """Side of the square to which pictures are scaled, in pixels."""
+    min_count: AtLeast[int, 1] = 3
+    """Words that the training captions hold less often are unknown; they are never said."""
+    max_words: AtLeast[int, 1] = 20
+    """Longest caption, in words; training captions are cut there."""

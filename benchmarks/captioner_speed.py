@@ -35,6 +35,16 @@ def best_of(call: Callable[[], Any], times: int) -> float:
     return min(seconds)
 
 
+def splits(config: Any, images: np.ndarray, words: Any) -> Any:
+    """Each part of the data holds these pictures and captions."""
+    from apps._contract import Splits
+    from kerasdl.models import caption_examples
+
+    count = len(images)
+    found = caption_examples.cut(np.tile(images, (3, 1, 1, 1)), words * 3, (count, 2 * count), "random")
+    return Splits.of(found, caption_examples.facts(found, config))
+
+
 # --- Captions --------------------------------------------------------------------------------------------------------
 
 
@@ -51,7 +61,7 @@ def restored() -> tuple[Any, Any]:
     config = captioner.Config(encoder_weights="none", max_words=11, min_count=1, tune_epochs=0, beam_width=3, **SIZES)
     images = np.random.default_rng(0).integers(0, 256, (32, 224, 224, 3), np.uint8)
     words = [[[f"word{i}" for i in range(WORDS)]]]
-    data = captioner.splits_of(config, *[captioner.Examples(images[:1], words)] * 3, "random")
+    data = splits(config, images[:1], words)
     return captioner.build_model(config, data), (images, data)
 
 
@@ -119,8 +129,8 @@ def ours_training(precision: str) -> float:
         encoder_weights="none", precision=precision, min_count=1, epochs=3, tune_epochs=0, **SIZES
     )
     words = [[[f"word{i}" for i in range(WORDS - 3)]]]
-    examples = captioner.Examples(np.zeros((1, 224, 224, 3), np.uint8), words)
-    model = captioner.build_model(config, captioner.splits_of(config, *[examples] * 3, "random"))
+    data = splits(config, np.zeros((1, 224, 224, 3), np.uint8), words)
+    model = captioner.build_model(config, data)
     bank = tf.constant(features)
 
     def batch(tokens: Any, row: Any) -> Any:

@@ -55,13 +55,12 @@ def draw(step: Callable[..., Any], state: Any, given: Any, seed: Any, max_length
     return tf.transpose(tokens.gather(tf.range(length)))
 
 
-def search(decoder: keras.Model, x: Any, name: str, width: Any, length_penalty: Any, max_length: int) -> Any:
+def search(decoder: keras.Model, x: Any, width: Any, length_penalty: Any, max_length: int) -> Any:
     """The likeliest captions, see `kerasdl.decoding.beam_search.beam_search`.
 
     Args:
         decoder: see `writer`.
         x: see `writer`.
-        name: see `writer`.
         width: hypotheses, int32[batch].
         length_penalty: float32[batch].
         max_length: tokens of a caption, END included.
@@ -70,7 +69,7 @@ def search(decoder: keras.Model, x: Any, name: str, width: Any, length_penalty: 
         What `beam_search` returns.
     """
     return beam_search.beam_search(
-        *writer(decoder, x, name),
+        *writer(decoder, x),
         start=START,
         end=END,
         width=width,
@@ -79,15 +78,14 @@ def search(decoder: keras.Model, x: Any, name: str, width: Any, length_penalty: 
     )
 
 
-def writer(decoder: keras.Model, x: Any, name: str) -> tuple[Callable[..., Any], Any, Any]:
+def writer(decoder: keras.Model, x: Any) -> tuple[Callable[..., Any], Any, Any]:
     """A decoder word by word, for `kerasdl.decoding.beam_search.beam_search`.
 
     Padding and the unknown word are never written.
 
     Args:
-        decoder: a model with the layers of `show_attend_and_tell` or `show_and_tell`.
+        decoder: a model with the layers of `show_attend_and_tell` or `show_and_tell`, whose names begin with its own.
         x: parts of the pictures float32[batch, items, channels], a tensor.
-        name: the prefix of its layer names.
 
     Returns:
         step, state and given.
@@ -96,7 +94,7 @@ def writer(decoder: keras.Model, x: Any, name: str) -> tuple[Callable[..., Any],
     """
 
     def layer(part: str) -> Any:
-        return decoder.get_layer(f"{name}_{part}")
+        return decoder.get_layer(f"{decoder.name}_{part}")
 
     vectors, lstm = layer("words"), layer("lstm")
     mean = layer("mean")(x)

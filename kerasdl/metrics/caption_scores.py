@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,22 @@ def diversity(candidates: Sequence[str], training_captions: Sequence[str]) -> di
         "in_training_ratio": float(np.mean([words in known for words in captions])),
         "mean_words": float(np.mean([len(words) for words in captions])),
     }
+
+
+def verdict(metrics: Mapping[str, float]) -> str | None:
+    """Why a captioner is of no use, by `caption_scores`, `diversity` and `distinct_captions`; None if they do not say.
+
+    `distinct_captions` is the number of different ones among all test pictures, and may be missing.
+    """
+    if metrics["mean_words"] == 0:
+        return "it says nothing: every caption is empty; train for longer, or with more captions"
+    different = metrics.get("distinct_captions", math.inf)
+    pictures = different / metrics["distinct_captions_ratio"]
+    if different <= max(1, pictures / 100) and pictures >= 10:
+        return f"it says the same of every picture, or nearly: {different:.0f} captions for {pictures:.0f} pictures"
+    if metrics["bleu1"] == 0:
+        return "its captions share no word with those that people wrote"
+    return None
 
 
 class CiderD:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kerasdl.blocks.caption_decoder import END
-from kerasdl.data import vocabulary
+from kerasdl.data import picture_decoding, pipeline, vocabulary
 from kerasdl.decoding import caption_writer
+from kerasdl.errors import UserError
+from kerasdl.figures import plots
 from kerasdl.models import captioner
 
 
@@ -19,11 +24,10 @@ class CaptionSearch:
         model: the captioner.
         words: the vocabulary, from the id END on.
         max_words: of a caption.
-        name: prefix of the names of the decoder's layers.
     """
 
-    def __init__(self, model: captioner.Captioner, words: Sequence[str], max_words: int, name: str) -> None:
-        self._model, self._max_words, self._name = model, max_words, name
+    def __init__(self, model: captioner.Captioner, words: Sequence[str], max_words: int) -> None:
+        self._model, self._max_words = model, max_words
         self._parts = captioner.parts(model.decoder)
         self._words = tf.constant(["", "", "", *words[1:]])  # padding, the unknown word and the end are not shown
         self._known = vocabulary.WordVocabulary(words)
@@ -40,12 +44,19 @@ class CaptionSearch:
             length_penalty: float32[batch].
         """
         ids, log_probability, _ = caption_writer.search(
-            self._model.decoder, self._parts(self._model.encode(image)), self._name, beam_width, length_penalty,
-            self._max_words + 1,
-        )  # fmt: skip
+            self._model.decoder, self._parts(self._model.encode(image)), beam_width, length_penalty, self._max_words + 1
+        )
         written = tf.strings.strip(tf.strings.reduce_join(tf.gather(self._words, ids), -1, separator=" "))
         # A place without a caption has minus infinity, which JSON has not.
         return {"captions": written, "log_probabilities": tf.maximum(log_probability, tf.float32.min)}
+
+    def best(self, image: tf.Tensor, beam_width: int, length_penalty: float) -> dict[str, tf.Tensor]:
+        """The best caption string[batch] of each picture, and the natural logarithm of its probability."""
+        rows = tf.shape(image)[0]
+        found = self.search(
+            image, tf.fill([rows], beam_width), tf.fill([rows], tf.constant(length_penalty, tf.float32))
+        )
+        return {"caption": found["captions"][:, 0], "log_probability": found["log_probabilities"][:, 0]}
 
     def attention(self, image: tf.Tensor, caption: tf.Tensor) -> dict[str, tf.Tensor]:
         """What the model thinks of captions.
@@ -72,3 +83,30 @@ class CaptionSearch:
             side = round(found["weights"].shape[-1] ** 0.5)
             answer["weights"] = tf.reshape(found["weights"], [*tf.unstack(tf.shape(before)), side, side])
         return answer
+
+
+def describe(signatures: Mapping[str, Any], images: np.ndarray) -> list[str]:
+    """The best caption of each picture uint8[pictures, size, size, 3], by the signature `pixels` of a captioner."""
+    parts = pipeline.slices(len(images), 32, "Describing")
+    found = [signatures["pixels"](image=tf.constant(images[part]))["caption"] for part in parts]
+    return [caption.decode() for caption in np.concatenate(found)]
+
+
+def draw_attention(signatures: Mapping[str, Any], content: bytes, caption: str, path: Path) -> Path:
+    """Draws where a captioner looks for each word, by its signature `attention`.
+
+    Args:
+        signatures: of the captioner.
+        content: a picture's file.
+        caption: one of this picture.
+        path: the PNG to write.
+
+    Raises:
+        UserError: it has no attention.
+    """
+    answer = signatures["attention"](image_bytes=tf.constant([content]), caption=tf.constant([caption]))
+    if "weights" not in answer:
+        raise UserError("this model looks at the whole picture at once; --explain needs one with --attention additive")
+    words = [word.decode() or "(end)" for word in answer["words"].numpy()[0]]
+    image = picture_decoding.square(tf.constant(content), 224, squash=True).numpy()
+    return plots.attention_maps(image, answer["weights"].numpy()[0], words, path)

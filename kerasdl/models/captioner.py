@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from kerasdl.data import captioned_pictures, feature_cache, pipeline, vocabulary
 from kerasdl.decoding import caption_writer
 from kerasdl.figures import plots
 from kerasdl.metrics import caption_scores
+from kerasdl.models.caption_examples import Examples
 
 _PARTS = ("encoder", "top", "decoder")
 
@@ -40,7 +41,7 @@ class Captioner(keras.Model):
     Args:
         encoder: pictures -> features, or what `top` takes; None if the decoder takes pictures.
         decoder: {picture: features, tokens: int32[batch, time]} -> {logits: float[batch, time, tokens]} and, if it
-            attends, {weights: float32[batch, time, items]}.
+            attends, {weights: float32[batch, time, items]}. Its name is the prefix of its layers' names.
         top: the last layers of the encoder, frozen at first; None if it is whole.
         label_smoothing: share of each target that is spread over all words.
         doubly_stochastic: factor of the penalty, lambda.
@@ -115,7 +116,7 @@ class Captioner(keras.Model):
             total += self.doubly_stochastic * ops.sum(ops.square(1 - looked))
         return total / ops.maximum(ops.sum(counted), 1)
 
-    def reinforce(self, reward: Callable[[Any, Any], Any], *, samples: int, max_length: int, name: str) -> None:
+    def reinforce(self, reward: Callable[[Any, Any], Any], *, samples: int, max_length: int) -> None:
         """From now on `fit` learns from captions that the model draws itself; to be called before `compile`.
 
         `fit` then takes batches of {picture} or {cut} and of the pictures' numbers int32[batch]. A caption counts by
@@ -126,7 +127,6 @@ class Captioner(keras.Model):
                 END and filled up with padding.
             samples: captions drawn of each picture, 2 or more.
             max_length: tokens of a caption, END included.
-            name: the prefix of the decoder's layer names.
 
         Raises:
             ValueError: fewer than two samples.
@@ -135,22 +135,20 @@ class Captioner(keras.Model):
         """
         if samples < 2:
             raise ValueError(f"samples is {samples}, expected 2 or more: a caption is compared with the others")
-        self._reinforcement = (reward, samples, max_length, name)
+        self._reinforcement = (reward, samples, max_length)
 
     def train_step(self, data: Any) -> Any:
         """One step of `fit`."""
         if self._reinforcement is None:
             return super().train_step(data)
 
-        reward, samples, max_length, name = self._reinforcement
+        reward, samples, max_length = self._reinforcement
         inputs, numbers = data
         features = self.finish(inputs["cut"]) if "cut" in inputs else inputs["picture"]
         picture, numbers = (tf.repeat(part, samples, axis=0) for part in (features, numbers))
-        parts = self.decoder.get_layer(f"{name}_mean").input
+        parts = self.decoder.get_layer(f"{self.decoder.name}_mean").input
         seen = keras.Model(self.decoder.input["picture"], parts)(picture, training=False)
-        tokens = caption_writer.draw(
-            *caption_writer.writer(self.decoder, seen, name), self.seed_generator.next(), max_length
-        )
+        tokens = caption_writer.draw(*caption_writer.writer(self.decoder, seen), self.seed_generator.next(), max_length)
         rewards = tf.numpy_function(reward, [numbers, tokens], tf.float32)
         rewards = tf.reshape(rewards, [-1, samples])
         others = (tf.reduce_sum(rewards, 1, keepdims=True) - rewards) / (samples - 1)
@@ -254,57 +252,31 @@ class FeatureBank:
 
 
 def feature_bank(
-    model: Captioner,
-    pictures: Sequence[Path] | np.ndarray,
-    captions: Sequence[Sequence[Sequence[str]]],
-    words: Sequence[str],
-    *,
-    max_words: int,
-    mirrored: bool,
-    cut: bool,
-    **options: Any,
+    settings: Any, model: Captioner, examples: Examples, words: Sequence[str], *, mirrored: bool, cut: bool
 ) -> FeatureBank:
     """Pictures with their captions as numbers, and all of them mirrored with left and right exchanged in the captions.
 
     Args:
+        settings: the configuration, with `max_words` and the fields that `features` reads.
         model: whose encoder the features are of.
-        pictures: files, or uint8[pictures, size, size, 3].
-        captions: of each picture, cut into words.
+        examples: pictures and captions.
         words: the vocabulary, from the id END on.
-        max_words: of a caption, without END.
         mirrored: add the mirror images.
         cut: features for the encoder's top.
-        **options: size, encoder and cache, see `features`.
     """
     id_of = {word: END + i for i, word in enumerate(words)}
     exchanged = {"left": "right", "right": "left"}
 
     def encoded(caption: Sequence[str], mirrors: bool) -> np.ndarray:
-        known = [exchanged.get(word, word) if mirrors else word for word in caption[:max_words]]
+        known = [exchanged.get(word, word) if mirrors else word for word in caption[: settings.max_words]]
         return np.array([*(id_of.get(word, vocabulary.UNKNOWN) for word in known), END], np.int32)
 
     shown, said = [], []
     for mirrors in (False, True)[: 1 + mirrored]:
-        found, kept = features(model, pictures, cut=cut, mirrored=mirrors, **options)
+        found, kept = features(settings, model, examples.pictures, cut=cut, mirrored=mirrors)
         shown.append(found)
-        said += [[encoded(caption, mirrors) for caption in captions[i]] for i in kept]
+        said += [[encoded(caption, mirrors) for caption in examples.captions[i]] for i in kept]
     return FeatureBank("cut" if cut else "picture", np.concatenate(shown) if mirrored else shown[0], said)
-
-
-class Settings(Protocol):
-    """What `CiderOfValidation` reads of a configuration."""
-
-    @property
-    def beam_width(self) -> int:
-        """Hypotheses of the search."""
-
-    @property
-    def length_penalty(self) -> float:
-        """See `beam_search.beam_search`."""
-
-    @property
-    def max_words(self) -> int:
-        """Of a caption."""
 
 
 class CiderOfValidation(keras.callbacks.Callback):
@@ -314,11 +286,10 @@ class CiderOfValidation(keras.callbacks.Callback):
 
     Args:
         bank: of the validation data.
-        settings: the configuration.
-        name: prefix of the names of the decoder's layers.
+        settings: the configuration, with `beam_width`, `length_penalty` and `max_words`.
     """
 
-    def __init__(self, bank: FeatureBank, settings: Settings, name: str) -> None:
+    def __init__(self, bank: FeatureBank, settings: Any) -> None:
         super().__init__()
         self.bank = bank
         self.scorer = caption_scores.CiderD([[one[:-1].tolist() for one in several] for several in bank.captions])
@@ -329,7 +300,7 @@ class CiderOfValidation(keras.callbacks.Callback):
             seen = parts(model.decoder)(model.finish(batch) if bank.key == "cut" else batch)
             rows = tf.shape(batch)[0]
             width, penalty = tf.fill([rows], settings.beam_width), tf.fill([rows], float(settings.length_penalty))
-            return caption_writer.search(model.decoder, seen, name, width, penalty, settings.max_words + 1)[0][:, 0]
+            return caption_writer.search(model.decoder, seen, width, penalty, settings.max_words + 1)[0][:, 0]
 
         self.written = written
 
@@ -348,25 +319,16 @@ def parts(decoder: keras.Model) -> keras.Model:
 
 
 def features(
-    model: keras.Model,
-    pictures: Sequence[Path] | np.ndarray,
-    *,
-    size: int,
-    cut: bool,
-    mirrored: bool,
-    encoder: str,
-    cache: Path,
+    settings: Any, model: Captioner, pictures: Sequence[Path] | np.ndarray, *, cut: bool, mirrored: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a captioner's decoder, or the top of its encoder, takes of pictures.
+    """What a captioner's decoder, or the top of its encoder, takes of pictures; those of files are kept in the cache.
 
     Args:
+        settings: the configuration, with `image_size`, `encoder`, `tune_from` and `cache`.
         model: the `Captioner`.
         pictures: files, or uint8[pictures, size, size, 3].
-        size: side to which files are scaled, in pixels.
         cut: features for the encoder's top.
         mirrored: of the pictures' mirror images.
-        encoder: name of the features in the cache, in which `{weights}` becomes the checksum of the encoder's weights.
-        cache: folder in which features of files are kept.
 
     Returns:
         Features float16, or pixels if the model has no encoder, and int64 indices of the pictures that they belong to:
@@ -376,7 +338,7 @@ def features(
         UserError: no picture can be decoded.
     """
     if model.encoder is None:
-        found, kept = pixels(pictures, size)
+        found, kept = pixels(pictures, settings.image_size)
         return found[:, :, ::-1] if mirrored else found, kept
     network = keras.Sequential([model.encoder] if cut or model.top is None else [model.encoder, model.top])
     view = slice(None, None, -1 if mirrored else 1)
@@ -384,12 +346,13 @@ def features(
         parts = [network.predict_on_batch(pictures[part][:, :, view]) for part in pipeline.slices(len(pictures), 32)]
         return np.concatenate(parts).astype(np.float16), np.arange(len(pictures))
     checksum = zlib.crc32(b"".join(weight.tobytes() for weight in network.get_weights()))
+    end = settings.tune_from if cut else "its end"
     kept_features = feature_cache.features(
         pictures,
         lambda images: network.predict_on_batch(images[:, :, view]),
-        size=size,
-        encoder=encoder.format(weights=f", weights {checksum:08x}") + ", mirrored" * mirrored,
-        folder=cache,
+        size=settings.image_size,
+        encoder=f"{settings.encoder}, weights {checksum:08x}, up to {end}" + ", mirrored" * mirrored,
+        folder=settings.cache,
         progress=True,
     )
     return kept_features.array[kept_features.rows], kept_features.kept

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import json
 import re
 from pathlib import Path
@@ -16,12 +15,14 @@ from PIL import Image
 
 from apps import _run, _weights, captioner
 from apps.__main__ import main
+from apps._contract import Splits
 from kerasdl import export
 from kerasdl.blocks import caption_decoder
 from kerasdl.data import captioned_pictures, synthetic
 from kerasdl.decoding import beam_search
 from kerasdl.errors import UserError
-from kerasdl.models.captioner import pixels
+from kerasdl.models import caption_examples, caption_search
+from kerasdl.models.captioner import feature_bank, pixels
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = captioner.Config(
@@ -33,16 +34,19 @@ SMALL = captioner.Config(
 def splits(config=SMALL, count=60):
     images, said = synthetic.scenes(count, size=32, seed=3)
     captions = [[one.split()] for one in said]
-    cuts = [0, round(0.7 * count), round(0.85 * count), count]
-    parts = [captioner.Examples(images[a:b], captions[a:b]) for a, b in itertools.pairwise(cuts)]
-    return captioner.splits_of(config, *parts, "drawn scenes")
+    found = caption_examples.cut(images, captions, (round(0.7 * count), round(0.85 * count)), "drawn scenes")
+    return Splits.of(found, caption_examples.facts(found, config))
+
+
+def bank_of(config, model, examples, data, *, cut=False, mirrored=False):
+    return feature_bank(config, model, examples, data.info["words"], cut=cut, mirrored=mirrored)
 
 
 fitted = functools.partial(fitting.fitted, captioner)
 
 
 def described(model, pictures, data):
-    return captioner.describe(export.in_memory(captioner.endpoints(model, data)), pictures)
+    return caption_search.describe(export.in_memory(captioner.endpoints(model, data)), pictures)
 
 
 def exact(model, data):
@@ -55,7 +59,7 @@ def test_tiny_is_learned_and_shuffled_pictures_are_not(tmp_path):
     config, data = captioner.tiny()
     assert exact(fitted(config, data, tmp_path / "a"), data) > 0.8
     order = np.random.default_rng(0).permutation(len(data.train.captions))
-    shuffled = captioner.Examples(data.train.pictures[order], data.train.captions)
+    shuffled = caption_examples.Examples(data.train.pictures[order], data.train.captions)
     short = dataclasses.replace(config, epochs=2)
     assert exact(fitted(short, dataclasses.replace(data, train=shuffled), tmp_path / "b"), data) < 0.03
 
@@ -75,7 +79,7 @@ def test_mirrored_pictures_exchange_left_and_right():
     config = dataclasses.replace(SMALL, flip=True)
     data = splits(config)
     model = captioner.build_model(config, data)
-    bank = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=True)
+    bank = bank_of(config, model, data.train, data, mirrored=True)
     count = len(data.train.captions)
     np.testing.assert_array_equal(bank.pictures[count:], bank.pictures[:count, :, ::-1])
     names = ["", "", *data.info["words"]]
@@ -161,19 +165,19 @@ def test_features_are_computed_once_for_an_encoder(own, tmp_path, monkeypatch):
     config = with_encoder(own, cache=tmp_path)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
-    first = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=False).pictures
+    first = bank_of(config, model, data.train, data).pictures
     assert encoded
     encoded.clear()
-    again = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=False).pictures
+    again = bank_of(config, model, data.train, data).pictures
     np.testing.assert_array_equal(first, again)
     assert encoded == []
-    both = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=True).pictures
+    both = bank_of(config, model, data.train, data, mirrored=True).pictures
     assert encoded
     assert np.abs(both[len(first) :] - first).max() > 0
     encoded.clear()
     kernel = model.encoder.weights[0]
     kernel.assign(kernel + 0.1)
-    changed = captioner.bank_of(config, model, data.train, data, cut=False, mirrored=False).pictures
+    changed = bank_of(config, model, data.train, data).pictures
     assert encoded
     assert np.abs(changed - first).max() > 0
 
@@ -212,7 +216,7 @@ def test_a_picture_with_all_its_captions_counts_like_each_by_itself(own, tmp_pat
     config = with_encoder(own, tune_from="block_15_add", tune_epochs=1, precision="float32", cache=tmp_path)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
-    banks = [captioner.bank_of(config, model, data.train, data, cut=cut, mirrored=True) for cut in (False, True)]
+    banks = [bank_of(config, model, data.train, data, cut=cut, mirrored=True) for cut in (False, True)]
     alike = []
     for bank in banks:
         inputs, tokens = next(iter(bank.whole(8)))
@@ -310,7 +314,7 @@ def test_broken_pictures_are_left_out_with_their_captions(own, tmp_path, capsys)
     data = captioner.load_data(config)
     model = captioner.build_model(config, data)
     splits = (data.train, data.validation)
-    banks = [captioner.bank_of(config, model, part, data, cut=False, mirrored=False) for part in splits]
+    banks = [bank_of(config, model, part, data) for part in splits]
     test, _ = pixels(data.test().pictures, 32)
     assert sum(len(bank.pictures) for bank in banks) + len(test) == 39
     assert "0.png" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from apps import _data, _settings, captioner, chargen, cifar10, denoiser, sentim
 from apps._contract import Splits
 from kerasdl.data import image_data
 from kerasdl.errors import UserError
+from kerasdl.models.caption_examples import Examples
 from kerasdl.training import run
 
 APPLICATIONS = sorted(command.applications())
@@ -122,7 +123,7 @@ def test_a_run_from_before_fingerprints_is_refused_on_own_data_alone(own, capsys
 
 
 def contents(part):
-    if isinstance(part, captioner.Examples):
+    if isinstance(part, Examples):
         return {" ".join(said) for several in part.captions for said in several}
     if hasattr(part, "texts"):
         return {*part.texts}

@@ -25,7 +25,7 @@ def decoder(attends, dropout=0.0):
         outputs = {"logits": logits, "weights": weights}
     else:
         outputs = {"logits": caption_decoder.show_and_tell(parts, tokens, TOKENS, **sizes)}
-    model = keras.Model({"picture": parts, "tokens": tokens}, outputs)
+    model = keras.Model({"picture": parts, "tokens": tokens}, outputs, name="d")
     block_checks.random_weights(model)
     return model
 
@@ -50,7 +50,7 @@ def test_shapes_and_gradients(attends):
 @pytest.mark.parametrize("attends", [True, False])
 def test_what_is_written_word_by_word_has_the_probability_that_the_model_gives_it(attends):
     model = decoder(attends)
-    step, state, given = caption_writer.writer(model, tf.constant(PARTS), "d")
+    step, state, given = caption_writer.writer(model, tf.constant(PARTS))
     widths, penalty = tf.fill([BATCH], 4), tf.zeros([BATCH])
     tokens, log_probabilities, _ = beam_search.beam_search(
         step, state, given, start=caption_decoder.START, end=caption_decoder.END, width=widths, length_penalty=penalty,
@@ -173,7 +173,7 @@ def test_captions_of_one_picture_stand_behind_each_other():
 def test_captions_are_drawn_by_their_probabilities():
     model = decoder(True)
     parts = tf.constant(np.repeat(PARTS[:1], 4000, 0))
-    drawn = caption_writer.draw(*caption_writer.writer(model, parts, "d"), tf.constant([1, 2]), 3).numpy()
+    drawn = caption_writer.draw(*caption_writer.writer(model, parts), tf.constant([1, 2]), 3).numpy()
     logits = model({"picture": PARTS[:1], "tokens": np.zeros((1, 1), np.int32)})["logits"].numpy()[0, 0]
     logits[: caption_decoder.END] = -1e9
     shares = np.exp(log_softmax(logits))
@@ -195,7 +195,7 @@ def test_a_reward_makes_captions_likelier_and_an_equal_one_does_not(wanted):
         seen.extend(numbers.tolist())
         return np.float32((captions == wanted).any(1)) if wanted else np.ones(len(captions), np.float32)
 
-    trained.reinforce(reward, samples=4, max_length=4, name="d")
+    trained.reinforce(reward, samples=4, max_length=4)
     trained.compile(keras.optimizers.Adam(0.02))
     before = model.get_weights()
     batches = tf.data.Dataset.from_tensors(({"picture": PARTS}, np.array([5, 6, 8]))).repeat()
@@ -211,4 +211,4 @@ def test_a_reward_makes_captions_likelier_and_an_equal_one_does_not(wanted):
 
 def test_reinforcement_needs_two_samples():
     with pytest.raises(ValueError, match="samples is 1, expected 2 or more"):
-        captioner.Captioner(None, decoder(True)).reinforce(lambda *_: None, samples=1, max_length=4, name="d")
+        captioner.Captioner(None, decoder(True)).reinforce(lambda *_: None, samples=1, max_length=4)
