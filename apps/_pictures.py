@@ -22,6 +22,23 @@ from kerasdl.files import check_output, separate, write_bytes
 from kerasdl.models import generator
 
 
+def squares(pictures: list[Path], size: int, channels: int) -> np.ndarray:
+    """The middle squares uint8[n, size, size, channels] of those pictures that can be read; the others are named.
+
+    Args:
+        pictures: picture files (JPEG, PNG, GIF, BMP or WebP) and folders of them.
+        size: side of the squares, in pixels.
+        channels: 3, or 1 for grey.
+
+    Raises:
+        UserError: there are no pictures, or none can be read.
+    """
+    files = picture_files.find(pictures)
+    images, _, skipped = picture_files.decode(files, size=size)
+    picture_files.report_skipped(skipped, len(files), strict=not len(images))
+    return images if channels == 3 else picture_decoding.grey(tf.constant(images)).numpy()
+
+
 def answers(
     pictures: list[Path], ask: Callable[[bytes], Any], output: Path | None = None, *, flag: str = "--output"
 ) -> Iterator[tuple[Path, bytes, Any, Path]]:

@@ -18,12 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps import _training
+from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, between
 from kerasdl import export
 from kerasdl.blocks import autoencoding, variational
-from kerasdl.data import image_data, picture_decoding, picture_files, pipeline, synthetic
+from kerasdl.data import image_data, pipeline, synthetic
 from kerasdl.decoding import latents
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
@@ -101,37 +101,13 @@ OBJECTIVE = Objective(metric="val_loss", direction="min")
 
 def load_data(config: Config) -> Splits:
     """Pictures uint8[pictures, size, size, channels] of --dataset or --data; classes only colour a figure."""
-    ratio = config.validation_ratio
     if config.data is None:
-        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
+        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=config.validation_ratio)
     else:
         squares = image_data.squares(config.image_size, strict=config.strict)
-        found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes="none")
-    return splits_of(found.train.images, found.validation.images, found.test, found.description)
-
-
-def splits_of(
-    train: np.ndarray, validation: np.ndarray, test: Callable[[], image_data.Images], description: str, **info: Any
-) -> Splits:
-    """Pictures uint8[pictures, size, size, channels] as the other parts of this file take them."""
-    return Splits(
-        train=train,
-        validation=validation if len(validation) else None,
-        test=test,
-        info={**info, "shape": list(train.shape[1:])},
-        description=description,
-    )
-
-
-def pictures_of(likelihood: vae.Likelihood, images: Any, seed: Any) -> tf.Tensor:
-    """uint8 pictures as the likelihood takes them, float32 in 0..1: zeros and ones drawn by brightness, or as they are.
-
-    Source: dynamic binarisation: Burda et al. 2015, arXiv:1509.00519, section 5.
-    """
-    brightness = tf.cast(images, tf.float32) / 255
-    if likelihood == "logistic":
-        return brightness
-    return tf.cast(tf.random.stateless_uniform(tf.shape(brightness), seed) < brightness, tf.float32)
+        found = image_data.from_folder(config.data, squares, validation_ratio=config.validation_ratio, classes="none")
+    train, validation, info = found.train.images, found.validation.images, {"shape": list(found.train.images.shape[1:])}
+    return Splits(train, validation if len(validation) else None, found.test, info, found.description)
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -144,11 +120,11 @@ def build_model(config: Config, data: Splits) -> VariationalAutoencoder:
     with precision.precision(config.precision):
         image = keras.Input(shape, name="image")
         x = keras.layers.Rescaling(2, -1, name="rescale")(image)
+        units = [config.units, config.units]
         if config.encoder == "convolutional":
             x = autoencoding.convolutional_encoder(x, filters, activation="gelu", name="encoder")
-            x = autoencoding.dense_encoder(x, [config.units], activation="gelu", name="encoder")
-        else:
-            x = autoencoding.dense_encoder(x, [config.units, config.units], activation="gelu", name="encoder")
+            units = [config.units]
+        x = autoencoding.dense_encoder(x, units, activation="gelu", name="encoder")
         code = [keras.layers.Dense(config.latents, dtype="float32", name=name)(x) for name in ("mean", "log_var")]
         encoder = keras.Model(image, code, name="encoder")
 
@@ -161,14 +137,13 @@ def build_model(config: Config, data: Splits) -> VariationalAutoencoder:
             x = autoencoding.dense_decoder(x, [config.units, config.units], shape, activation="gelu", name="decoder")
         decoder = keras.Model(latent, x, name="decoder")
         steps = pipeline.num_steps(len(data.train), config.batch_size)
-        warmup = config.kl_warmup_ratio if config.objective == "elbo" else 0.0
         model = VariationalAutoencoder(
             encoder,
             decoder,
             likelihood=config.likelihood,
             objective=config.objective,
             num_samples=config.samples,
-            kl_warmup_steps=round(steps * config.epochs * warmup),
+            kl_warmup_steps=round(steps * config.epochs * config.kl_warmup_ratio) if config.objective == "elbo" else 0,
             minimum_kl=config.free_bits,
             name="vae",
         )
@@ -186,26 +161,12 @@ class VariationalAutoencoder(vae.LatentVariableModel):
     Source: Kingma and Welling 2013, arXiv:1312.6114, section 2.3; iwae: Burda et al. 2015, arXiv:1509.00519, section 3.
     """
 
-    def call(
-        self, image: Any, num_samples: int | None = None, noise: Any = None, training: bool | None = None
-    ) -> dict[str, Any]:
-        """What both bounds are made of.
-
-        Args:
-            image: float32[batch, ...].
-            num_samples: draws for each picture, k; those of the constructor if None.
-            noise: standard normal numbers float32[batch * k, latents] in place of new ones.
-            training: of both networks.
-
-        Returns:
-            log_likelihood and log_weights float32[batch, k], kl float32[batch, latents], all in nats.
-        """
+    def call(self, image: Any, num_samples: int | None = None, noise: Any = None, training: bool | None = None) -> Any:
+        """What both bounds are made of, in nats; arguments and shapes are those of `vae.LatentVariableModel`."""
         count = num_samples or self.num_samples
         mean, log_var = self.code(image, training=training)
         latent = self.sampling(mean, log_var, num_samples=count, noise=noise)  # mean + deviation * noise
-        image, *code = (
-            keras.ops.repeat(keras.ops.cast(part, "float32"), count, axis=0) for part in (image, mean, log_var)
-        )
+        image, *code = (keras.ops.repeat(part, count, axis=0) for part in (image, mean, log_var))
         log_likelihood = self.log_likelihood(image, self.decoder(latent, training=training))
         log_weights = variational.log_importance_weights(log_likelihood, latent, *code)
         return {
@@ -221,10 +182,9 @@ class VariationalAutoencoder(vae.LatentVariableModel):
         if self.objective == "iwae":
             return -keras.ops.mean(variational.importance_weighted_bound(y_pred["log_weights"]))
         reconstruction = keras.ops.mean(y_pred["log_likelihood"])
-        if not training:
-            return variational.free_bits(y_pred["kl"], 0.0) - reconstruction
-        factor = variational.kl_warmup(self.optimizer.iterations, self.kl_warmup_steps)
-        return factor * variational.free_bits(y_pred["kl"], self.minimum_kl) - reconstruction
+        divergence = variational.free_bits(y_pred["kl"], self.minimum_kl if training else 0.0)
+        factor = variational.kl_warmup(self.optimizer.iterations, self.kl_warmup_steps) if training else 1.0
+        return factor * divergence - reconstruction
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -232,15 +192,13 @@ class VariationalAutoencoder(vae.LatentVariableModel):
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model to pictures that are drawn anew in each step, where their pixels are zeros and ones."""
-    validation = None
-    if data.validation is not None:
-        drawn = pictures_of(config.likelihood, data.validation, [0, 0]).numpy()
-        validation = pipeline.evaluation_batches((drawn,), 100)
 
-    def transform(images: tf.Tensor, *, seed: tf.Tensor, **_: tf.Tensor) -> tuple[tf.Tensor]:
-        return (pictures_of(config.likelihood, images, seed),)
+    def observed(images: Any, *, seed: Any, **_: Any) -> tuple[tf.Tensor]:
+        return (vae.observed(config.likelihood, images, seed),)
 
-    return _training.fit_arrays(config, model, [data.train], callbacks, transform, validation=validation)
+    held = data.validation
+    validation = None if held is None else pipeline.evaluation_batches(observed(held, seed=[0, 0]), 100)
+    return _training.fit_arrays(config, model, [data.train], callbacks, observed, validation=validation)
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
@@ -255,41 +213,20 @@ def evaluate(
     bound. Pixels of zeros and ones are drawn once.
     """
     examples = data.test()
-    if not len(examples.images):
-        raise UserError("there is no test picture: expected three or more pictures in --data")
-    test = np.rint(255 * pictures_of(config.likelihood, examples.images, [1, 0]).numpy()).astype(np.uint8)
-
-    def score(images: np.ndarray, seed: np.ndarray) -> dict[str, tf.Tensor]:
-        return signatures["score"](image=tf.constant(images), seed=tf.constant(seed, tf.int32))
-
-    bound = vae.log_likelihood_bound(lambda images, seed: score(images, seed)["bound_nats"], test, config.bound_samples)
-    answers = [score(test[part], np.arange(part.start, part.stop)) for part in pipeline.slices(len(test), 100)]
-    elbo, kl, mean = (np.concatenate([a[key] for a in answers]) for key in ("elbo_nats", "kl_nats", "mean"))
-    # A latent is in use if its mean moves with the picture (Burda et al. 2015, section 5.2).
-    active = int(np.sum(mean.var(0) > 0.01))
-    metrics = {
-        "nll_nats": float(-bound.mean()),
-        "elbo_nats": float(-elbo.mean()),
-        "kl_nats": float(kl.sum(1).mean()),
-        "reconstruction_nats": float(-(elbo + kl.sum(1)).mean()),
-        "active_latents": active,
-        "collapsed_latents": mean.shape[1] - active,
-        "bound_samples": config.bound_samples,
-    }
+    test = np.rint(255 * vae.observed(config.likelihood, examples.images, [1, 0])).astype(np.uint8)
+    metrics, mean, kl = vae.measured(signatures["score"], test, config.bound_samples)
     if config.likelihood == "logistic":
         metrics["bits_per_dimension"] = metrics["nll_nats"] / np.log(2) / test[0].size
     if figures is not None:
-        vae.figures(signatures, test, examples.labels, mean, kl.mean(0), figures)
+        vae.figures(signatures, test, examples.labels, mean, kl, figures)
     return metrics
 
 
 def verdict(metrics: Mapping[str, float]) -> str | None:
     """Why the model is of no use, if it is not."""
     if metrics["active_latents"] == 0 and metrics["kl_nats"] < 1:
-        return (
-            f"its latents are unused (divergence {metrics['kl_nats']:.2f} nats), so that every code gives the same "
-            "picture; train for longer, or with --free-bits"
-        )
+        unused = f"its latents are unused (divergence {metrics['kl_nats']:.2f} nats)"
+        return f"{unused}, so that every code gives the same picture; train for longer, or with --free-bits"
     return None
 
 
@@ -317,50 +254,33 @@ CARD = Card(
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Pictures from a seed or a code; the code of a picture; how likely it is."""
-    assert isinstance(model, vae.LatentVariableModel)
     size = model.decoder.inputs[0].shape[-1]
-
-    def values(image: tf.Tensor) -> tf.Tensor:
-        brightness = tf.cast(image, tf.float32) / 255
-        return tf.round(brightness) if model.likelihood == "bernoulli" else brightness
+    code, example = np.zeros([1, size]), data.train[:1]
 
     def decode(latent: tf.Tensor) -> dict[str, tf.Tensor]:
         image = tf.cast(model.pictures(export.finite(latent, "latent")), tf.float32)
         return {"image": image, "image_bytes": export.with_png(255 * image)}
 
-    def generate(count: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        return decode(latents.draw(count, seed, size))
-
     def encode(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        mean, log_var = model.code(values(image), training=False)
+        mean, log_var = model.code(vae.observed(model.likelihood, image), training=False)
         return {"mean": mean, "log_var": log_var}
 
-    def score(image: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        return model.score(values(image), seed)
-
-    whole = tf.TensorSpec([None], tf.int32)
-    example = data.train[:1]
     return {
-        "generate": export.Endpoint(
-            generate,
-            {"count": whole, "seed": whole},
-            {"count": np.array([1]), "seed": np.array([0])},
+        "generate": export.by_example(
+            lambda count, seed: decode(latents.draw(count, seed, size)),
             f"`count` new pictures of each seed (1 to {latents.MAX_COUNT:,}), as values 0..1 and as PNG; the same "
             "seed gives the same pictures",
+            count=[1],
+            seed=[0],
         ),
         **export.of_pictures("encode", encode, example, "mean and logarithm of the variance of their codes"),
-        "decode": export.Endpoint(
-            decode,
-            {"latent": tf.TensorSpec([None, size], tf.float32)},
-            {"latent": np.zeros([1, size], np.float32)},
-            "the pictures of codes, as values 0..1 and as PNG",
-        ),
-        "score": export.Endpoint(
-            score,
-            {"image": tf.TensorSpec([None, *example.shape[1:]], tf.uint8), "seed": whole},
-            {"image": example, "seed": np.array([0])},
+        "decode": export.by_example(decode, "the pictures of codes, as values 0..1 and as PNG", latent=code),
+        "score": export.by_example(
+            lambda image, seed: model.score(vae.observed(model.likelihood, image), seed),
             f"log-likelihood of pixels 0..255 in nats, bounded from below by {vae.DRAWS} draws of each seed, "
             "and its parts",
+            image=example,
+            seed=[0],
         ),
     }
 
@@ -382,14 +302,11 @@ def generate(model: Path, *, count: int = 64, seed: int = 0, output: Path, files
     between(-(2**31), 2**31 - 1, seed=seed)
     check_output(output, folder=files)
     targets = separate([output / f"{seed}-{index:05d}.png" for index in range(count)]) if files else []
-    signature = export.signatures(model, "generate")["generate"]
-    answer = signature(count=tf.constant([count]), seed=tf.constant([seed]))
-    if not files:
-        print(plots.image_grid(answer["image"].numpy(), output))
-        return
-    for target, picture in zip(targets, answer["image_bytes"].numpy(), strict=True):
-        write_bytes(target, picture)
-    print(f"{count} pictures in {output}")
+    answer = export.signatures(model, "generate")["generate"](count=[count], seed=[seed])
+    if files:
+        for target, picture in zip(targets, answer["image_bytes"].numpy(), strict=True):
+            write_bytes(target, picture)
+    print(f"{count} pictures in {output}" if files else plots.image_grid(answer["image"].numpy(), output))
 
 
 def reconstruct(model: Path, pictures: list[Path], *, output: Path) -> None:
@@ -401,11 +318,8 @@ def reconstruct(model: Path, pictures: list[Path], *, output: Path) -> None:
         output: PNG to write, a new file; each row of pictures stands above its reconstructions.
     """
     check_output(output)
-    signatures = export.signatures(model, "pixels", "decode")
-    images = _read(signatures, pictures)
-    codes = signatures["pixels"](image=tf.constant(images))["mean"]
-    restored = signatures["decode"](latent=codes)["image"].numpy()
-    print(plots.image_grid(plots.paired_rows(images / 255, restored), output, columns=8))
+    signatures, images, mean = _encoded(model, pictures)
+    print(vae.reconstructions(signatures["decode"], images, mean, output))
 
 
 def interpolate(model: Path, pictures: list[Path], *, steps: int = 9, output: Path) -> None:
@@ -419,23 +333,17 @@ def interpolate(model: Path, pictures: list[Path], *, steps: int = 9, output: Pa
     """
     between(2, 100, steps=steps)
     check_output(output)
-    signatures = export.signatures(model, "pixels", "decode")
-    images = _read(signatures, pictures)
+    signatures, images, mean = _encoded(model, pictures)
     if len(images) < 2:
         raise UserError("interpolate has one picture that can be read; expected two or more to go from one to another")
-    codes = signatures["pixels"](image=tf.constant(images))["mean"]
-    way = latents.interpolate(codes[:-1], codes[1:], steps)
-    drawn = signatures["decode"](latent=tf.reshape(way, [-1, codes.shape[1]]))["image"].numpy()
-    print(plots.image_grid(drawn, output, columns=steps))
+    print(vae.ways(signatures["decode"], mean, steps, output))
 
 
-def _read(signatures: Mapping[str, Any], pictures: list[Path]) -> np.ndarray:
-    """Pictures uint8[n, size, size, channels] as the export takes them; broken ones are named and left out."""
-    size, channels = signatures["pixels"].inputs["image"].shape[2:]
-    files = picture_files.find(pictures)
-    images, _, skipped = picture_files.decode(files, size=size)
-    picture_files.report_skipped(skipped, len(files), strict=not len(images))
-    return images if channels == 3 else picture_decoding.grey(tf.constant(images)).numpy()
+def _encoded(model: Path, pictures: list[Path]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The signatures of an export, the pictures uint8[n, size, size, channels] that can be read, and their codes."""
+    signatures = export.signatures(model, "pixels", "decode")
+    images = _pictures.squares(pictures, *signatures["pixels"].inputs["image"].shape[2:])
+    return signatures, images, signatures["pixels"](image=images)["mean"].numpy()
 
 
 VERBS: tuple[Callable[..., None], ...] = (generate, reconstruct, interpolate)
@@ -443,18 +351,12 @@ VERBS: tuple[Callable[..., None], ...] = (generate, reconstruct, interpolate)
 
 def tiny(config: Config | None = None) -> tuple[Config, Splits]:
     """Drawn shapes in black and white, 16 pixels: place, size and angle are all that there is to know."""
-    images, labels = synthetic.shapes(3500, size=16, num_classes=4, seed=0)
-    ground = images[:, :1, :1].astype(np.int32)
-    images = (255 * (np.abs(images.astype(np.int32) - ground).sum(-1, keepdims=True) > 140)).astype(np.uint8)
-    train, validation, test = np.split(images, [3000, 3250])
+    drawn, labels = synthetic.shapes(3500, size=16, num_classes=4, seed=0)
+    images = 255 * (np.abs(drawn.astype(np.int32) - drawn[:, :1, :1]).sum(-1, keepdims=True) > 140).astype(np.uint8)
+    test, info = image_data.Images(images[3250:], labels[3250:]), {"shape": [16, 16, 1], "tiny": True}
     config = config or Config(
-        filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3, bound_samples=100,
-        likelihood="bernoulli", encoder="convolutional", decoder="dense",
+        encoder="convolutional", filters=8, units=64, latents=8, epochs=25, batch_size=50, learning_rate=3e-3,
+        bound_samples=100,
     )  # fmt: skip
-    return config, splits_of(
-        train,
-        validation,
-        lambda: image_data.Images(test, labels[3250:]),
-        "drawn shapes, test split, 250 pictures",
-        tiny=True,
-    )
+    words = "drawn shapes, test split, 250 pictures"
+    return config, Splits(images[:3000], images[3000:3250], lambda: test, info, words)

@@ -37,15 +37,14 @@ def pictures() -> np.ndarray:
 def ours(work: str, precision: str) -> float:
     """The application's own path: its pipeline, its model, its optimizer, `fit`."""
     from apps import vae
-    from kerasdl.data import image_data
+    from apps._contract import Splits
 
     config = vae.Config(
         units=UNITS, latents=LATENTS, batch_size=BATCH[work], epochs=3, objective="iwae" if work == "iwae" else "elbo",
         samples=SAMPLES[work], optimizer="muon" if work == "muon" else "adam", precision=precision,
     )  # fmt: skip
     images = pictures()
-    none = image_data.Images(images[:0], np.zeros(0, np.int32))
-    data = vae.splits_of(images, images[:0], lambda: none, "random")
+    data = Splits(images, None, lambda: None, {"shape": [SIZE, SIZE, 1]}, "random")
     clock = _contest.clock()
     vae.train(config, vae.build_model(config, data), data, [clock])
     return len(images) / min(clock.seconds[1:])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from kerasdl.blocks import variational
@@ -29,10 +30,12 @@ arXiv:2112.10752, in the authors' code."""
 class LatentVariableModel(keras.Model):
     """An encoder that gives each picture a Gaussian over latents, and a decoder from latents to pixels.
 
-    A subclass computes the bounds in `call(image, num_samples=None, noise=None, training=None)`, which returns
-    log_likelihood and log_weights float32[batch, num_samples] and kl float32[batch, latents], all in nats, and takes
-    the loss from them in `compute_loss`: `VariationalAutoencoder` of apps/vae.py. Logged are `reconstruction`, the
-    mean log-likelihood of the pixels, and `kl`, the divergence from the prior.
+    A subclass computes the bounds in `call(image, num_samples=None, noise=None, training=None)`, where image is
+    float32[batch, ...], num_samples draws of each are taken, those of the constructor if None, and noise, standard
+    normal numbers float32[batch * num_samples, latents], stands in place of new ones. It returns log_likelihood and
+    log_weights float32[batch, num_samples] and kl float32[batch, latents], all in nats, and takes the loss from them in
+    `compute_loss`: `VariationalAutoencoder` of apps/vae.py. Logged are `reconstruction`, the mean log-likelihood of
+    the pixels, and `kl`, the divergence from the prior.
 
     Args:
         encoder: pictures float32[batch, ...] -> [mean, log_var], float32[batch, latents] each.
@@ -110,8 +113,6 @@ class LatentVariableModel(keras.Model):
             bound_nats float32[batch], the importance-weighted bound; elbo_nats float32[batch], the evidence lower
             bound; kl_nats and mean float32[batch, latents], divergence and mean of each latent. All are finite.
         """
-        import tensorflow as tf
-
         shape = [DRAWS, self.decoder.inputs[0].shape[-1]]
         noise = tf.map_fn(
             lambda one: tf.random.stateless_normal(shape, [one, 0], alg="philox"),
@@ -162,14 +163,69 @@ class LatentVariableModel(keras.Model):
         return cls(**networks, **config)
 
 
+def observed(likelihood: Likelihood, images: Any, seed: Any = None) -> tf.Tensor:
+    """Pictures as a likelihood takes them: zeros and ones (bernoulli), or as they are (logistic).
+
+    Args:
+        likelihood: see `LatentVariableModel`.
+        images: uint8[...].
+        seed: int32[2]: each pixel is a one with a probability equal to its brightness; None: by rounding.
+
+    Returns:
+        float32[...], 0..1.
+
+    Source: dynamic binarisation: Burda et al. 2015, arXiv:1509.00519, section 5.
+    """
+    brightness = tf.cast(images, tf.float32) / 255
+    if likelihood == "logistic":
+        return brightness
+    if seed is None:
+        return tf.round(brightness)
+    return tf.cast(tf.random.stateless_uniform(tf.shape(brightness), seed) < brightness, tf.float32)
+
+
+def measured(
+    score: Callable[..., Mapping[str, Any]], images: np.ndarray, num_samples: int
+) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """Bounds on the likelihood of pictures, in nats a picture, and how many latents are in use.
+
+    Args:
+        score: see `log_likelihood_bound`.
+        images: pictures, of the kind that `score` takes.
+        num_samples: draws for each picture of `nll_nats`, minus the importance-weighted bound. The others are means of
+            what `score` answers: `elbo_nats`, minus the evidence lower bound, and its two parts.
+
+    Returns:
+        The metrics; the means float32[pictures, latents] of the codes; the mean divergence float32[latents] of each.
+
+    Raises:
+        ValueError: num_samples is no multiple of `DRAWS`.
+    Source: a latent is in use if its mean moves with the picture: Burda et al. 2015, arXiv:1509.00519, section 5.2.
+    """
+    bound = log_likelihood_bound(score, images, num_samples)
+    parts = pipeline.slices(len(images), 100)
+    answers = [score(image=images[part], seed=np.arange(part.start, part.stop)) for part in parts]
+    elbo, kl, mean = (np.concatenate([answer[key] for answer in answers]) for key in ("elbo_nats", "kl_nats", "mean"))
+    active = int(np.sum(mean.var(0) > 0.01))
+    metrics = {
+        "nll_nats": float(-bound.mean()),
+        "elbo_nats": float(-elbo.mean()),
+        "kl_nats": float(kl.sum(1).mean()),
+        "reconstruction_nats": float(-(elbo + kl.sum(1)).mean()),
+        "active_latents": active,
+        "collapsed_latents": mean.shape[1] - active,
+        "bound_samples": num_samples,
+    }
+    return metrics, mean, kl.mean(0)
+
+
 def log_likelihood_bound(
-    score: Callable[[np.ndarray, np.ndarray], Any], images: np.ndarray, num_samples: int, *, batch_size: int = 100
+    score: Callable[..., Mapping[str, Any]], images: np.ndarray, num_samples: int, *, batch_size: int = 100
 ) -> np.ndarray:
     """Bounds log p(x) of each picture from below by the importance weights of many draws.
 
     Args:
-        score: pictures and seeds int32[n] -> bounds in nats float[n] of `DRAWS` draws each, see
-            `LatentVariableModel.score`.
+        score: takes image and seed int32[n], gives what `LatentVariableModel.score` does: that one, or a signature.
         images: pictures, of the kind that `score` takes.
         num_samples: draws for each picture, k; a multiple of `DRAWS`. 5,000 in the literature.
         batch_size: pictures at once.
@@ -187,7 +243,8 @@ def log_likelihood_bound(
     bounds = np.empty(len(images))
     for part in pipeline.slices(len(images), batch_size, "Likelihood"):
         seeds = np.arange(part.start, part.stop, dtype=np.int32) * blocks
-        drawn = [np.asarray(score(images[part], seeds + block), np.float64) for block in range(blocks)]
+        answers = (score(image=images[part], seed=seeds + block) for block in range(blocks))
+        drawn = [np.asarray(answer["bound_nats"], np.float64) for answer in answers]
         bounds[part] = np.logaddexp.reduce(drawn) - np.log(blocks)
     return bounds
 
@@ -210,23 +267,42 @@ def figures(
         kl: float32[latents], the mean divergence of each in nats.
         folder: receives the figures.
     """
-    import tensorflow as tf
-
-    def decoded(codes: Any) -> np.ndarray:
-        return signatures["decode"](latent=tf.constant(codes, tf.float32))["image"].numpy()
-
-    both = plots.paired_rows(images[:16] / 255, decoded(mean[:16]))
-    plots.image_grid(both, folder / "reconstructions.png", columns=8)
+    decode = signatures["decode"]
+    reconstructions(decode, images[:16], mean[:16], folder / "reconstructions.png")
     drawn = signatures["generate"](count=tf.constant([64]), seed=tf.constant([0]))["image"].numpy()
     plots.image_grid(drawn, folder / "samples.png", columns=8)
-    ends = mean[:7]
-    way = tf.reshape(latents.interpolate(ends[:-1], ends[1:], 8), [-1, mean.shape[1]])
-    if len(ends) > 1:
-        plots.image_grid(decoded(way), folder / "interpolation.png", columns=8)
+    if len(mean) > 1:
+        ways(decode, mean[:7], 8, folder / "interpolation.png")
     walk, used = np.linspace(-3, 3, 9), np.argsort(-kl)[:10]
     traversal = np.tile(mean[:1], (len(used) * len(walk), 1))
     traversal[np.arange(len(traversal)), np.repeat(used, len(walk))] = np.tile(walk, len(used))
-    plots.image_grid(decoded(traversal), folder / "traversal.png", columns=len(walk))
+    plots.image_grid(decode(latent=traversal)["image"].numpy(), folder / "traversal.png", columns=len(walk))
     plots.kl_per_latent(kl, folder / "kl_per_latent.png")
     if mean.shape[1] == 2:
         plots.latent_map(mean, labels, folder / "latent_map.png")
+
+
+def reconstructions(decode: Callable[..., Any], images: np.ndarray, mean: np.ndarray, path: Path) -> Path:
+    """Draws rows of eight pictures, each above the pictures of their codes.
+
+    Args:
+        decode: takes latent float32[n, latents] and gives image, 0..1.
+        images: uint8[pictures, height, width, channels].
+        mean: float32[pictures, latents], the codes.
+        path: file to write; it is returned.
+    """
+    both = plots.paired_rows(images / 255, decode(latent=mean)["image"].numpy())
+    return plots.image_grid(both, path, columns=8)
+
+
+def ways(decode: Callable[..., Any], mean: np.ndarray, steps: int, path: Path) -> Path:
+    """Draws a row for the way from each code to the next one.
+
+    Args:
+        decode: takes latent float32[n, latents] and gives image, 0..1.
+        mean: float32[codes, latents], two or more.
+        steps: pictures of a row, both ends counted.
+        path: file to write; it is returned.
+    """
+    way = latents.interpolate(mean[:-1], mean[1:], steps).numpy().reshape(-1, mean.shape[1])
+    return plots.image_grid(decode(latent=way)["image"].numpy(), path, columns=steps)

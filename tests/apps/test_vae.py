@@ -12,11 +12,12 @@ import tensorflow as tf
 from PIL import Image
 from scipy.special import xlogy
 
-from apps import _run, vae
+from apps import _pictures, _run, vae
 from apps.__main__ import main
+from apps._contract import Splits
 from kerasdl import export
 from kerasdl.blocks import variational
-from kerasdl.data import image_data, synthetic
+from kerasdl.data import image_data, picture_decoding, synthetic
 from kerasdl.errors import UserError
 from kerasdl.models.vae import DRAWS
 
@@ -26,8 +27,9 @@ SMALL = vae.Config(filters=4, units=8, latents=2, epochs=1, batch_size=10, bound
 
 def splits(count=60, size=16, channels=1):
     images, labels = synthetic.shapes(count, size=size, num_classes=4, seed=3)
-    parts = np.split(images[..., :channels], [count // 2, 3 * count // 4])
-    return vae.splits_of(*parts[:2], lambda: image_data.Images(parts[2], labels[-len(parts[2]) :]), "drawn shapes")
+    train, validation, rest = np.split(images[..., :channels], [count // 2, 3 * count // 4])
+    test = image_data.Images(rest, labels[-len(rest) :])
+    return Splits(train, validation, lambda: test, {"shape": [size, size, channels]}, "drawn shapes")
 
 
 fitted = functools.partial(fitting.fitted, vae)
@@ -103,15 +105,6 @@ def test_other_settings_train(changes, tmp_path):
     assert drawn == expected
 
 
-def test_pixels_are_drawn_by_their_brightness():
-    images = np.full((400, 4, 4, 1), 64, np.uint8)
-    first, second = (vae.pictures_of("bernoulli", images, [0, seed]).numpy() for seed in range(2))
-    assert set(np.unique(first)) == {0.0, 1.0}
-    assert (first != second).any()
-    assert first.mean() == pytest.approx(64 / 255, abs=0.02)
-    np.testing.assert_allclose(vae.pictures_of("logistic", images, [0, 0]), images / 255)
-
-
 # --- A person's own pictures, from training to verbs -----------------------------------------------------------------
 
 
@@ -131,6 +124,15 @@ def own(tmp_path_factory):
 def size_of(path):
     with Image.open(path) as picture:
         return picture.size
+
+
+def test_verbs_read_squares_in_colour_or_grey(own, capsys):
+    colored, grey = (_pictures.squares([own / "pictures"], 16, channels) for channels in (3, 1))
+    assert colored.shape == (17, 16, 16, 3)
+    assert "Left out 1 of 18 pictures" in capsys.readouterr().err
+    np.testing.assert_array_equal(grey, picture_decoding.grey(tf.constant(colored)))
+    with pytest.raises(UserError, match=r"broken\.jpg"):
+        _pictures.squares([own / "pictures/broken.jpg"], 16, 3)
 
 
 def arguments(own, *more):

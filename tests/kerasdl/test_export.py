@@ -339,12 +339,14 @@ def test_the_two_endpoints_of_pictures_answer_alike(channels):
 
 def test_an_endpoint_takes_what_its_example_is():
     image = np.ones((1, 4, 5, 3), np.uint8)
-    made = export.by_example(len, "none", "a table", image=image, count=[2], rate=[0.5], text=["ä"])
+    made = export.by_example(len, "none", "a table", image=image, count=[2], rate=[0.5], text=["ä"],
+                             code=np.ones([1, 4]))  # fmt: skip
     assert made.inputs == {
         "image": tf.TensorSpec([None, 4, 5, 3], tf.uint8),
         "count": tf.TensorSpec([None], tf.int32),
         "rate": tf.TensorSpec([None], tf.float32),
         "text": tf.TensorSpec([None], tf.string),
+        "code": tf.TensorSpec([None, 4], tf.float32),
     }
     np.testing.assert_array_equal(made.example["image"], image)
     assert [made.example[name].tolist() for name in ("count", "rate", "text")] == [[2], [0.5], ["ä".encode()]]

@@ -4,10 +4,12 @@ import block_checks
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 from apps.vae import VariationalAutoencoder
 from kerasdl.blocks import autoencoding, variational
-from kerasdl.models.vae import log_likelihood_bound
+from kerasdl.models.vae import log_likelihood_bound, measured, observed, reconstructions, ways
 
 RNG = np.random.default_rng(0)
 BINARY = (RNG.random((6, 4, 4, 1)) < 0.4).astype(np.float32)
@@ -26,7 +28,7 @@ def networks(latents=3, units=8):
 
 
 def bounds(model, image, num_samples, **options):
-    return log_likelihood_bound(lambda *inputs: model.score(*inputs)["bound_nats"], image, num_samples, **options)
+    return log_likelihood_bound(model.score, image, num_samples, **options)
 
 
 def loss(model, image, training=False):
@@ -153,6 +155,51 @@ def test_a_score_follows_from_picture_and_seed():
         np.testing.assert_allclose(value[1:], alone[key], rtol=1e-5)
     assert float(other["bound_nats"][0]) != float(alone["bound_nats"][0])
     np.testing.assert_array_equal(model.sampling.seed_generator.state, before)
+
+
+def test_metrics_are_means_of_what_the_scores_say():
+    """Over more pictures than are scored at once, each with its own seed."""
+    model = VariationalAutoencoder(*networks(latents=3))
+    kernel = model.encoder.get_layer("mean").kernel
+    kernel.assign(kernel.numpy() * [0, 1, 1])  # the first latent tells nothing
+    images = np.tile(BINARY, (20, 1, 1, 1))
+    metrics, mean, kl = measured(model.score, images, 200)
+    score = {key: value.numpy() for key, value in model.score(images, np.arange(120)).items()}
+    np.testing.assert_allclose(mean, score["mean"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(kl, score["kl_nats"].mean(0), rtol=1e-5)
+    assert metrics["nll_nats"] == pytest.approx(-bounds(model, images, 200).mean())
+    assert metrics["elbo_nats"] == pytest.approx(-score["elbo_nats"].mean(), rel=1e-5)
+    assert metrics["kl_nats"] == pytest.approx(score["kl_nats"].sum(1).mean(), rel=1e-5)
+    assert metrics["reconstruction_nats"] == pytest.approx(metrics["elbo_nats"] - metrics["kl_nats"], rel=1e-5)
+    assert (metrics["active_latents"], metrics["collapsed_latents"]) == (2, 1)
+    assert metrics["bound_samples"] == 200
+
+
+def test_pixels_are_drawn_by_their_brightness_or_rounded():
+    images = np.full((400, 4, 4, 1), 64, np.uint8)
+    first, second = (observed("bernoulli", images, [0, seed]).numpy() for seed in range(2))
+    assert set(np.unique(first)) == {0.0, 1.0}
+    assert (first != second).any()
+    assert first.mean() == pytest.approx(64 / 255, abs=0.02)
+    np.testing.assert_array_equal(observed("bernoulli", np.uint8([0, 127, 128, 255])), [0, 0, 1, 1])
+    for seed in (None, [0, 0]):
+        np.testing.assert_allclose(observed("logistic", images, seed), images / 255)
+
+
+def test_figures_of_codes_have_a_row_for_each_way_and_two_for_eight_pictures(tmp_path):
+    def decode(latent):
+        return {"image": tf.reshape(tf.repeat(latent[:, :1], 16, 1), [-1, 4, 4, 1])}
+
+    def height(path):
+        with Image.open(path) as picture:
+            return picture.size[1]
+
+    mean = np.linspace(0.2, 1, 27, dtype=np.float32).reshape(9, 3)
+    images = np.zeros((9, 4, 4, 1), np.uint8)
+    two = height(reconstructions(decode, images[:8], mean[:8], tmp_path / "eight.png"))
+    four = height(reconstructions(decode, images, mean, tmp_path / "nine.png"))
+    assert height(ways(decode, mean[:3], 5, tmp_path / "two.png")) == two
+    assert height(ways(decode, mean[:5], 5, tmp_path / "four.png")) == four > two
 
 
 def test_pictures_are_probabilities_or_values():
