@@ -10,7 +10,6 @@ a minute and ends below 0.4 nats on made-up bookkeeping, where knowing the one b
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,8 +73,7 @@ def load_data(config: Config) -> Splits:
     else:
         whole = text_file.read(config.data)
         held = round(config.held_out_ratio * len(whole))
-        cuts = [0, len(whole) - 2 * held, len(whole) - held, len(whole)]
-        parts = [whole[begin:end] for begin, end in itertools.pairwise(cuts)]
+        parts = [whole[: -2 * held], whole[-2 * held : -held], whole[-held:]]
         description = f"the end of {config.data.name}"
     return splits_of(parts, config.alphabet, description)
 
@@ -89,13 +87,7 @@ def splits_of(parts: list[str], alphabet: str, description: str, **info: Any) ->
             "--held-out-ratio"
         )
     info["characters"] = vocabulary.characters_of(train) if alphabet == "characters" else None
-    return Splits(
-        train=train,
-        validation=validation,
-        test=lambda: (validation, test),
-        info=info,
-        description=f"{description}, {len(test):,} characters",
-    )
+    return Splits(train, validation, lambda: (validation, test), info, f"{description}, {len(test):,} characters")
 
 
 def vocabulary_of(data: Splits) -> vocabulary.CharacterVocabulary:
@@ -155,11 +147,6 @@ def num_examples(config: Config, data: Splits) -> int:
     return max(1, len(vocabulary_of(data).encode_text(data.train)) // config.window - 1)
 
 
-def recurrent_layers(model: keras.Model) -> list[Any]:
-    """The recurrent layers from the input on."""
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.RNN)]
-
-
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +163,7 @@ def evaluate(
 
     def nats(texts: list[str]) -> float:
         parts = pipeline.slices(len(texts), 64, "Reading")
-        answers = [signatures["score"](text=tf.constant(texts[part])) for part in parts]
+        answers = [signatures["score"](text=texts[part]) for part in parts]
         totals = [(float(tf.reduce_sum(a["nats"])), int(tf.reduce_sum(a["characters"]))) for a in answers]
         return sum(total for total, _ in totals) / sum(count for _, count in totals)
 
@@ -224,7 +211,7 @@ CARD = Card(
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Prompt in, text out; the same in two parts, for streaming; the loss of a text; what the cells remember."""
     letters = vocabulary_of(data)
-    reader = character_reader.CharacterReader(recurrent_layers(model), model.get_layer("logits"), letters)
+    reader = character_reader.CharacterReader(model, letters)
 
     def begin(prompt: tf.Tensor) -> dict[str, tf.Tensor]:
         tokens, mask = reader.encode(prompt)
@@ -237,8 +224,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return {"text": letters.decode(tokens), "state": state}
 
     def generate(prompt: tf.Tensor, **settings: tf.Tensor) -> dict[str, tf.Tensor]:
-        answer = advance(begin(prompt)["state"], start=tf.zeros_like(settings["length"]), **settings)
-        return {"text": answer["text"]}
+        return {"text": advance(begin(prompt)["state"], start=tf.zeros_like(settings["length"]), **settings)["text"]}
 
     def score(text: tf.Tensor) -> dict[str, tf.Tensor]:
         tokens, mask = reader.encode(text)
@@ -248,37 +234,25 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     def cells(text: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"memory": reader.memory(text), "text": letters.decode(letters.encode(text))}
 
-    strings, whole, real = (tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.int32, tf.float32))
-    settings = {"length": whole, "temperature": real, "top_k": whole, "top_p": real, "seed": whole}
-    usual = {"length": [40], "temperature": [0.8], "top_k": [0], "top_p": [1.0], "seed": [0]}
-    example = {key: np.array(value) for key, value in usual.items()}
-    prompt, sentence = np.array(["\n"], object), np.array(["To be"], object)
+    settings = {"length": [40], "temperature": [0.8], "top_k": [0], "top_p": [1.0], "seed": [0]}
+    prompt, sentence = {"prompt": ["\n"]}, {"text": ["To be"]}
     return {
-        "generate": export.Endpoint(
+        "generate": export.by_example(
             generate,
-            {"prompt": strings, **settings},
-            {"prompt": prompt, **example},
+            {**prompt, **settings},
             f"goes on for `length` characters (1 to {sampling.MAX_LENGTH:,}); temperature 0 takes the likeliest, "
             "top_k 0 and top_p 1 draw from all; the same seed gives the same text",
         ),
-        "begin": export.Endpoint(
-            begin, {"prompt": strings}, {"prompt": prompt}, "reads the prompt; its state goes to `advance`"
-        ),
-        "advance": export.Endpoint(
+        "begin": export.by_example(begin, prompt, "reads the prompt; its state goes to `advance`"),
+        "advance": export.by_example(
             advance,
-            {"state": tf.TensorSpec([None, reader.state_size], tf.float32), "start": whole, **settings},
-            {"state": np.zeros([1, reader.state_size], np.float32), "start": np.array([0]), **example},
+            {"state": np.zeros([1, reader.state_size]), "start": [0], **settings},
             "the next characters and the state after them, for streaming; `start` counts those already made",
         ),
-        "score": export.Endpoint(
-            score,
-            {"text": strings},
-            {"text": sentence},
-            "summed loss in nats of the characters after the first, and their number",
+        "score": export.by_example(
+            score, sentence, "summed loss in nats of the characters after the first, and their number"
         ),
-        "cells": export.Endpoint(
-            cells, {"text": strings}, {"text": sentence}, "memory of every cell, -1 to 1, after each known character"
-        ),
+        "cells": export.by_example(cells, sentence, "memory of every cell, -1 to 1, after each known character"),
     }
 
 
@@ -315,29 +289,13 @@ def generate(
     between(1e-6, 1, top_p=top_p)
     between(-(2**31), 2**31 - samples, seed=seed)
     signatures = export.signatures(model, "begin", "advance")
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     for index in range(samples):
         if samples > 1:
             print(f"--- seed {seed + index}")
         print(prompt.lstrip("\n"), end="", flush=True)
-        state = signatures["begin"](prompt=tf.constant([prompt]))["state"]
-        done, ahead = 0, sampling.BLOCK
-        while done < length:
-            ahead = min(ahead, length - done)
-            answer = signatures["advance"](
-                state=state,
-                start=tf.constant([done]),
-                length=tf.constant([ahead]),
-                temperature=tf.constant([temperature], tf.float32),
-                top_k=tf.constant([top_k]),
-                top_p=tf.constant([top_p], tf.float32),
-                seed=tf.constant([seed + index]),
-            )
-            piece = answer["text"].numpy()[0].decode()
-            if piece.endswith("\N{REPLACEMENT CHARACTER}") and done + ahead < length:
-                ahead += sampling.BLOCK  # bytes may end inside of a character: make the piece anew, longer
-                continue
+        for piece in character_reader.stream(signatures, prompt, length, **settings, seed=seed + index):
             print(piece, end="", flush=True)
-            state, done, ahead = answer["state"], done + ahead, sampling.BLOCK
         print()
 
 
@@ -367,8 +325,7 @@ def inspect(
     if (text is None) == (file is None):
         raise UserError("inspect needs one text to look at; give either --text or --file")
     whole = text_file.read(file) if file is not None else text or ""
-    signatures = export.signatures(model, "cells")
-    answer = signatures["cells"](text=tf.constant([whole[:20_000]]))
+    answer = export.signatures(model, "cells")["cells"](text=[whole[:20_000]])
     known, memory = answer["text"].numpy()[0].decode(errors="replace"), answer["memory"].numpy()[0]
     if not known:
         raise UserError(f"{model} knows no character of this text; expected text like that of its training")

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kerasdl.data.vocabulary import CharacterVocabulary
+from kerasdl.decoding import sampling
 
 READ = 256  # characters read at once: what a long text takes of memory
 
 
 class CharacterReader:
-    """The steps of a network of recurrent layers over one-hot characters, and a dense layer of logits.
+    """The steps of a network of recurrent layers over one-hot characters, and a dense layer `logits`.
 
     All that it carries is one array, a state float32[batch, state_size]: the logits of the next character, then the
     states of the layers.
 
     Args:
-        layers: recurrent, in their order; they are set to run without a GPU's own kernels, as an export has to.
-        head: from the last layer's output to the logits.
+        model: its recurrent layers, from the input on, are set to run without a GPU's own kernels, as an export has to.
         letters: the vocabulary.
     """
 
-    def __init__(
-        self, layers: Sequence[keras.layers.RNN], head: keras.layers.Layer, letters: CharacterVocabulary
-    ) -> None:
-        for layer in layers:
+    def __init__(self, model: keras.Model, letters: CharacterVocabulary) -> None:
+        self.layers: list[Any] = [layer for layer in model.layers if isinstance(layer, keras.layers.RNN)]
+        self.head, self.letters = model.get_layer("logits"), letters
+        for layer in self.layers:
             layer.use_cudnn = False
-        self.layers, self.head, self.letters = layers, head, letters
-        self._sizes = [letters.size, *(size for layer in layers for size in tf.nest.flatten(layer.cell.state_size))]
+        carried = (size for layer in self.layers for size in tf.nest.flatten(layer.cell.state_size))
+        self._sizes = [letters.size, *carried]
         self.state_size = sum(self._sizes)
         self._line_break = int(next(iter(letters.encode_text("\n")), 0))
 
@@ -107,3 +107,26 @@ class CharacterReader:
         """What each layer carries."""
         parts = iter(tf.split(state, self._sizes, -1)[1:])
         return [[next(parts) for _ in tf.nest.flatten(layer.cell.state_size)] for layer in self.layers]
+
+
+def stream(signatures: Mapping[str, Any], prompt: str, length: int, **settings: Any) -> Iterator[str]:
+    """A text as it is made, in pieces that end where a character does.
+
+    Args:
+        signatures: `begin` takes prompt and gives state; `advance` takes state, start, length and the settings, and
+            gives text and the next state.
+        prompt: what the text goes on from.
+        length: tokens to make, characters or bytes.
+        **settings: what else `advance` takes, such as temperature and seed.
+    """
+    state, done, ahead = signatures["begin"](prompt=[prompt])["state"], 0, sampling.BLOCK
+    given = {name: [value] for name, value in settings.items()}
+    while done < length:
+        ahead = min(ahead, length - done)
+        answer = signatures["advance"](state=state, start=[done], length=[ahead], **given)
+        piece = answer["text"].numpy()[0].decode()
+        if piece.endswith("\N{REPLACEMENT CHARACTER}") and done + ahead < length:
+            ahead += sampling.BLOCK  # bytes may end inside of a character: make the piece anew, longer
+            continue
+        yield piece
+        state, done, ahead = answer["state"], done + ahead, sampling.BLOCK

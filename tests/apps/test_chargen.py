@@ -46,6 +46,10 @@ def untrained(config=SMALL, data=None):
     return model, data
 
 
+def recurrent_layers(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.RNN)]
+
+
 def call(function, **inputs):
     """A signature's or an endpoint's function on numpy values, text decoded."""
     dtypes = {"temperature": tf.float32, "top_p": tf.float32, "state": tf.float32}
@@ -183,7 +187,7 @@ def test_a_short_validation_text_is_read_in_shorter_windows():
 def test_some_rows_begin_anew_before_a_batch_and_all_before_an_epoch():
     config = dataclasses.replace(SMALL, batch_size=200, reset_ratio=0.3)
     model, _ = untrained(config, splits(synthetic.bookkeeping(8_000, seed=1)))
-    states = [state for layer in chargen.recurrent_layers(model) for state in layer.states]
+    states = [state for layer in recurrent_layers(model) for state in layer.states]
     assert len(states) == 4
 
     def kept(*events, **changes):
@@ -239,7 +243,7 @@ def test_a_run_knows_the_text_it_was_trained_on():
 
 def step_by_step(model, ids):
     """Logits after each character, and what the last state of each layer remembers, by Keras alone."""
-    layers = chargen.recurrent_layers(model)
+    layers = recurrent_layers(model)
     for layer in layers:
         layer.reset_states()
     logits, memory = [], []
