@@ -11,7 +11,6 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +74,26 @@ _tidy_once = functools.cache(tidy)
 
 
 @contextlib.contextmanager
-def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
+def claim(path: Path, *, wait: bool | str = False) -> Iterator[bool]:
     """Takes a lock while the block runs, and gives whether it was to be had; that of a killed process is.
 
     Args:
-        path: an empty file that stands for it, in a folder that exists; it is removed at the end.
-        wait: until it is to be had.
+        path: an empty file that stands for it; its folder is created, and it is removed at the end.
+        wait: until it is to be had; a text is a line that says so on standard error, if another process has it.
+
+    Raises:
+        OSError: the file cannot be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     taken = FileLock(path)
     try:
-        taken.acquire(blocking=wait)
+        taken.acquire(blocking=wait is True)
     except Timeout:
-        yield False
-        return
+        if not wait:
+            yield False
+            return
+        print(wait, file=sys.stderr)
+        taken.acquire()
     try:
         yield True
     finally:
@@ -144,28 +150,6 @@ def separate(paths: Sequence[Path], *, flag: str = "--output") -> list[Path]:
 
 def _folded(path: Path) -> str:
     return unicodedata.normalize("NFC", str(path)).casefold()
-
-
-def lock(path: Path, waiting: str) -> AbstractContextManager[Any]:
-    """Takes a lock that one process at a time has; the others wait, and say so in a line on standard error.
-
-    Args:
-        path: an empty file that stands for it; it is created.
-        waiting: the line.
-
-    Returns:
-        A context that releases the lock at its end.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    taken = FileLock(path)
-    try:
-        return taken.acquire(blocking=False)
-    except Timeout:
-        print(waiting, file=sys.stderr)
-        return taken.acquire()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from kerasdl.data import folders, picture_files, table, text_file
 from kerasdl.errors import UserError
-from kerasdl.files import lock
+from kerasdl.files import claim
 from kerasdl.training.progress import bar
 
 _SUFFIXES = (".csv", ".tsv", ".json")
@@ -236,7 +236,7 @@ def _write(data_dir: Path | None, path: Path, progress: bool) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         # The lock lies beside, since the folder is renamed.
-        with lock(path.with_name(f".{path.name}.lock"), f"Waiting for another process that writes {path}."):
+        with claim(path.with_name(f".{path.name}.lock"), wait=f"Waiting for another process that writes {path}."):
             if _is_written(path):  # by the process that had the lock
                 return
             if path.is_file() or (path.is_dir() and any(path.iterdir())):

@@ -4,9 +4,10 @@ A cache is some files in a folder, named by a hash of the encoder and the pictur
 
     <hash>.float16   the rows, one after the other, and nothing else
     <hash>.json      encoder, size and shape of a row, in clear; row and checksum of each picture, by its content
-    <hash>.lock      empty, held by the process that fills the cache
+    <hash>.lock      empty, there while a process fills the cache
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -14,9 +15,8 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 
 from kerasdl.data import picture_files
 from kerasdl.errors import UserError
-from kerasdl.files import lock, write_text
+from kerasdl.files import claim, write_text
 from kerasdl.training.progress import bar
 
 SAVE_EVERY = 256
@@ -160,13 +160,16 @@ class _Cache:
         self.shape: tuple[int, ...] = ()
         self.rows: dict[str, tuple[int, int]] = {}
 
-    def locked(self) -> AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Keeps other processes from appending to the same rows."""
         waiting = f"Waiting for another process that fills the cache {self.index}."
-        try:
-            return lock(self.index.with_suffix(".lock"), waiting)
-        except OSError as error:
-            raise self._unwritable(error) from None
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(claim(self.index.with_suffix(".lock"), wait=waiting))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield
 
     def read(self, wanted: set[str]) -> None:
         """Reads the index, and of what is wanted keeps only the rows that are whole."""

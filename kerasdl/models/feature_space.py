@@ -27,7 +27,7 @@ import tensorflow as tf
 from kerasdl.blocks import convolution, image_classifier
 from kerasdl.data import augmentation, channels, image_data, pipeline
 from kerasdl.errors import UserError
-from kerasdl.files import atomic_path, lock
+from kerasdl.files import atomic_path, claim
 from kerasdl.metrics import generated_pictures
 from kerasdl.models import pretrained
 from kerasdl.training import optimizers, schedule
@@ -345,7 +345,7 @@ def _kept(folder: Path, identity: str, shapes: Sequence[tuple[int, ...]], train:
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
     try:
         waiting = f"Waiting for another process that trains the network {path}."
-        with lock(path.with_suffix(".lock"), waiting):
+        with claim(path.with_suffix(".lock"), wait=waiting):
             weights = _read(path, identity, shapes)
             if weights is None:
                 weights = train()

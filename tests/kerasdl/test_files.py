@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -132,6 +133,24 @@ def test_a_claim_is_to_be_had_once_and_again_when_it_was_given_back(tmp_path):
         assert path.exists()
     with claim(path) as again:
         assert again
+    assert not path.exists()
+
+
+def test_a_claim_that_waits_says_so_and_gets_its_turn(tmp_path, capsys):
+    path, turns = tmp_path / "new" / "lock", []
+
+    def second():
+        with claim(path, wait="waiting for the first") as mine:
+            turns.append(mine)
+
+    other = threading.Thread(target=second)
+    with claim(path, wait="never said"):
+        other.start()
+        other.join(0.5)
+        assert turns == []
+    other.join()
+    assert turns == [True]
+    assert capsys.readouterr().err == "waiting for the first\n"
     assert not path.exists()
 
 
