@@ -193,19 +193,7 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
-
-CARD = Card(
-    summary="Continues a text character by character; trained by `python -m apps chargen train`.",
-    limits=(
-        "It imitates the form of its training text and knows nothing of the world: what it writes is made up.",
-        "Characters of a prompt that the training text lacks are left out.",
-        "It remembers a few hundred characters; names and plots drift beyond that.",
-    ),
-    sources=(
-        "Karpathy 2015, The Unreasonable Effectiveness of Recurrent Neural Networks (Tiny Shakespeare).",
-        "Hochreiter and Schmidhuber 1997, Long Short-Term Memory, Neural Computation 9(8).",
-    ),
-)
+CARD = Card.read("chargen")
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
@@ -239,20 +227,23 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     return {
         "generate": export.by_example(
             generate,
-            {**prompt, **settings},
             f"goes on for `length` characters (1 to {sampling.MAX_LENGTH:,}); temperature 0 takes the likeliest, "
             "top_k 0 and top_p 1 draw from all; the same seed gives the same text",
+            **prompt,
+            **settings,
         ),
-        "begin": export.by_example(begin, prompt, "reads the prompt; its state goes to `advance`"),
+        "begin": export.by_example(begin, "reads the prompt; its state goes to `advance`", **prompt),
         "advance": export.by_example(
             advance,
-            {"state": np.zeros([1, reader.state_size]), "start": [0], **settings},
             "the next characters and the state after them, for streaming; `start` counts those already made",
+            state=np.zeros([1, reader.state_size]),
+            start=[0],
+            **settings,
         ),
         "score": export.by_example(
-            score, sentence, "summed loss in nats of the characters after the first, and their number"
+            score, "summed loss in nats of the characters after the first, and their number", **sentence
         ),
-        "cells": export.by_example(cells, sentence, "memory of every cell, -1 to 1, after each known character"),
+        "cells": export.by_example(cells, "memory of every cell, -1 to 1, after each known character", **sentence),
     }
 
 

@@ -362,25 +362,7 @@ def ensemble(models: list[keras.Model]) -> keras.Model:
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
-
-CARD = Card(
-    summary="Classifies a picture; trained by `python -m apps cifar10 train`.",
-    limits=(
-        "It knows only the classes below and always names one of them, whatever the picture shows.",
-        "Pictures are scaled to the training size and cropped to a square: what lies outside is not seen.",
-        "CIFAR-10 holds small web photographs of 2009; expect lower accuracy on pictures of other origin.",
-        f"Noise, blur and compression that hardly hinder a person cost it accuracy: `accuracy_noise_10` and the three "
-        f"metrics after it, of {CORRUPTED_PICTURES:,} test pictures at most (Gaussian noise of deviation 10, Gaussian "
-        "blur of deviation 1 pixel, JPEG quality 30, values times 1.3).",
-    ),
-    sources=(
-        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
-        "Jordan 2024, 94 % on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498.",
-        "He et al. 2015, Deep Residual Learning for Image Recognition, arXiv:1512.03385.",
-        "Hendrycks and Dietterich 2019, Benchmarking Robustness to Common Corruptions, arXiv:1903.12261.",
-        "Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599 (the temperature).",
-    ),
-)
+CARD = Card.read("cifar10")
 
 
 def endpoints(model: keras.Model, data: Splits, temperature: float | None = None) -> Mapping[str, export.Endpoint]:

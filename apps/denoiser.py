@@ -328,21 +328,7 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
-
-CARD = Card(
-    summary="Takes the noise out of a picture; trained by `python -m apps denoiser train`.",
-    limits=(
-        "It knows the kind of noise that it was trained on (see the configuration); other noise, such as the traces of "
-        "JPEG compression, it takes for detail.",
-        "Where noise has hidden a detail it paints what is usual there: a restored picture proves nothing.",
-        "CIFAR-10 holds small web photographs of 2009; sharper or larger pictures have finer detail than it has seen.",
-    ),
-    sources=(
-        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (CIFAR-10).",
-        "Zhang et al. 2016, Beyond a Gaussian Denoiser, arXiv:1608.03981.",
-        "Ronneberger et al. 2015, U-Net, arXiv:1505.04597.",
-    ),
-)
+CARD = Card.read("denoiser")
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:

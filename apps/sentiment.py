@@ -338,23 +338,7 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
-
-CARD = Card(
-    summary="Names the class of a text, such as the sentiment of a film review; trained by `python -m apps sentiment "
-    "train`.",
-    limits=(
-        "It knows only the classes it was trained on and always names one of them, whatever the text says.",
-        "It was trained on one language and one kind of text; words that these lack mean nothing to it.",
-        "Of a text longer than max_words (see the configuration) it reads the beginning and the end.",
-        "IMDB holds strong opinions (1 to 4 and 7 to 10 of 10 stars); lukewarm reviews and irony are harder.",
-    ),
-    sources=(
-        "Maas et al. 2011, Learning Word Vectors for Sentiment Analysis (IMDB).",
-        "Hochreiter and Schmidhuber 1997, Long Short-Term Memory, Neural Computation 9(8).",
-        "Wang and Manning 2012, Baselines and Bigrams: Simple, Good Sentiment and Topic Classification.",
-        "Xie et al. 2019, Self-training with Noisy Student, arXiv:1911.04252 (if the configuration has a teacher).",
-    ),
-)
+CARD = Card.read("sentiment")
 
 
 def endpoints(model: keras.Model, data: Splits, temperature: float | None = None) -> Mapping[str, export.Endpoint]:

@@ -232,24 +232,7 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
 
 # --- Export ----------------------------------------------------------------------------------------------------------
 
-
-CARD = Card(
-    summary="Encodes pictures, and makes new ones of codes; trained by `python -m apps vae train`.",
-    limits=(
-        "It draws what is usual in its training data, a little blurred: a detail that differs from picture to picture "
-        "is averaged.",
-        "Pictures of other kinds are encoded, too, and come back as the nearest thing that it knows; `score` tells "
-        "them by a low bound, not by an error.",
-        "The bound of 100 draws that `score` gives is lower than that of 5,000 on this card.",
-        "With the likelihood bernoulli (see the configuration) it knows black and white: `encode` and `score` take "
-        "grey of 128 and more for white, the rest for black.",
-    ),
-    sources=(
-        "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition (MNIST).",
-        "Kingma and Welling 2013, Auto-Encoding Variational Bayes, arXiv:1312.6114.",
-        "Burda et al. 2015, Importance Weighted Autoencoders, arXiv:1509.00519.",
-    ),
-)
+CARD = Card.read("vae")
 
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
