@@ -10,8 +10,6 @@ and takes 2.5 dB more noise out of drawn shapes than the best Gaussian filter.
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps import _pictures
+from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
 from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_least, between
 from kerasdl import export
@@ -42,7 +40,7 @@ from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import write_bytes
 from kerasdl.metrics import denoising
-from kerasdl.training import fit, optimizers, precision
+from kerasdl.training import optimizers, precision, several_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +174,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
             x = autoencoding.CutTo(name="cut")(x, image)
         noise = keras.layers.Rescaling(128, dtype="float32", name="noise")(x)
         restored = keras.layers.Subtract(dtype="float32", name="restored")([image, noise])
-        model = Denoiser(image, restored, name="denoiser")
+        model = several_sizes.SeveralSizes(image, restored, name="denoiser")
     steps = pipeline.num_steps(num_examples(config, data), config.batch_size) * len(data.train)
     model.compile(
         optimizers.make(config.optimizer, config, steps),
@@ -185,26 +183,6 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         jit_compile=False,
     )
     return model
-
-
-@keras.saving.register_keras_serializable(package="apps")
-class Denoiser(keras.Model):
-    """A model that takes batches of several sizes in turn."""
-
-    sides: Sequence[int] = ()
-    """Of the squares, in pixels, where there are several sizes."""
-
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
-        """A step on (noisy, clean); convolutions are quicker for a size that they know when they are traced."""
-        if not self.sides:
-            return super().train_step(data)
-
-        def step(side: int) -> dict[str, Any]:
-            images = [tf.ensure_shape(part, [None, side, side, None]) for part in data]
-            return super(Denoiser, self).train_step(tuple(images))
-
-        which = tf.argmax(tf.equal(self.sides, tf.shape(data[0])[1]), output_type=tf.int32)
-        return tf.switch_case(which, [functools.partial(step, side) for side in self.sides])
 
 
 def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -> np.ndarray:
@@ -238,24 +216,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if data.validation is not None:
         noisy = noisy_of(config, data.validation, config.strength, seed=0)
         validation = pipeline.evaluation_batches((noisy, data.validation.astype(np.float32)), 100)
-    steps = pipeline.num_steps(num_examples(config, data), config.batch_size)
-    area = math.prod(data.train[0].shape[1:3])
-    batches = [
-        pipeline.training_batches(
-            [images],
-            max(1, round(config.batch_size * area / math.prod(images.shape[1:3]))),  # equal work
-            initial_epoch=callbacks[-1].initial_epoch,
-            seed=config.seed + number,
-            transform=noise_maker(config),
-            steps=steps,
-        )
-        for number, images in enumerate(data.train)
-    ]
-    if len(batches) > 1:
-        model.sides = [images.shape[1] for images in data.train]
-    return fit.fit(
-        model, pipeline.in_turn(batches), callbacks, config, steps=steps * len(batches), validation=validation
-    )
+    return _training.fit_in_turn(config, model, data.train, callbacks, noise_maker(config), validation=validation)
 
 
 def noise_maker(config: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
@@ -344,16 +305,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return {"image": network(export.finite(image, "image"))}
 
     def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        def one(encoded: tf.Tensor) -> tf.Tensor:
-            image = picture_decoding.decode(encoded)
-            colorless = tf.reduce_all(image == image[..., :1])
-            image = image if channels == 3 else picture_decoding.grey(image)
-            restored = tiles.in_tiles(network, tf.cast(image, tf.float32), border=8 * stride)  # it looks less far
-            # A picture in grey has the same noise in its three channels, and stays grey.
-            restored = tf.cond(colorless, lambda: tf.reduce_mean(restored, -1, keepdims=True), lambda: restored)
-            return tf.io.encode_png(tf.saturate_cast(tf.round(restored), tf.uint8))
-
-        return {"image_bytes": tf.map_fn(one, image_bytes, fn_output_signature=tf.string)}
+        files = tiles.files(network, image_bytes, channels=channels, border=8 * stride)  # it looks less far
+        return {"image_bytes": files}
 
     example = data.train[0][:1]
     return {

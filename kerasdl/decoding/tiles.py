@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from kerasdl.data import picture_decoding
+
 
 def in_tiles(network: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor, *, size: int = 512, border: int) -> tf.Tensor:
     """Applies a network that keeps height and width to a picture, tile by tile, each seen with what lies around it.
@@ -49,3 +51,32 @@ def in_tiles(network: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor, *, siz
         return tf.transpose(along(width, tile), [1, 0, 2])
 
     return tf.ensure_shape(along(height, row), [None, None, channels])
+
+
+def files(
+    network: Callable[[tf.Tensor], tf.Tensor], image_bytes: tf.Tensor, *, channels: int, border: int
+) -> tf.Tensor:
+    """Applies a network that keeps height and width to the pictures of files.
+
+    Args:
+        network: see `in_tiles`.
+        image_bytes: string[batch], files as `kerasdl.data.picture_decoding.decode` reads them.
+        channels: of the network: 1 takes colour pictures in grey.
+        border: see `in_tiles`.
+
+    Returns:
+        string[batch]: PNG of the same sizes, 8 bits a channel. A picture in grey stays grey, with the mean of the
+        network's channels, since it has the same noise in all three.
+
+    Source: own.
+    """
+
+    def one(encoded: tf.Tensor) -> tf.Tensor:
+        image = picture_decoding.decode(encoded)
+        colorless = tf.reduce_all(image == image[..., :1])
+        image = image if channels == 3 else picture_decoding.grey(image)
+        found = in_tiles(network, tf.cast(image, tf.float32), border=border)
+        found = tf.cond(colorless, lambda: tf.reduce_mean(found, -1, keepdims=True), lambda: found)
+        return tf.io.encode_png(tf.saturate_cast(tf.round(found), tf.uint8))
+
+    return tf.map_fn(one, image_bytes, fn_output_signature=tf.string)
