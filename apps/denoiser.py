@@ -4,8 +4,8 @@
 (U-Net); residual learning (the network predicts the noise), and one network for all strengths: Zhang et al. 2016,
 arXiv:1608.03981 (DnCNN).
 
-**Expect**: `train` then `evaluate` reach the figures in README.md's results table; `train --tiny` takes half a minute
-and takes 2.5 dB more noise out of drawn shapes than the best Gaussian filter.
+**Expect**: `train` with the flags in benchmarks/README.md, then `evaluate`, reach the figures in README.md's results
+table; `train --tiny` takes half a minute and takes 2.5 dB more noise out of drawn shapes than the best Gaussian filter.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ Equal `keras.layers.Conv2D` and `Conv2DTranspose`: tests/kerasdl/blocks/test_con
 `QuickGradientConv2D`, in bfloat16, and in `kerasdl.fast.winograd`, in float32.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -129,27 +128,30 @@ def _kernel_gradient(x: Any, upstream: Any, shape: tuple[int, int, int, int], st
         gradient = tf.transpose(tf.nn.conv2d(maps, weights, 1, border, dilations=stride), [1, 2, 0, 3])
         return tf.ensure_shape(gradient, [height, width, channels, filters])
 
-    def chunked(one: Callable[..., tf.Tensor], most: int) -> tf.Tensor:
-        if x.shape[0] is not None and x.shape[0] <= most:
-            return tf.cast(one(x, upstream), tf.float32)
-        batch = tf.shape(x)[0]
-        count = tf.maximum(1, (batch + most - 1) // most)
-        size = (batch + count - 1) // count
+    small: Any = False
+    if min(channels, filters) >= (128 if stride == 1 else 64):
+        sides = upstream.shape[1:3] if None not in upstream.shape[1:3] else tf.unstack(tf.shape(upstream))[1:3]
+        small = sides[0] * sides[1] <= 64
+    known = isinstance(small, bool)
+    most = (250 if small else 500) if known else tf.where(small, 250, 500)
 
-        def add(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            part = slice(start, start + size)
-            return start + size, total + tf.cast(one(x[part], upstream[part]), tf.float32)
+    def of(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+        if known:
+            gradient = forward(x, upstream) if small else backward(x, upstream)
+        else:
+            gradient = tf.cond(small, lambda: forward(x, upstream), lambda: backward(x, upstream))
+        return tf.cast(gradient, tf.float32)
 
-        begin = tf.constant(0), tf.zeros([height, width, channels, filters])
-        return tf.while_loop(lambda start, _: start < batch, add, begin, parallel_iterations=1)[1]
+    if known and x.shape[0] is not None and x.shape[0] <= most:
+        return of(x, upstream)
+    # A loop in each branch of a conditional would keep TensorFlow from optimizing the graph.
+    batch = tf.shape(x)[0]
+    count = tf.maximum(1, (batch + most - 1) // most)
+    size = (batch + count - 1) // count
 
-    if min(channels, filters) < (128 if stride == 1 else 64):
-        return chunked(backward, 500)
-    if None not in upstream.shape[1:3]:
-        small = upstream.shape[1] * upstream.shape[2] <= 64
-        return chunked(forward, 250) if small else chunked(backward, 500)
-    return tf.cond(
-        tf.shape(upstream)[1] * tf.shape(upstream)[2] <= 64,
-        lambda: chunked(forward, 250),
-        lambda: chunked(backward, 500),
-    )
+    def add(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        part = slice(start, start + size)
+        return start + size, total + of(x[part], upstream[part])
+
+    begin = tf.constant(0), tf.zeros([height, width, channels, filters])
+    return tf.while_loop(lambda start, _: start < batch, add, begin, parallel_iterations=1)[1]

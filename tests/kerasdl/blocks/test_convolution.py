@@ -266,7 +266,8 @@ def test_quick_gradient_is_used_where_it_says_and_not_in_inference():
         graph = step.get_concrete_function(tf.TensorSpec([batch, size, size, channels])).graph
         return {operation.type.removeprefix("Stateless") for operation in graph.get_operations()}
 
-    assert "If" in operations()
+    # A loop in each branch of a conditional would keep TensorFlow from optimizing the graph.
+    assert "If" not in operations() >= {"While"}
     assert "While" in operations(channels=64)
     assert "If" not in operations(size=8)  # a map of known size needs no choice, a small batch no loop
     assert "While" in operations(channels=64, size=8, strides=2)
