@@ -50,11 +50,6 @@ def check_data(recorded: Mapping[str, Any], data: Splits, folder: Path, *, own: 
         )
 
 
-def is_own(config: Any) -> bool:
-    """Whether a configuration names a person's own data."""
-    return getattr(config, "data", None) is not None
-
-
 def open_data(module: Application, config: Any, recorded: Mapping[str, Any], folder: Path) -> Splits:
     """Reads the data of a run again.
 
@@ -77,7 +72,7 @@ def open_data(module: Application, config: Any, recorded: Mapping[str, Any], fol
                 f"there is no {place}, which {folder} was trained with; give its new place by {flag}, or restore it"
             )
     data = module.tiny(config)[1] if tiny else module.load_data(config)
-    check_data(recorded, data, folder, own=is_own(config))
+    check_data(recorded, data, folder, own=getattr(config, "data", None) is not None)
     return data
 
 

@@ -35,7 +35,7 @@ def train(
         module: the application.
         application: its name.
         config: its configuration.
-        data: its data.
+        data: its data; those of the run to resume are what `_data.open_data` gives, which compares them.
         runs: root of the run folders.
         resume: a run folder to go on with.
 
@@ -43,8 +43,7 @@ def train(
         The run folder.
 
     Raises:
-        UserError: the run to resume had other data; or what `module` refuses: nothing is left of a run without an
-            epoch then.
+        UserError: what `module` refuses: nothing is left of a run without an epoch then.
     """
     config = with_precision(config)
     model = None
@@ -55,9 +54,7 @@ def train(
         folder = run.create(runs, application, jsonable(config), dict(data.info))
     else:
         folder = resume
-        recorded = run.read(folder, application)[1]
-        _data.check_data(recorded, data, folder, own=_data.is_own(config))
-        if elsewhere := run.elsewhere(recorded):
+        if elsewhere := run.elsewhere(run.read(folder, application)[1]):
             print(f"{folder} began with {elsewhere}: what follows will not be equal bit for bit", file=sys.stderr)
     print(f"{'run' if resume is None else 'resuming'} {folder}", flush=True)
     try:

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from apps import __main__ as command
-from apps import _run, _settings, _weights, chargen, cifar10
+from apps import _data, _run, _settings, _weights, chargen, cifar10
 from kerasdl import command_line, files, processor
 from kerasdl.errors import UserError
 from kerasdl.training import run
@@ -462,6 +462,19 @@ def test_a_damaged_file_of_a_run_is_named(name, damage, trained, tmp_path, capsy
     for words in verbs:
         assert str(folder / name) in fails(capsys, "chargen", *words, str(folder))
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+
+
+def test_the_data_of_a_resumed_run_is_compared_once(trained, tmp_path, monkeypatch, capsys):
+    folder, compared, compare = tmp_path / "run", [], _data.check_data
+    shutil.copytree(trained, folder)
+    monkeypatch.setattr(_data, "check_data", lambda *given, **more: compared.append(1) or compare(*given, **more))
+    assert command.main(["chargen", "train", "--resume", str(folder)]) == 0
+    assert "all 1 epochs are done" in capsys.readouterr().out
+    content = json.loads((folder / "run.json").read_text())
+    content["data"]["fingerprint"] = "another"
+    (folder / "run.json").write_text(json.dumps(content))
+    assert "trained on: fingerprint changed" in fails(capsys, "chargen", "train", "--resume", str(folder))
+    assert len(compared) == 2
 
 
 @pytest.mark.parametrize(
