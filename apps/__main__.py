@@ -166,7 +166,7 @@ def _train(module: Any, application: str, arguments: list[str], program: str) ->
     if resume is not None:
         data = _data.open_data(module, config, recorded, Path(resume))
     else:
-        data = _data.tiny_data(module, config) if tiny else module.load_data(config)
+        data = _data.tiny_data(module, config, arguments, file) if tiny else module.load_data(config)
         if command_line.option([*given, *arguments], "batch-size") is None:
             config = _data.fitting_batch_size(module, config, data)
     _run.train(module, application, config, data, runs=parsed.runs, resume=parsed.resume)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,14 @@ def open_data(module: Application, config: Any, recorded: Mapping[str, Any], fol
     return data
 
 
-def tiny_data(module: Application, config: Any) -> Splits:
+def tiny_data(module: Application, config: Any, arguments: Sequence[str] = (), file: str | None = None) -> Splits:
     """The synthetic data of `--tiny` for a configuration.
+
+    Args:
+        module: the application.
+        config: its configuration.
+        arguments: words of the command line.
+        file: where the fields stand that are not among them.
 
     Raises:
         UserError: a field would act on data that are read, which these are not.
@@ -85,8 +91,14 @@ def tiny_data(module: Application, config: Any) -> Splits:
     usual, data = module.tiny()
     if config == usual:
         return data
+
+    def named(name: str) -> str:
+        flags = [f"--{prefix}{name.replace('_', '-')}" for prefix in ("", "no-")]
+        is_given = any(word.partition("=")[0].replace("_", "-") in flags for word in arguments)
+        return flags[0] if is_given or file is None else f"{name} of {file}"
+
     idle = [
-        f"--{name.replace('_', '-')}"
+        named(name)
         for name in _settings.OF_DATA
         if hasattr(config, name) and getattr(config, name) != getattr(usual, name)
     ]

@@ -248,6 +248,16 @@ def test_a_flag_brings_its_recipe_to_tiny():
     assert command.followed_fields(vae.Config, vae.tiny()[0], ["--seed", "1"]) == set()
 
 
+def test_what_stands_in_a_file_alone_is_not_taken_for_a_flag(tmp_path, capsys):
+    file = tmp_path / "best.json"
+    file.write_text(json.dumps({"validation_ratio": 0.2, "image_size": 64}))
+    words = ["cifar10", "train", "--config", str(file), "--tiny", "--runs", str(tmp_path / "runs")]
+    for more, size in (([], f"image_size of {file}"), (["--image_size=64"], "--image-size")):
+        assert command.main([*words, *more]) == 2
+        idle = f"validation_ratio of {file}, {size} would not act; leave one or the other out"
+        assert capsys.readouterr().err == f"error: --tiny has data of its own, on which {idle}\n"
+
+
 def test_tiny_data_follows_the_other_flags():
     def info(module, **changes):
         return _data.tiny_data(module, dataclasses.replace(module.tiny()[0], **changes)).info
