@@ -205,6 +205,37 @@ class PictureData(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Augmentation(Settings):
+    """Augmentation."""
+
+    augment: bool = True
+    """Apply the augmentations below; --no-augment turns all of them off."""
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Left-right flips; alternating: each picture every other epoch."""
+    padding: AtLeast[int, 0] = 0
+    """Random shifts of up to this many pixels, the border reflected."""
+    rotation_degrees: AtLeast[float, 0] = 0.0
+    """Random rotation of up to this angle either way."""
+    scale_ratio: Between[float, 0, 0.9] = 0.0
+    """Random zoom of up to this share either way."""
+    color_jitter: AtLeast[float, 0] = 0.0
+    """Random brightness, contrast and saturation, each by up to this share."""
+    corrupted: Between[float, 0, 1] = 0.0
+    """Share of the training pictures with noise, blurred or compressed as JPEG, so that the network bears it."""
+    cutout_size: AtLeast[int, 0] = 0
+    """Side of a random grey square, in pixels; 0 for none."""
+    mixup_alpha: AtLeast[float, 0] = 0.0
+    """Mix pairs of pictures and labels by a share drawn from Beta(alpha, alpha)."""
+    progressive: Literal["none", "resize", "crop"] = "none"
+    """Train at 3/4 and 7/8 of the picture size in the first half and the third quarter of the epochs: scaled or cut."""
+
+    @property
+    def laid_out(self) -> str | None:
+        """The sizes of the pictures, or the schedule."""
+        return super().laid_out if self.progressive == "none" else f"--progressive {self.progressive}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement(Settings):
     """Measurement."""
 

@@ -21,10 +21,10 @@ import tensorflow as tf
 
 from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
-from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_least
+from apps._settings import RECIPE, AtLeast, Augmentation, Between, PictureData, Training, at_least
 from kerasdl import export
 from kerasdl.blocks import convolution, image_classifier
-from kerasdl.data import augmentation, channels, corruption, image_data, picture_files, pipeline, synthetic
+from kerasdl.data import augmentation, corruption, image_data, pipeline, synthetic
 from kerasdl.errors import UserError
 from kerasdl.figures import plots, saliency
 from kerasdl.files import as_csv, as_json
@@ -39,33 +39,24 @@ Architecture = Literal[
 ]  # fmt: skip
 
 # What a paper (or a search on the validation split) found for an architecture; flags left out take these values.
+USUAL = {"epochs": 30, "batch_size": 128, "label_smoothing": 0.0, "flip": "random", "padding": 4, "progressive": "none"}
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {
         "epochs": 13, "batch_size": 2000, "optimizer": "muon", "learning_rate": 0.24, "weight_decay": 0.11,
-        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 2, "cutout_size": 0,
-        "progressive": "resize",
+        "schedule": "linear", "label_smoothing": 0.2, "flip": "alternating", "padding": 2, "progressive": "resize",
     },
-    "resnet": {
-        "epochs": 30, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4,
-        "schedule": "step", "label_smoothing": 0.0, "flip": "random", "padding": 4, "cutout_size": 0,
-        "progressive": "none",
-    },
-    "classic": {
-        "epochs": 30, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4,
-        "schedule": "one-cycle", "label_smoothing": 0.0, "flip": "random", "padding": 4, "cutout_size": 0,
-        "progressive": "none",
-    },
+    "resnet": {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4, "schedule": "step"},
+    "classic": {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4, "schedule": "one-cycle"},
     "backbone": {
         "epochs": 8, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4,
-        "schedule": "cosine", "label_smoothing": 0.1, "flip": "random", "padding": 0, "cutout_size": 0,
-        "progressive": "none",
+        "schedule": "cosine", "label_smoothing": 0.1, "padding": 0, "image_size": 160,
     },
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_rate=RECIPE, weight_decay=RECIPE,
-             schedule=RECIPE):  # fmt: skip
+class Config(Augmentation, PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_rate=RECIPE,
+             weight_decay=RECIPE, schedule=RECIPE, flip=RECIPE, padding=RECIPE, progressive=RECIPE):  # fmt: skip
     """Image classifier; many defaults are those of the architecture's recipe."""
 
     architecture: Architecture = "fast"
@@ -81,26 +72,6 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
     """Probability mass spread over all classes in the targets."""
     dropout: Between[float, 0, 0.9] = 0.0
     """Share of features dropped before the last layer (lenet, alexnet, vgg, backbone)."""
-    augment: bool = True
-    """Apply the augmentations below; --no-augment turns all of them off."""
-    flip: Literal["none", "random", "alternating"] = RECIPE
-    """Left-right flips; alternating: each picture every other epoch."""
-    padding: AtLeast[int, 0] = RECIPE
-    """Random shifts of up to this many pixels, the border reflected."""
-    rotation_degrees: AtLeast[float, 0] = 0.0
-    """Random rotation of up to this angle either way."""
-    scale_ratio: Between[float, 0, 0.9] = 0.0
-    """Random zoom of up to this share either way."""
-    color_jitter: AtLeast[float, 0] = 0.0
-    """Random brightness, contrast and saturation, each by up to this share."""
-    corrupted: Between[float, 0, 1] = 0.0
-    """Share of the training pictures with noise, blurred or compressed as JPEG, so that the network bears it."""
-    cutout_size: AtLeast[int, 0] = RECIPE
-    """Side of a random grey square, in pixels; 0 for none."""
-    mixup_alpha: AtLeast[float, 0] = 0.0
-    """Mix pairs of pictures and labels by a share drawn from Beta(alpha, alpha)."""
-    progressive: Literal["none", "resize", "crop"] = RECIPE
-    """Train at 3/4 and 7/8 of the picture size in the first half and the third quarter of the epochs: scaled or cut."""
     backbone: str = "MobileNetV2"
     """Name in keras.applications, for --architecture backbone."""
     weights: str | None = None
@@ -112,25 +83,18 @@ class Config(PictureData, Training, epochs=RECIPE, batch_size=RECIPE, learning_r
     def recipe(architecture: str, data: Path | None) -> dict[str, Any]:
         """What a paper, or a search on the validation split, found for an architecture."""
         kind = "resnet" if "resnet" in architecture or architecture.startswith("plain") else architecture
-        size = 160 if architecture == "backbone" else 64 if data else 32
-        return {**RECIPES.get(kind, RECIPES["classic"]), "image_size": size}
+        return {**USUAL, "image_size": 64 if data else 32, **RECIPES.get(kind, RECIPES["classic"])}
 
     def __post_init__(self) -> None:
         """Checks every value."""
         super().__post_init__()
-        fast, backbone = self.architecture == "fast", self.architecture == "backbone"
         # In a smaller picture the last maps would have no pixel.
         smallest = {"fast": 9 if self.progressive == "none" else 12, "lenet": 16, "vgg16": 32, "vgg19": 32}
         at_least(smallest.get(self.architecture, 8), image_size=self.image_size)
-        if self.progressive != "none" and not (fast or backbone):
+        if self.progressive != "none" and self.architecture not in ("fast", "backbone"):
             raise UserError(f"--progressive is for networks of any size, fast and backbone; {self.architecture} is not")
-        for begin, end, tuned in _phases(self) if backbone else ():
+        for begin, end, tuned in _phases(self):
             self.check_warmup(end - begin, "epochs" if tuned else "head_epochs")
-
-    @property
-    def laid_out(self) -> str | None:
-        """The sizes of the pictures, or the schedule."""
-        return super().laid_out if self.progressive == "none" else f"--progressive {self.progressive}"
 
 
 OBJECTIVE = Objective(metric="val_accuracy", direction="max")
@@ -140,24 +104,13 @@ OBJECTIVE = Objective(metric="val_accuracy", direction="max")
 
 def load_data(config: Config) -> Splits:
     """Reads CIFAR-10, or the pictures of --data: uint8[examples, size, size, 3] and labels int32[examples]."""
-    ratio = config.validation_ratio
     if config.data is None:
-        found = image_data.from_tfds("cifar10", config.data_dir, validation_ratio=ratio)
+        found = image_data.from_tfds("cifar10", config.data_dir, validation_ratio=config.validation_ratio)
     else:
-        squares = image_data.squares(config.image_size, strict=config.strict)
-        found = image_data.from_folder(config.data, squares, validation_ratio=ratio, classes="required")
-    images = found.train.images
-    info = {"image_size": images.shape[1], "class_names": found.class_names, **pixel_statistics(images)}
+        load = image_data.squares(config.image_size, strict=config.strict)
+        found = image_data.from_folder(config.data, load, validation_ratio=config.validation_ratio, classes="required")
+    info = {"image_size": found.train.images.shape[1], "class_names": found.class_names, **found.train.normalization()}
     return Splits.of(found, info, None if config.data else "CIFAR-10 (TFDS), test split, 10,000 pictures")
-
-
-def pixel_statistics(images: np.ndarray) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel, 0..255, by which the network's input is normalized."""
-    sample = images[:: max(1, len(images) // 5000)].astype(np.float64)
-    return {
-        "mean": [round(float(value), 2) for value in sample.mean((0, 1, 2))],
-        "deviation": [round(float(value), 2) for value in channels.usable_deviation(sample.std((0, 1, 2)))],
-    }
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -173,7 +126,8 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         )
     with precision.precision(config.precision):
         if config.architecture == "backbone":
-            model = _backbone(config, classes)
+            backbone = config.backbone, config.weights, config.image_size
+            model = pretrained.classifier(*backbone, classes, dropout=config.dropout, name="backbone")
         else:
             # The fast network pools globally at its end and takes any size, which progressive resizing needs.
             side = None if config.architecture == "fast" else config.image_size
@@ -181,7 +135,9 @@ def build_model(config: Config, data: Splits) -> keras.Model:
             x = keras.layers.Normalization(
                 mean=data.info["mean"], variance=[s**2 for s in data.info["deviation"]], name="normalize"
             )(image)
-            model = keras.Model(image, network(config, x, classes), name=config.architecture)
+            large = config.image_size >= 128
+            network = image_classifier.by_name(config.architecture, large=large, dropout=config.dropout)
+            model = keras.Model(image, network(x, classes), name=config.architecture)
     if config.architecture == "fast" and data.train is not None:
         sample = model.get_layer("normalize")(data.train.images[:5000].astype(np.float32))
         kernel = convolution.whitening_kernel(keras.ops.convert_to_numpy(sample))
@@ -189,45 +145,6 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     steps = pipeline.num_steps(len(data.train.labels), config.batch_size)
     _compile(config, model, steps)
     return model
-
-
-def network(config: Config, x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-    """Normalized pixels to logits, by the architecture of the configuration."""
-    name, large = config.architecture, config.image_size >= 128
-    depth: Any
-    kind, depth = name.rstrip("0123456789"), int("".join(filter(str.isdigit, name)) or 0)
-    if kind == "fast":
-        return image_classifier.fast_network(x, classes, name="fast")
-    if kind == "lenet":
-        return image_classifier.lenet5(x, classes, name="lenet")
-    if kind == "alexnet":
-        made = image_classifier.alexnet if large else image_classifier.alexnet_cifar
-        return made(x, classes, dropout=config.dropout, name="alexnet")
-    if kind == "vgg":
-        if large:
-            made = {16: image_classifier.vgg16, 19: image_classifier.vgg19}[depth]
-            return made(x, classes, dropout=config.dropout, name=name)
-        return image_classifier.vgg_cifar(x, classes, depth=depth, dropout=config.dropout, name=name)
-    if kind == "resnet" and depth in (18, 34, 50):
-        return image_classifier.resnet_imagenet(x, classes, depth=depth, name="resnet")
-    blocks: dict[str, Any] = {"se-resnet": "squeeze", "preresnet": "preactivation"}
-    shortcut: Literal["pad"] | None = None if kind == "plain" else "pad"
-    return image_classifier.resnet_cifar(
-        x, classes, depth=depth, shortcut=shortcut, block=blocks.get(kind, "basic"), name="resnet"
-    )
-
-
-def _backbone(config: Config, classes: int) -> keras.Model:
-    """A keras.applications network without its top, and a new head."""
-    base, preprocess = pretrained.network(config.backbone, config.weights, config.image_size)
-    image = keras.Input((None, None, 3), name="image")
-    x = keras.layers.Resizing(config.image_size, config.image_size, name="resize")(image)
-    # training=False: the moving statistics stay as pre-trained, also while the weights are tuned.
-    x = base(preprocess(x), training=False)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    x = keras.layers.Dropout(config.dropout, name="dropout")(x)
-    logits = keras.layers.Dense(classes, dtype="float32", name="head")(x)
-    return keras.Model(image, logits, name="backbone")
 
 
 def _compile(config: Config, model: keras.Model, steps: int, *, epochs: int | None = None, scale: float = 1.0) -> None:
@@ -302,22 +219,19 @@ def evaluate(
     temperature: float | None = None,
 ) -> dict[str, float]:
     """Accuracy and calibration on the test split, averaged over a left-right flip, and with the pictures corrupted."""
-    test = data.test()
-    names = data.info["class_names"]
-    plain = probabilities(signatures, test.images)
-    flipped = probabilities(signatures, test.images[:, :, ::-1])
+    test, names = data.test(), data.info["class_names"]
+    plain, flipped = (probabilities(signatures, images) for images in (test.images, test.images[:, :, ::-1]))
     metrics = classification.classification_report(plain, test.labels)
     metrics |= classification.without_skill(plain, test.labels)
     metrics |= classification.before_calibration(plain, test.labels, temperature)
     both = np.add(*(classification.with_temperature(part, 1 / (temperature or 1)) for part in (plain, flipped)))
     metrics["flip_average_accuracy"] = float(np.mean(both.argmax(1) == test.labels))
-    some = np.linspace(0, len(test) - 1, min(len(test), CORRUPTED_PICTURES)).astype(int)
+    some = test.of(np.linspace(0, len(test) - 1, min(len(test), CORRUPTED_PICTURES)).astype(int))
     for name, corrupt in corruption.CORRUPTIONS.items():
-        seen_so = probabilities(signatures, corrupt(test.images[some]))
-        metrics[f"accuracy_{name}"] = float(np.mean(seen_so.argmax(1) == test.labels[some]))
-    recall = classification.per_class_accuracy(plain, test.labels)
-    seen = zip(names, recall, strict=True)
-    metrics |= {f"class_accuracy_{name}": float(value) for name, value in seen if np.isfinite(value)}
+        answers = probabilities(signatures, corrupt(some.images))
+        metrics[f"accuracy_{name}"] = float(np.mean(answers.argmax(1) == some.labels))
+    recall = zip(names, classification.per_class_accuracy(plain, test.labels), strict=True)
+    metrics |= {f"class_accuracy_{name}": float(value) for name, value in recall if np.isfinite(value)}
     if figures is not None:
         matrix = classification.confusion_matrix(plain, test.labels)
         plots.confusion_matrix(matrix, names, figures / "confusion_matrix.png")
@@ -335,10 +249,7 @@ def verdict(metrics: Mapping[str, float]) -> str | None:
 
 def _explain(signatures: Mapping[str, Any], image: np.ndarray, names: list[str], path: Path) -> Path:
     """Draws what the likeliest class of a picture depends on."""
-    label = int(probabilities(signatures, image[None])[0].argmax())
-    heat = saliency.occlusion_saliency(
-        lambda images: probabilities(signatures, np.rint(images).astype(np.uint8)), image, label
-    )
+    label, heat = saliency.of_likeliest(lambda images: probabilities(signatures, images), image)
     return plots.saliency(image, heat, path, title=f"what {names[label]} depends on")
 
 
@@ -420,9 +331,8 @@ def classify(
         else:
             print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in best))
         if explain is not None:
-            size = signatures["pixels"].inputs["image"].shape[1]
-            images, _, _ = picture_files.load([(path, 0)], size=size, strict=True)
-            drawn = _explain(signatures, images[0], names, figure)
+            (image,) = _pictures.squares([path], *signatures["pixels"].inputs["image"].shape[2:])
+            drawn = _explain(signatures, image, names, figure)
             print(f"  {drawn}", file=sys.stdout if format == "text" else sys.stderr)
 
 
@@ -441,6 +351,6 @@ def tiny(config: Config | None = None) -> tuple[Config, Splits]:
         train=train,
         validation=validation,
         test=lambda: test,
-        info=info | pixel_statistics(train.images),
+        info=info | train.normalization(),
         description="drawn shapes, test split, 500 pictures",
     )

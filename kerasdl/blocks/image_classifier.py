@@ -6,7 +6,7 @@ named `<name>_stage0_...`; the last one is `<name>_logits`.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
@@ -16,6 +16,41 @@ from kerasdl.blocks.residual import basic_block, bottleneck_block, preactivation
 from kerasdl.blocks.symbolic import require_symbolic
 from kerasdl.fast.batch_normalization import FusedBatchNormalization
 from kerasdl.fast.kernel_gradient import QuickGradientConv2D
+
+
+def by_name(architecture: str, *, large: bool = False, dropout: float = 0.0) -> Callable[..., keras.KerasTensor]:
+    """The network that a person names.
+
+    Args:
+        architecture: fast, lenet, alexnet, vgg16, vgg19, resnet18, resnet34, resnet50; or resnet20, plain20,
+            se-resnet20 or preresnet20, of any depth that `resnet_cifar` has.
+        large: alexnet and vgg are the papers' instead of those for small pictures.
+        dropout: of alexnet and vgg.
+
+    Returns:
+        A function of x and num_classes, see those below; the prefix of its layers is the architecture, or `resnet`.
+
+    Raises:
+        ValueError: there is no such architecture.
+    """
+    family, depth = architecture.rstrip("0123456789"), int("".join(filter(str.isdigit, architecture)) or 0)
+    options: dict[str, Any] = {"name": "resnet", "depth": depth}
+    if family in ("fast", "lenet"):
+        return functools.partial({"fast": fast_network, "lenet": lenet5}[family], name=family)
+    if family == "alexnet":
+        return functools.partial(alexnet if large else alexnet_cifar, dropout=dropout, name=family)
+    if family == "vgg":
+        options |= {"name": architecture, "dropout": dropout}
+        return functools.partial(vgg_imagenet if large else vgg_cifar, **options)
+    if family == "resnet" and depth in (18, 34, 50):
+        return functools.partial(resnet_imagenet, **options)
+    blocks = {"resnet": "basic", "plain": "basic", "se-resnet": "squeeze", "preresnet": "preactivation"}
+    if family not in blocks:
+        raise ValueError(
+            f"there is no architecture {architecture}; expected fast, lenet, alexnet, vgg16, resnet20, ..."
+        )
+    options |= {"shortcut": None if family == "plain" else "pad", "block": blocks[family]}
+    return functools.partial(resnet_cifar, **options)
 
 
 def lenet5(x: keras.KerasTensor, num_classes: int, *, name: str) -> keras.KerasTensor:
@@ -104,12 +139,15 @@ def alexnet_cifar(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.
     return _dense_head(x, num_classes, (384, 192), dropout, name)
 
 
-def vgg16(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name: str) -> keras.KerasTensor:
-    """VGG with 16 weight layers: 138,357,544 parameters for 224x224x3 and 1,000 classes.
+def vgg_imagenet(
+    x: keras.KerasTensor, num_classes: int, *, depth: Literal[16, 19] = 16, dropout: float = 0.5, name: str
+) -> keras.KerasTensor:
+    """VGG with 16 weight layers has 138,357,544 parameters for 224x224x3 and 1,000 classes, with 19 143,667,240.
 
     Args:
         x: float32[batch, height, width, channels], at least 32x32; the paper's is 224x224x3.
         num_classes: size of the result.
+        depth: number of weight layers, the paper's columns D and E.
         dropout: share of units dropped after each hidden dense layer.
         name: prefix of the layer names.
 
@@ -117,33 +155,11 @@ def vgg16(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name:
         float32[batch, num_classes], logits.
 
     Raises:
-        ValueError: x is not symbolic.
-    Source: Simonyan and Zisserman 2014, arXiv:1409.1556, table 1, column D.
+        ValueError: x is not symbolic, or there is no such depth.
+    Source: Simonyan and Zisserman 2014, arXiv:1409.1556, table 1.
     """
-    require_symbolic(x, "vgg16")
-    x = _vgg_stages(x, (2, 2, 3, 3, 3), False, name)
-    return _dense_head(x, num_classes, (4096, 4096), dropout, name)
-
-
-def vgg19(x: keras.KerasTensor, num_classes: int, *, dropout: float = 0.5, name: str) -> keras.KerasTensor:
-    """VGG with 19 weight layers: 143,667,240 parameters for 224x224x3 and 1,000 classes.
-
-    Args:
-        x: float32[batch, height, width, channels], at least 32x32; the paper's is 224x224x3.
-        num_classes: size of the result.
-        dropout: share of units dropped after each hidden dense layer.
-        name: prefix of the layer names.
-
-    Returns:
-        float32[batch, num_classes], logits.
-
-    Raises:
-        ValueError: x is not symbolic.
-    Source: Simonyan and Zisserman 2014, arXiv:1409.1556, table 1, column E.
-    """
-    require_symbolic(x, "vgg19")
-    x = _vgg_stages(x, (2, 2, 4, 4, 4), False, name)
-    return _dense_head(x, num_classes, (4096, 4096), dropout, name)
+    require_symbolic(x, "vgg_imagenet")
+    return _dense_head(_vgg_stages(x, depth, False, name), num_classes, (4096, 4096), dropout, name)
 
 
 def vgg_cifar(
@@ -170,11 +186,7 @@ def vgg_cifar(
         Deng 2015, "Very deep convolutional neural network based image classification using small training sample size".
     """
     require_symbolic(x, "vgg_cifar")
-    stages = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-    if depth not in stages:
-        raise ValueError(f"vgg_cifar has depth={depth}, expected one of {', '.join(map(str, stages))}")
-    x = _vgg_stages(x, stages[depth], True, name)
-    return _dense_head(x, num_classes, (), dropout, name)
+    return _dense_head(_vgg_stages(x, depth, True, name), num_classes, (), dropout, name)
 
 
 def resnet_imagenet(
@@ -338,10 +350,12 @@ def fast_network(
     return keras.layers.Rescaling(1 / widths[-1], dtype="float32", name=f"{name}_logits")(x)
 
 
-def _vgg_stages(
-    x: keras.KerasTensor, num_convolutions: tuple[int, ...], normalization: bool, name: str
-) -> keras.KerasTensor:
-    for stage, (filters, count) in enumerate(zip((64, 128, 256, 512, 512), num_convolutions, strict=True)):
+def _vgg_stages(x: keras.KerasTensor, depth: int, normalization: bool, name: str) -> keras.KerasTensor:
+    num_convolutions = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+    if depth not in num_convolutions:
+        kind, known = "vgg_cifar" if normalization else "vgg_imagenet", ", ".join(map(str, num_convolutions))
+        raise ValueError(f"{kind} has depth={depth}, expected one of {known}")
+    for stage, (filters, count) in enumerate(zip((64, 128, 256, 512, 512), num_convolutions[depth], strict=True)):
         for index in range(count):
             x = convolution(x, filters, normalization=normalization, name=f"{name}_stage{stage}_conv{index}")
         x = keras.layers.MaxPooling2D(2, name=f"{name}_stage{stage}_pool")(x)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from kerasdl.data import picture_files, tfds
+from kerasdl.data import channels, picture_files, tfds
 from kerasdl.data.divided import SEED, Divided, check_sizes
 from kerasdl.errors import UserError
 
@@ -40,6 +40,13 @@ class Images:
     def arrays(self, *, labelled: bool) -> list[np.ndarray]:
         """The pictures, and with `labelled` their labels."""
         return [self.images, self.labels] if labelled else [self.images]
+
+    def normalization(self) -> dict[str, list[float]]:
+        """`mean` and `deviation` of each channel, 0..255, by which a network's input is normalized."""
+        sample = self.images[:: max(1, len(self) // 5000)].astype(np.float64)
+        mean, deviation = sample.mean((0, 1, 2)), channels.usable_deviation(sample.std((0, 1, 2)))
+        found = {"mean": mean, "deviation": deviation}
+        return {name: [round(float(value), 2) for value in values] for name, values in found.items()}
 
 
 def facts(found: Divided[Images], source: str) -> dict[str, Any]:

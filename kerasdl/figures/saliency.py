@@ -101,6 +101,17 @@ def occlusion_saliency(
     return (drops / covers).astype(np.float32)
 
 
+def of_likeliest(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> tuple[int, np.ndarray]:
+    """The likeliest class of a picture, and the `occlusion_saliency` of it.
+
+    Args:
+        predict: images uint8[batch, height, width, channels] -> probabilities [batch, classes].
+        image: uint8[height, width, channels].
+    """
+    label = int(predict(image[None])[0].argmax())
+    return label, occlusion_saliency(lambda images: predict(np.rint(images).astype(np.uint8)), image, label)
+
+
 def _fitting(model: keras.Model, image: np.ndarray) -> np.ndarray:
     (expected,) = model.inputs
     shape = expected.shape[1:]

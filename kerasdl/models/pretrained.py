@@ -46,6 +46,37 @@ def network(name: str, weights: str | None, size: int) -> tuple[keras.Model, Cal
     return model, sys.modules[constructor.__module__].preprocess_input
 
 
+def classifier(
+    backbone: str, weights: str | None, size: int, num_classes: int, *, dropout: float, name: str
+) -> keras.Model:
+    """A network without its top, and a new head.
+
+    Args:
+        backbone: name of the network, see `network`.
+        weights: see `network`.
+        size: to which pictures are scaled, see `network`.
+        num_classes: size of the result.
+        dropout: share of features dropped before the head.
+        name: of the model.
+
+    Returns:
+        Pixels 0..255 float32[batch, height, width, 3] -> logits float32[batch, num_classes]; the last four layers are
+        the network, `pool`, `dropout` and `head`.
+
+    Raises:
+        UserError: see `network`.
+    """
+    base, preprocess = network(backbone, weights, size)
+    image = keras.Input((None, None, 3), name="image")
+    x = keras.layers.Resizing(size, size, name="resize")(image)
+    # training=False: the moving statistics stay as pre-trained, also while the weights are tuned.
+    x = base(preprocess(x), training=False)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = keras.layers.Dropout(dropout, name="dropout")(x)
+    logits = keras.layers.Dense(num_classes, dtype="float32", name="head")(x)
+    return keras.Model(image, logits, name=name)
+
+
 def encoder(
     name: str, weights: str | None, size: int, *, cut: str | None = None
 ) -> tuple[keras.Model, keras.Model | None]:

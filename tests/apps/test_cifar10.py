@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import block_checks
 import keras
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from apps._contract import Splits, jsonable
 from kerasdl import export
 from kerasdl.data import augmentation, image_data, synthetic
 from kerasdl.errors import UserError
+from kerasdl.models import pretrained
 from kerasdl.training import run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,7 +40,7 @@ def shapes(count, *, classes=4, shuffled=False):
     parts = np.split(np.arange(count), [round(0.7 * count), round(0.85 * count)])
     train, validation, test = (image_data.Images(images[part], labels[part]) for part in parts)
     info = {"image_size": 32, "class_names": list(synthetic.SHAPE_NAMES[:classes])}
-    return Splits(train, validation, lambda: test, info | cifar10.pixel_statistics(images), "shapes")
+    return Splits(train, validation, lambda: test, info | image_data.Images(images).normalization(), "shapes")
 
 
 def accuracy(config, data, tmp_path):
@@ -82,7 +82,7 @@ def test_pictures_of_one_channel_are_learned_as_their_grey_version_is():
     for kind in ("grey", "green", "green, noise", "yellow"):
         whole = of_one_channel(kind, 240)
         train, test = (whole.of(part) for part in np.split(np.arange(240), [200]))
-        info = {"image_size": 32, "class_names": ["a", "b"], **cifar10.pixel_statistics(train.images)}
+        info = {"image_size": 32, "class_names": ["a", "b"], **train.normalization()}
         data = Splits(train, None, lambda test=test: test, info, kind)
         keras.utils.set_random_seed(0)
         model = cifar10.build_model(config, data)
@@ -96,7 +96,7 @@ def test_pictures_that_are_all_alike_teach_nothing_and_break_nothing(tmp_path):
     drawn = shapes(60)
     for value in (0, 128):
         flat = image_data.Images(np.full_like(drawn.train.images, value), drawn.train.labels)
-        data = dataclasses.replace(drawn, train=flat, info=drawn.info | cifar10.pixel_statistics(flat.images))
+        data = dataclasses.replace(drawn, train=flat, info=drawn.info | flat.normalization())
         config = dataclasses.replace(QUICK, epochs=1, batch_size=10)
         model = _weights.restore(cifar10, config, data, _run.train(cifar10, "cifar10", config, data, runs=tmp_path))
         assert np.isfinite(model.predict(drawn.test().images.astype(np.float32), verbose=0)).all()
@@ -116,25 +116,6 @@ def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
     answer = probabilities(after, data)
     np.testing.assert_allclose(answer.sum(-1), 1, rtol=1e-5)
     assert after.output.dtype == "float32"
-
-
-@pytest.mark.parametrize(
-    ("architecture", "size", "count"),
-    [
-        ("alexnet", 227, 58_322_314),  # the paper's 62,378,344 with ten classes in place of 1,000
-        ("vgg16", 128, 65_095_498),  # 14,714,688 in convolutions, then 4 * 4 * 512 and 4,096 features
-        ("vgg19", 32, 20_035_018),
-        ("resnet18", 128, 11_181_642),
-        ("resnet50", 64, 23_528_522),
-        ("preresnet56", 32, 853_050),
-    ],
-)
-def test_large_pictures_have_the_networks_of_the_papers(architecture, size, count):
-    config = cifar10.Config(architecture=architecture, image_size=size)
-    with block_checks.unallocated():
-        image = keras.Input((size, size, 3))
-        model = keras.Model(image, cifar10.network(config, image, 10))
-        assert block_checks.num_trainable(model) == count
 
 
 def test_an_export_divides_by_a_temperature_of_held_out_pictures(tmp_path, capsys):
@@ -439,7 +420,7 @@ def test_averages_and_phases_resume_exactly(tmp_path, monkeypatch):
         x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image)
         return keras.Model(image, x, name="base"), lambda x: x / 255
 
-    monkeypatch.setattr(cifar10.pretrained, "network", network)
+    monkeypatch.setattr(pretrained, "network", network)
     config = dataclasses.replace(
         QUICK, architecture="backbone", image_size=32, epochs=3, head_epochs=1, ema_momentum=0.9, optimizer="sgd",
         patience=2,

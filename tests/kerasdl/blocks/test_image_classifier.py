@@ -24,8 +24,8 @@ PARAMETERS = [
     ("lenet5", {}, (32, 32, 3), 10, 61_706 + 2 * 5 * 5 * 6),
     ("alexnet", {}, (227, 227, 3), 1000, 62_378_344),
     ("alexnet_cifar", {}, (28, 28, 3), 10, 1_387_786),  # Zhang et al. 2016, table 1
-    ("vgg16", {}, (224, 224, 3), 1000, 138_357_544),
-    ("vgg19", {}, (224, 224, 3), 1000, 143_667_240),
+    ("vgg_imagenet", {}, (224, 224, 3), 1000, 138_357_544),
+    ("vgg_imagenet", {"depth": 19}, (224, 224, 3), 1000, 143_667_240),
     # VGG-16's convolutions have 14,710,464 kernel weights on 4,224 channels.
     ("vgg_cifar", {}, (32, 32, 3), 10, 14_710_464 + 2 * 4_224 + 512 * 10 + 10),
     ("vgg_cifar", {"depth": 19}, (32, 32, 3), 10, 20_018_880 + 2 * 5_504 + 512 * 10 + 10),
@@ -44,6 +44,29 @@ def test_parameters_are_the_papers(network, options, shape, num_classes, count):
         model = build(getattr(image_classifier, network), shape, num_classes, **options)
         assert block_checks.num_trainable(model) == count
         assert model.output_shape == (None, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "count"),
+    [
+        ("alexnet", 227, 58_322_314),  # the paper's 62,378,344 with ten classes in place of 1,000
+        ("vgg16", 128, 65_095_498),  # 14,714,688 in convolutions, then 4 * 4 * 512 and 4,096 features
+        ("vgg19", 32, 20_035_018),
+        ("resnet18", 128, 11_181_642),
+        ("resnet50", 64, 23_528_522),
+        ("preresnet56", 32, 853_050),
+    ],
+)
+def test_names_lead_to_the_networks_of_the_papers(architecture, size, count):
+    with block_checks.unallocated():
+        inputs = keras.Input((size, size, 3))
+        model = keras.Model(inputs, image_classifier.by_name(architecture, large=size >= 128)(inputs, 10))
+        assert block_checks.num_trainable(model) == count
+
+
+def test_a_name_that_no_network_has_is_refused():
+    with pytest.raises(ValueError, match="there is no architecture densenet121; expected fast, lenet"):
+        image_classifier.by_name("densenet121")
 
 
 def resnet_cifar_parameters(depth):
@@ -85,7 +108,7 @@ SMALL = [
     ("lenet5", {}, (20, 17, 1)),
     ("alexnet", {}, (67, 67, 3)),
     ("alexnet_cifar", {}, (9, 11, 3)),
-    ("vgg16", {}, (32, 32, 3)),
+    ("vgg_imagenet", {}, (32, 32, 3)),
     ("vgg_cifar", {}, (32, 32, 3)),
     ("resnet_cifar", {"depth": 8, "block": "squeeze"}, (9, 11, 3)),
     ("resnet_cifar", {"depth": 8, "block": "preactivation"}, (9, 11, 3)),
@@ -150,7 +173,11 @@ def test_plain_network_differs_from_the_residual_one():
 
 @pytest.mark.parametrize(
     ("network", "depth", "message"),
-    [("resnet_imagenet", 20, "expected one of 18, 34"), ("resnet_cifar", 21, r"expected 6n \+ 2")],
+    [
+        ("resnet_imagenet", 20, "expected one of 18, 34"),
+        ("resnet_cifar", 21, r"expected 6n \+ 2"),
+        ("vgg_imagenet", 13, "expected one of 16, 19"),
+    ],
 )
 def test_depth_that_does_not_exist_is_refused(network, depth, message):
     with pytest.raises(ValueError, match=f"depth={depth}, {message}"):

@@ -138,3 +138,13 @@ def test_some_examples_are_the_same_each_time():
     np.testing.assert_array_equal(some.images.ravel(), some.labels)
     np.testing.assert_array_equal(whole.some(5).labels, some.labels)
     assert len(whole.some(100)) == 20
+
+
+def test_channels_are_normalized_by_their_mean_and_deviation():
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), np.uint8)
+    images[..., 1] = 7
+    found = image_data.Images(images).normalization()
+    expected = images.mean((0, 1, 2)), images.std((0, 1, 2))
+    np.testing.assert_allclose(found["mean"], expected[0], atol=5.1e-3)
+    np.testing.assert_allclose(np.delete(found["deviation"], 1), np.delete(expected[1], 1), atol=5.1e-3)
+    assert found["deviation"][1] == max(found["deviation"]), "a constant channel is not blown up"

@@ -150,6 +150,20 @@ def test_occlusion_in_many_batches_equals_one(monkeypatch):
     np.testing.assert_allclose(occlusion(model, image, 1, window=4, stride=3), expected, atol=1e-6)
 
 
+def test_the_likeliest_class_of_a_picture_is_explained():
+    model = corner_model(weight=2.0, activation="softmax")
+    seen = []
+
+    def predict(images):
+        seen.append(images.dtype)
+        return model.predict_on_batch(images)
+
+    label, heat = saliency.of_likeliest(predict, white_corner())
+    assert label == 1
+    np.testing.assert_allclose(heat, occlusion(model, white_corner(), 1), atol=5e-3)  # the grey is rounded
+    assert set(seen) == {np.dtype(np.uint8)}
+
+
 @pytest.mark.parametrize(("window", "stride"), [(17, 4), (4, 5), (4, 0)])
 def test_window_that_does_not_fit_is_refused(window, stride):
     with pytest.raises(ValueError, match="expected 1 <= stride <= window"):

@@ -13,6 +13,15 @@ def test_a_network_takes_what_its_preprocessing_gives():
     np.testing.assert_allclose(preprocess(np.array([0.0, 127.5, 255.0])), [-1, 0, 1])
 
 
+def test_a_classifier_scales_what_it_gets_and_ends_with_a_new_head():
+    model = pretrained.classifier("MobileNetV2", None, 32, 5, dropout=0.5, name="backbone")
+    assert [layer.name for layer in model.layers[-3:]] == ["pool", "dropout", "head"]
+    assert model.layers[-4].name.startswith("mobilenetv2")
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 40, 3)).astype(np.float32)
+    logits = model(images)
+    assert (logits.shape, logits.dtype, model.name) == ((2, 5), "float32", "backbone")
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
