@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from typing import Annotated as Between
 
     from apps._contract import Splits
+    from kerasdl.data.divided import Divided
+    from kerasdl.data.text_data import Texts
     from kerasdl.models.feature_space import FeatureSpace
 else:
     AtLeast = Between = _Bounds
@@ -276,6 +278,8 @@ class TextData(Settings):
 
     data: Path | None = None
     """Own texts: a .csv, .tsv or .jsonl file in UTF-8, any number of classes."""
+    data_dir: Path | None = None
+    """TFDS folder that holds imdb_reviews; else KERASDL_DATA_DIR, else TFDS' own default and download."""
     text_column: str = "text"
     """Column of --data that holds the texts."""
     label_column: str = "label"
@@ -284,6 +288,52 @@ class TextData(Settings):
     """Quotes in .csv, .tsv: none (as text), double (around fields), backslash (inside as \\"), auto (by the file)."""
     validation_ratio: Between[float, 0, 0.8] = 0.1  # a tenth is for the test
     """Share of the training texts held out to choose epochs and settings; 0 trains on everything."""
+    excerpts: AtLeast[int, 0] = RECIPE
+    """Excerpts of one or two sentences of each training text, which the network learns with its label, too, so that
+    it knows short texts: 3, but none of --data."""
+
+    @staticmethod
+    def recipe(data: Path | None) -> dict[str, Any]:
+        """Own texts may be short, or their sentences tell nothing of their class."""
+        return {"excerpts": 3 if data is None else 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabeledTexts(TextData, Training):
+    """Texts without labels."""
+
+    unlabeled: Path | None = None
+    """More own texts, without labels: a file in UTF-8 with one a line, or a table that has --text-column."""
+    pretrain_epochs: AtLeast[int, 0] = 0
+    """Passes over unlabelled and training texts in which, first of all, the recurrent layers learn to predict words."""
+    teacher: Path | None = None
+    """Exported text classifier of the same classes: the network learns its answers to the unlabelled texts, too."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        super().__post_init__()
+        if self.pretrain_epochs:
+            self.check_warmup(self.pretrain_epochs, "pretrain_epochs")
+        if self.unlabeled is not None and self.data is None:
+            raise UserError("--unlabeled stands beside --data; IMDB has unlabelled reviews of its own; leave it out")
+        if self.unlabeled is not None and not self.pretrain_epochs and self.teacher is None:
+            raise UserError("--unlabeled is read for --pretrain-epochs or --teacher; give one of them, or leave it out")
+        if self.teacher is not None and self.data is not None and self.unlabeled is None:
+            raise UserError("--teacher answers texts without labels; add some by --unlabeled FILE")
+
+    def table(self) -> Divided[Texts]:
+        """The texts of --data, and those without labels beside them; see `kerasdl.data.text_data.from_table`."""
+        from kerasdl.data import text_data  # here, since it imports NumPy
+
+        assert self.data is not None
+        return text_data.from_table(
+            self.data,
+            text_column=self.text_column,
+            label_column=self.label_column,
+            validation_ratio=self.validation_ratio,
+            unlabeled=self.unlabeled,
+            quoting=self.quoting,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ takes half a minute and ends above 90 % on made-up reviews, where single words t
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,29 +21,22 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits
-from apps._settings import RECIPE, AtLeast, Between, Quoting, TextData, Training
+from apps._settings import AtLeast, Between, Quoting, UnlabeledTexts
 from kerasdl import export
 from kerasdl.blocks import activation, attention, embedding, ngrams, recurrence, sentence_convolution
-from kerasdl.data import divided, pipeline, synthetic, table, text_data, text_file, vocabulary
+from kerasdl.data import divided, pipeline, synthetic, table, text_data, vocabulary
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text, plots
 from kerasdl.files import as_csv, as_json, check_output
 from kerasdl.metrics import classification
-from kerasdl.models import language_model, teacher
+from kerasdl.models import language_model, teacher, word_weights
 from kerasdl.training import fit, optimizers, precision
-
-TEACHER = "teacher.npy"
-"""In a run's folder: the teacher's answers to the unlabelled texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TextData, Training, epochs=4, learning_rate=2e-3, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0):
+class Config(UnlabeledTexts, epochs=4, learning_rate=2e-3, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0):
     """Text classifier."""
 
-    unlabeled: Path | None = None
-    """More own texts, without labels: a file in UTF-8 with one a line, or a table that has --text-column."""
-    data_dir: Path | None = None
-    """TFDS folder that holds imdb_reviews; else KERASDL_DATA_DIR, else TFDS' own default and download."""
     architecture: Literal["lstm", "gru", "rnn", "cnn"] = "lstm"
     """Recurrent cell, or cnn: convolutions over 3, 4 and 5 words."""
     bidirectional: bool = True
@@ -79,35 +71,15 @@ class Config(TextData, Training, epochs=4, learning_rate=2e-3, weight_decay=0.01
     """Share of recurrent features dropped, the same at each word of a text."""
     label_smoothing: Between[float, 0, 0.9] = 0.1
     """Probability mass spread over all classes in the targets."""
-    excerpts: AtLeast[int, 0] = RECIPE
-    """Excerpts of one or two sentences of each training text, which the network learns with its label, too, so that
-    it knows short texts: 3, but none of --data."""
-    pretrain_epochs: AtLeast[int, 0] = 0
-    """Passes over unlabelled and training texts in which, first of all, the recurrent layers learn to predict words."""
-    teacher: Path | None = None
-    """Exported text classifier of the same classes: the network learns its answers to the unlabelled texts, too."""
-
-    @staticmethod
-    def recipe(data: Path | None) -> dict[str, Any]:
-        """Own texts may be short, or their sentences tell nothing of their class."""
-        return {"excerpts": 3 if data is None else 0}
 
     def __post_init__(self) -> None:
         """Checks every value."""
         super().__post_init__()
-        if self.pretrain_epochs:
-            self.check_warmup(self.pretrain_epochs, "pretrain_epochs")
         if self.pretrain_epochs and (self.architecture == "cnn" or (self.bidirectional and self.depth > 1)):
             raise UserError(
                 "--pretrain-epochs trains recurrent layers, each direction by itself; expected --architecture lstm, "
                 "gru or rnn, and with several layers --no-bidirectional"
             )
-        if self.unlabeled is not None and self.data is None:
-            raise UserError("--unlabeled stands beside --data; IMDB has unlabelled reviews of its own; leave it out")
-        if self.unlabeled is not None and not self.pretrain_epochs and self.teacher is None:
-            raise UserError("--unlabeled is read for --pretrain-epochs or --teacher; give one of them, or leave it out")
-        if self.teacher is not None and self.data is not None and self.unlabeled is None:
-            raise UserError("--teacher answers texts without labels; add some by --unlabeled FILE")
 
 
 OBJECTIVE = Objective(metric="val_accuracy", direction="max")
@@ -117,31 +89,21 @@ OBJECTIVE = Objective(metric="val_accuracy", direction="max")
 
 def load_data(config: Config) -> Splits:
     """Reads the IMDB reviews, or the table of --data; no text without a label stands in the test part."""
-    ratio = config.validation_ratio
     if config.data is None:
-        name = "imdb_reviews/plain_text"
+        ratio, name = config.validation_ratio, "imdb_reviews/plain_text"
         found = text_data.from_tfds(name, config.data_dir, validation_ratio=ratio, unlabeled="unsupervised")
         return splits_of(config, found, "IMDB (TFDS), test split, 25,000 reviews")
-    found = text_data.from_table(
-        config.data,
-        text_column=config.text_column,
-        label_column=config.label_column,
-        validation_ratio=ratio,
-        unlabeled=config.unlabeled,
-        quoting=config.quoting,
-    )
-    return splits_of(config, found, found.description, more=found.train.unlabeled())
+    found = config.table()
+    return splits_of(config, found, found.description)
 
 
-def splits_of(
-    config: Config, found: divided.Divided[text_data.Texts], description: str, *, more: Sequence[str] = (), **info: Any
-) -> Splits:
-    """Texts, and the vocabulary of the training texts and of `more`."""
+def splits_of(config: Config, found: divided.Divided[text_data.Texts], description: str, **info: Any) -> Splits:
+    """Texts, and the vocabulary of the training texts and of own ones without labels."""
+    more = [] if config.data is None else found.train.unlabeled()
     words = vocabulary.build_vocabulary([*found.train.texts, *more], config.vocabulary_size)
     if not words:
         raise UserError("no training text holds a word; expected texts to learn from; name them by --text-column")
-    if more:
-        info["unlabeled"] = divided.fingerprint(list(more))
+    info |= {"unlabeled": divided.fingerprint(more)} if more else {}
     info |= {"class_names": found.class_names, "max_words": config.max_words, "words": words}
     return Splits.of(found, info, description)
 
@@ -177,7 +139,10 @@ def build_model(config: Config, data: Splits) -> keras.Model:
                 mask=mask,
                 name="recurrent",
             )
-            x = _pooled(config, x, mask)
+            if config.pooling == "attention":
+                x, _ = attention.attention_pooling(x, units=config.units, mask=mask, name="pool")
+            else:
+                x = attention.pooling(x, config.pooling, mask=mask, bidirectional=config.bidirectional, name="pool")
         if config.hidden == "highway":
             x = recurrence.highway(x, name="hidden")
         elif config.hidden == "maxout":
@@ -194,21 +159,11 @@ def build_model(config: Config, data: Splits) -> keras.Model:
 
 def _compile(config: Config, model: keras.Model, num_texts: int) -> None:
     model.compile(
-        optimizer=_optimizer(config, num_texts, config.epochs),
+        optimizer=optimizers.make("adamw", config, pipeline.num_steps(num_texts, config.batch_size)),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # the lengths of the texts differ from batch to batch
     )
-
-
-def _pooled(config: Config, x: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
-    if config.pooling == "attention":
-        return attention.attention_pooling(x, units=config.units, mask=mask, name="pool")[0]
-    return attention.pooling(x, config.pooling, mask=mask, bidirectional=config.bidirectional, name="pool")
-
-
-def _optimizer(config: Config, num_texts: int, epochs: int) -> keras.optimizers.Optimizer:
-    return optimizers.make("adamw", config, pipeline.num_steps(num_texts, config.batch_size), epochs=epochs)
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -216,9 +171,9 @@ def _optimizer(config: Config, num_texts: int, epochs: int) -> keras.optimizers.
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model; before the first epoch come the n-grams and the language model."""
-    saver = callbacks[-1]
-    words = vocabulary_of(data)
-    sequences, labels = words.sequences(data.train.texts), data.train.labels
+    saver, words = callbacks[-1], vocabulary_of(data)
+    texts, labels = list(data.train.texts), data.train.labels
+    sequences = words.sequences(texts)
     one_hot = np.eye(len(data.info["class_names"]), dtype=np.float32)
     targets = one_hot[labels]
     if saver.initial_epoch == 0:  # later the checkpoint holds what these lead to
@@ -227,16 +182,15 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
             batches = pipeline.padded_batches(sequences, [labels], 250)
             model.get_layer("ngrams").fit(batches, strength=config.ngram_strength)
         if config.pretrain_epochs:
-            pretrain(config, model, sequences + words.sequences(data.train.unlabeled()))
-    texts = list(data.train.texts)
+            language_model.pretrain(model, sequences + words.sequences(data.train.unlabeled()), config)
     if config.teacher is not None:
-        unlabeled = data.train.unlabeled()
+        unlabeled, path = data.train.unlabeled(), config.teacher
         answers = teacher.soft_labels(
-            functools.partial(_teacher, config.teacher),
+            lambda: (export.version_folder(path), export.signatures(path, "classify", "class_name", "explain")),
             unlabeled,
             data.info["class_names"],
             validation_ratio=config.validation_ratio,
-            kept=saver.folder / TEACHER,
+            kept=saver.folder / teacher.FILE,
         )
         targets = np.concatenate([targets, answers])
         sequences += words.sequences(unlabeled)
@@ -252,43 +206,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         order = np.argsort([len(text) for text in data.validation.texts], kind="stable")
         arrays = np.array(data.validation.texts, object)[order], one_hot[data.validation.labels[order]]
         validation = pipeline.evaluation_batches(arrays, 250).map(lambda text, target: (words(text), target)).cache()
-    return fit.fit(
-        model,
-        pipeline.bucketed_batches(
-            sequences, [targets], config.batch_size, initial_epoch=saver.initial_epoch, seed=config.seed
-        ),
-        callbacks,
-        config,
-        steps=pipeline.num_steps(len(sequences), config.batch_size),
-        validation=validation,
-    )
-
-
-def _teacher(path: Path) -> tuple[Path, Mapping[str, Any]]:
-    folder = export.version_folder(path)
-    return folder, export.signatures(folder, "classify", "class_name", "explain")
-
-
-def pretrain(config: Config, model: keras.Model, sequences: list[np.ndarray]) -> keras.Model:
-    """Trains the embedding and the recurrent layers of a classifier as a language model, which is returned."""
-    sequences = [sequence for sequence in sequences if len(sequence) > 1]
-    if not sequences:
-        raise UserError("no text has two words, so that there is none to predict; leave --pretrain-epochs out")
-    layers = [model.get_layer(f"recurrent_layer{index}") for index in range(config.depth)]
-    with precision.precision(config.precision):
-        guesser = language_model.neighbour_model(
-            model.get_layer("embedding"), layers, dropout=config.dropout, name="language_model"
-        )
-    language_model.pretrain(
-        guesser,
-        sequences,
-        _optimizer(config, len(sequences), config.pretrain_epochs),
-        epochs=config.pretrain_epochs,
-        batch_size=config.batch_size,
-        directions=1 + config.bidirectional,
-        seed=config.seed,
-    )
-    return guesser
+    steps, first = pipeline.num_steps(len(sequences), config.batch_size), saver.initial_epoch
+    batches = pipeline.bucketed_batches(sequences, [targets], config.batch_size, initial_epoch=first, seed=config.seed)
+    return fit.fit(model, batches, callbacks, config, steps=steps, validation=validation)
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------
@@ -324,9 +244,8 @@ def evaluate(
     parts = [tokenize(test.texts[part]).row_lengths() for part in pipeline.slices(len(test), 5000)]
     metrics |= classification.accuracy_by_length(right, np.concatenate(parts))
     if figures is not None:
-        names = data.info["class_names"]
         matrix = classification.confusion_matrix(predicted, test.labels)
-        plots.confusion_matrix(matrix, names, figures / "confusion_matrix.png")
+        plots.confusion_matrix(matrix, data.info["class_names"], figures / "confusion_matrix.png")
         plots.calibration(predicted, test.labels, figures / "calibration.png")
     return metrics
 
@@ -343,54 +262,24 @@ CARD = Card.read("sentiment")
 
 def endpoints(model: keras.Model, data: Splits, temperature: float | None = None) -> Mapping[str, export.Endpoint]:
     """Text in, label and probabilities out; the words that mattered; and the names of the classes."""
-    names = tf.constant(data.info["class_names"])
-    words = vocabulary_of(data)
-    layers = {layer.name: layer for layer in model.layers}
-    attends = isinstance(layers["pool"], attention.AttentionPooling)
-    if attends:
-        inner = keras.Model(model.input, layers["pool"].output[1])
-    else:
-        inner = keras.Model([model.input, layers["embedding"].output], model.output)
+    names, words = data.info["class_names"], vocabulary_of(data)
+    weights, meaning = word_weights.word_weights(model)
 
     def classify(text: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = model(words(text), training=False)  # of the network and the n-grams: both get the temperature
-        label = tf.gather(names, tf.argmax(logits, -1))
+        label = tf.gather(tf.constant(names), tf.argmax(logits, -1))
         return {"label": label, "probabilities": tf.nn.softmax(logits / (temperature or 1))}
 
     def explain(text: tf.Tensor) -> dict[str, tf.Tensor]:
         tokens = words(text)
         shown = words.kept_words(text).to_tensor("", shape=tf.shape(tokens, tf.int64))
-        weight = inner(tokens, training=False) if attends else gradient_times_input(tokens)
-        return {"words": shown, "weight": tf.where(tokens != 0, weight, 0.0)}
+        return {"words": shown, "weight": tf.where(tokens != 0, weights(tokens), 0.0)}
 
-    def gradient_times_input(tokens: tf.Tensor) -> tf.Tensor:
-        x = layers["embedding"](tokens)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            logits = inner([tokens, x], training=False)
-            margin = tf.reduce_max(logits, -1) - tf.reduce_mean(logits, -1)
-        weight = tf.reduce_sum(tape.gradient(margin, x) * x, -1)
-        if "ngrams" in layers:
-            by_word = layers["blend"].share * layers["ngrams"].by_word(tokens)
-            predicted = tf.gather(by_word, tf.argmax(logits, -1), axis=2, batch_dims=1)
-            weight += predicted - tf.reduce_mean(by_word, -1)
-        return weight
-
-    strings = {"text": tf.TensorSpec([None], tf.string)}
-    example = {"text": np.array(["A clever, moving film."], object)}
+    example = {"text": ["A clever, moving film."]}
     return {
-        "classify": export.Endpoint(
-            classify, strings, example, "texts as they are, in UTF-8, of any length", resources=(words,)
-        ),
-        "explain": export.Endpoint(
-            explain,
-            strings,
-            example,
-            "the words as the model reads them, and "
-            + ("its attention to each" if attends else "how much each speaks for the label, or against it (below 0)"),
-            resources=(words,),
-        ),
-        "class_name": export.class_name(data.info["class_names"]),
+        "classify": export.by_example(classify, "texts as they are, in UTF-8, of any length", words, **example),
+        "explain": export.by_example(explain, f"the words as the model reads them, and {meaning}", words, **example),
+        "class_name": export.class_name(names),
     }
 
 
@@ -425,50 +314,33 @@ def classify(
     colored = explain or html is not None
     if colored and format != "text":
         raise UserError(f"--explain and --html show coloured text; leave out --format {format}")
-    rows_at: list[int] = []
-    if file is not None and not text and table.is_table(file):
-        found = table.read_texts(file, text_column=text_column, quoting=quoting)
-        rows_at, lines = list(found), list(found.values())
-    elif (text_column, quoting) != ("text", "auto"):
-        raise UserError("--text-column and --quoting are for a table: a --file that ends in .csv, .tsv or .jsonl")
-    else:
-        lines = text_file.lines(text, file)
+    texts = table.given(text, file, text_column=text_column, quoting=quoting)
     signatures = export.signatures(model, "classify", "class_name", "explain")
     if format == "csv":
-        print(as_csv(["text", "label", "probability", *(["line"] if rows_at else [])]))
+        numbered = any(place is not None for place, _ in texts)
+        print(as_csv(["text", "label", "probability", *(["line"] if numbered else [])]))
     pieces: list[tuple[str, float]] = []
-    for part in pipeline.slices(len(lines), 64):
-        batch = tf.constant(lines[part])
+    for part in pipeline.slices(len(texts), 64):
+        batch = tf.constant([line for _, line in texts[part]])
         predicted = signatures["classify"](text=batch)["probabilities"].numpy()
         names = export.class_names(signatures, predicted.shape[1])
-        explained = _explained(signatures, batch) if colored else [[]] * len(predicted)
-        places: Sequence[int | None] = rows_at[part] or [None] * len(predicted)
-        for line, place, row, weighed in zip(lines[part], places, predicted, explained, strict=True):
+        explained = colored_text.weighed(**signatures["explain"](text=batch)) if colored else [[]] * len(predicted)
+        for (place, line), row, weighed in zip(texts[part], predicted, explained, strict=True):
             label, probability = names[row.argmax()], float(row.max())
+            at = {} if place is None else {"line": place}
+            head = f"{'' if place is None else f'line {place}: '}{label} {probability:.1%}: "
             if format == "json":
                 shown = dict(zip(names, row.tolist(), strict=True))
-                at = {} if place is None else {"line": place}
                 print(as_json({"text": line, "label": label, "probabilities": shown, **at}))
             elif format == "csv":
-                print(as_csv([line, label, f"{probability:.6f}", *([] if place is None else [place])]))
+                print(as_csv([line, label, f"{probability:.6f}", *at.values()]))
+            elif colored:
+                pieces += [(head, 0.0), *weighed, ("\n", 0.0)]
             else:
-                head = f"{'' if place is None else f'line {place}: '}{label} {probability:.1%}: "
-                if colored:
-                    pieces += [(head, 0.0), *weighed, ("\n", 0.0)]
-                else:
-                    print(head + line.replace("\n", " "))  # one line a text
+                print(head + line.replace("\n", " "))  # one line a text
     if colored:
         words, values = zip(*pieces, strict=True)
         colored_text.colored(words, values, title="red mattered for the class, blue spoke against it", html=html)
-
-
-def _explained(signatures: Mapping[str, Any], batch: tf.Tensor) -> list[list[tuple[str, float]]]:
-    """The words of each text, with their weights relative to the largest."""
-    answer = signatures["explain"](text=batch)
-    weights = answer["weight"].numpy()
-    weights /= np.maximum(np.abs(weights).max(1, keepdims=True), 1e-12)
-    found = zip(answer["words"].numpy(), weights.tolist(), strict=True)
-    return [[(w.decode() + " ", v) for w, v in zip(row, values, strict=True) if w] for row, values in found]
 
 
 VERBS: tuple[Callable[..., None], ...] = (classify,)

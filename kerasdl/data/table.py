@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,28 @@ def read_texts(path: Path, *, text_column: str, quoting: str = "auto") -> dict[i
         rows = _rows(path, {text_column: "texts"}, quoting)
         return {line: _text(path, line, row, text_column) for line, row in rows}
     return {line: text for line, text in enumerate(text_file.read(path).split("\n"), start=1) if text.strip()}
+
+
+def given(texts: Sequence[str], file: Path | None, *, text_column: str, quoting: str) -> list[tuple[int | None, str]]:
+    """Texts of a command line: its words, or those of a file, which may be a table, or of standard input.
+
+    Args:
+        texts: given as words.
+        file: a table, see `read_texts`, or one text a line.
+        text_column: "text", but for a table.
+        quoting: "auto", but for a table.
+
+    Returns:
+        The texts; those of a table with the line on which their row begins, others with None.
+
+    Raises:
+        UserError: see `read_texts` and `text_file.lines`; or a column or quoting is given without a table.
+    """
+    if file is not None and not texts and is_table(file):
+        return [*read_texts(file, text_column=text_column, quoting=quoting).items()]
+    if (text_column, quoting) != ("text", "auto"):
+        raise UserError("--text-column and --quoting are for a table: a --file that ends in .csv, .tsv or .jsonl")
+    return [(None, text) for text in text_file.lines(texts, file)]
 
 
 def _rows(path: Path, columns_of: dict[str, str], quoting: str) -> list[_Row]:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,3 +45,15 @@ def colored(pieces: Sequence[str], values: npt.ArrayLike, *, title: str, html: P
         page.print(heading, text, sep="\n")
         write_text(html, page.export_html(inline_styles=True))
         print(html)
+
+
+def weighed(words: Any, weight: Any) -> list[list[tuple[str, float]]]:
+    """The pieces of texts for `colored`: each word with a space, and its weight relative to the text's largest.
+
+    Args:
+        words: string[texts, words], empty behind the end of a text.
+        weight: float32[texts, words].
+    """
+    relative = np.asarray(weight) / np.maximum(np.abs(weight).max(1, keepdims=True), 1e-12)
+    rows = zip(np.asarray(words), relative.tolist(), strict=True)
+    return [[(word.decode() + " ", value) for word, value in zip(*row, strict=True) if word] for row in rows]

@@ -1,6 +1,7 @@
 """Language models over whole texts, to pre-train the layers of a classifier that reads them from one end or both."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,7 +10,8 @@ from keras import ops
 
 from kerasdl.blocks.embedding import padding_mask
 from kerasdl.data import pipeline
-from kerasdl.training import progress
+from kerasdl.errors import UserError
+from kerasdl.training import optimizers, precision, progress
 
 
 def neighbour_model(
@@ -113,39 +115,43 @@ def sampled_softmax(vectors: keras.Variable) -> Callable[[tf.Tensor, tf.Tensor],
     return loss
 
 
-def pretrain(
-    model: keras.Model,
-    sequences: Sequence[np.ndarray],
-    optimizer: keras.optimizers.Optimizer,
-    *,
-    epochs: int,
-    batch_size: int,
-    directions: int,
-    seed: int,
-) -> None:
-    """Fits a `neighbour_model`, and so the layers that a classifier shares with it.
+def pretrain(model: keras.Model, sequences: Sequence[np.ndarray], settings: Any) -> keras.Model:
+    """Trains the embedding and the recurrent layers of a classifier as a language model, see `neighbour_model`.
 
     The gradient goes back through a whole text, as in the classifier: no state is carried from text to text, since
     the classifier begins each without one.
 
     Args:
-        model: from `neighbour_model`.
-        sequences: the texts, int32[words] each, two words or more.
-        optimizer: its schedule is as long as the training.
-        epochs: passes over the texts.
-        batch_size: texts a step.
-        directions: 2 if the model guesses the word before, too.
-        seed: of the order.
+        model: the classifier, with the layers `embedding` and `recurrent_layer0` and so on.
+        sequences: the texts, int32[words] each; those of fewer than two words are left out.
+        settings: the configuration: `pretrain_epochs`, `bidirectional`, `depth`, `dropout`, `batch_size`, `precision`,
+            `seed`, and what `kerasdl.training.optimizers.make` reads.
+
+    Returns:
+        The language model.
+
+    Raises:
+        UserError: no text has two words.
 
     Source: Dai and Le 2015, arXiv:1511.01432, section 2, there with a full softmax.
     """
+    sequences = [sequence for sequence in sequences if len(sequence) > 1]
+    if not sequences:
+        raise UserError("no text has two words, so that there is none to predict; leave --pretrain-epochs out")
+    words = model.get_layer("embedding")
+    layers = [model.get_layer(f"recurrent_layer{index}") for index in range(settings.depth)]
+    with precision.precision(settings.precision):
+        guesser = neighbour_model(words, layers, dropout=settings.dropout, name="language_model")
+    steps, epochs = pipeline.num_steps(len(sequences), settings.batch_size), settings.pretrain_epochs
+    optimizer = optimizers.make("adamw", settings, steps, epochs=epochs)
     print(f"pre-training on {len(sequences):,} texts, {sum(map(len, sequences)):,} words", flush=True)
-    model.compile(optimizer, sampled_softmax(model.get_layer("embedding").embeddings), jit_compile=False)
-    batches = pipeline.bucketed_batches(sequences, [], batch_size, seed=seed)
-    model.fit(
-        batches.map(lambda tokens: (tokens, neighbours(tokens, directions))),
+    guesser.compile(optimizer, sampled_softmax(words.embeddings), jit_compile=False)
+    batches = pipeline.bucketed_batches(sequences, [], settings.batch_size, seed=settings.seed)
+    guesser.fit(
+        batches.map(lambda tokens: (tokens, neighbours(tokens, 1 + settings.bidirectional))),
         epochs=epochs,
-        steps_per_epoch=pipeline.num_steps(len(sequences), batch_size),
+        steps_per_epoch=steps,
         shuffle=False,
         verbose=progress.verbosity(),
     )
+    return guesser

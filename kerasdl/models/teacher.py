@@ -14,6 +14,9 @@ from kerasdl.data import pipeline
 from kerasdl.errors import UserError
 from kerasdl.files import atomic_path, read_json
 
+FILE = "teacher.npy"
+"""In a run's folder: the teacher's answers to the unlabelled texts."""
+
 
 def probabilities(signatures: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
     """What a classifier of texts says.

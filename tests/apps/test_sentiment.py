@@ -21,7 +21,7 @@ from apps._contract import Splits
 from kerasdl import export
 from kerasdl.data import divided, text_data, tfds
 from kerasdl.errors import UserError
-from kerasdl.models import teacher
+from kerasdl.models import language_model, teacher
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = sentiment.Config(
@@ -179,12 +179,12 @@ def test_the_language_model_predicts_words_that_follow_from_others(bidirectional
     model = sentiment.build_model(config, data)
     before = {layer.name: layer.get_weights() for layer in model.layers}
     sequences = sentiment.vocabulary_of(data).sequences(data.train.texts)
-    language_model = sentiment.pretrain(config, model, sequences[:1500])
+    guesser = language_model.pretrain(model, sequences[:1500], config)
     for name, weights in before.items():
         changed = [(old != new).any() for old, new in zip(weights, model.get_layer(name).get_weights(), strict=True)]
         assert all(changed) if name in ("embedding", "recurrent_layer0") else not any(changed), name
     tokens = keras.utils.pad_sequences(sequences[1500:1700], padding="post")
-    guesses = language_model.predict_on_batch(tokens)
+    guesses = guesser.predict_on_batch(tokens)
     logits = guesses @ model.get_layer("embedding").get_weights()[0].T
     halves = [(logits[:, : tokens.shape[1] - 1], tokens[:, 1:])]
     if bidirectional:
@@ -229,7 +229,7 @@ def test_a_student_learns_what_its_teacher_knows(own, tmp_path):
     assert accuracy(config, broken, tmp_path / "alone") < 0.7
     taught = dataclasses.replace(config, teacher=own[1])
     assert accuracy(taught, broken, tmp_path / "taught") > 0.9
-    answers = np.load(tmp_path / "taught" / sentiment.TEACHER)
+    answers = np.load(tmp_path / "taught" / teacher.FILE)
     assert answers.shape == (600, 3)
     assert np.mean(answers.argmax(1) == [sorted(TOPICS).index(name) for name in names]) > 0.9
     np.testing.assert_allclose(answers.sum(1), 1, rtol=1e-5)
@@ -602,7 +602,9 @@ def test_a_test_part_without_texts_is_refused_before_the_training(tmp_path):
 def test_pretraining_needs_two_words():
     config = dataclasses.replace(SMALL, pretrain_epochs=1)
     with pytest.raises(UserError, match="no text has two words"):
-        sentiment.pretrain(config, sentiment.build_model(config, splits()), [np.array([3]), np.array([], np.int32)])
+        language_model.pretrain(
+            sentiment.build_model(config, splits()), [np.array([3]), np.array([], np.int32)], config
+        )
 
 
 def test_a_search_draws_configurations_that_are_valid():

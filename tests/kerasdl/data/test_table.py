@@ -335,3 +335,17 @@ def test_of_one_column_a_text_of_several_lines_is_said(tmp_path, capsys):
     assert [*table.read_texts(path, text_column="text").values()] == ["plain", "Wow\nnice film\nthe end", "last"]
     assert f"{path}: 1 texts hold line breaks, the first at line 3; give --quoting none" in capsys.readouterr().err
     assert len(table.read_texts(path, text_column="text", quoting="none")) == 5
+
+
+def test_texts_of_a_command_line_have_a_line_if_they_stand_in_a_table(tmp_path):
+    usual = {"text_column": "text", "quoting": "auto"}
+    assert table.given(["a", "b"], None, **usual) == [(None, "a"), (None, "b")]
+    lines = write(tmp_path / "lines.txt", b"one\n\ntwo\n")
+    assert table.given([], lines, **usual) == [(None, "one"), (None, ""), (None, "two")]
+    rows = write(tmp_path / "rows.csv", b'note\n"one\nmore"\ntwo\n')
+    assert table.given([], rows, text_column="note", quoting="auto") == [(2, "one\nmore"), (4, "two")]
+    with pytest.raises(UserError, match="texts and --file; give one of them"):
+        table.given(["a"], rows, **usual)
+    for options in ({"text_column": "note"}, {"quoting": "none"}):
+        with pytest.raises(UserError, match="--text-column and --quoting are for a table: a --file that ends in"):
+            table.given([], lines, **usual | options)

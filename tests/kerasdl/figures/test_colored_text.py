@@ -76,3 +76,10 @@ def test_nothing_to_colour_is_a_title_alone(capsys):
 def test_as_many_values_as_pieces(values):
     with pytest.raises(ValueError, match="values for 2 pieces; expected one a piece"):
         colored_text.colored(["a", "b"], values, title="t")
+
+
+def test_words_weigh_relative_to_the_largest_of_their_text():
+    words = np.array([[b"good", "Ä".encode(), b""], [b"", b"", b""]], object)
+    weight = np.array([[-4, 1, 9], [0, 0, 0]], np.float32)
+    weight[0, 2] = 0
+    assert colored_text.weighed(words, weight) == [[("good ", -1.0), ("Ä ", 0.25)], []]
