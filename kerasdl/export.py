@@ -53,14 +53,17 @@ def by_example(
     """An `Endpoint` whose inputs have the dtypes and shapes of one real request, in batches of any size.
 
     The request is one row of each input by name, arrays or lists; whole numbers become int32, others float32, but
-    bytes of pixels stay.
+    bytes of pixels stay. Texts stay `str`: the model card shows the request as JSON.
     """
     dtypes = {"i": tf.int32, "f": tf.float32}
     rows = {
         name: tf.convert_to_tensor(value, dtypes.get(np.asarray(value).dtype.kind)) for name, value in example.items()
     }
     inputs = {name: tf.TensorSpec([None, *row.shape[1:]], row.dtype) for name, row in rows.items()}
-    return Endpoint(function, inputs, {name: row.numpy() for name, row in rows.items()}, meaning, resources)
+    given = {
+        name: np.array(example[name], object) if row.dtype == tf.string else row.numpy() for name, row in rows.items()
+    }
+    return Endpoint(function, inputs, given, meaning, resources)
 
 
 def next_version(folder: Path) -> int:
