@@ -61,7 +61,7 @@ def classifier(
 
     Returns:
         Pixels 0..255 float32[batch, height, width, 3] -> logits float32[batch, num_classes]; the last four layers are
-        the network, `pool`, `dropout` and `head`.
+        the network, `pool`, `dropout` and `head`. To train, see `tune`.
 
     Raises:
         UserError: see `network`.
@@ -69,12 +69,29 @@ def classifier(
     base, preprocess = network(backbone, weights, size)
     image = keras.Input((None, None, 3), name="image")
     x = keras.layers.Resizing(size, size, name="resize")(image)
-    # training=False: the moving statistics stay as pre-trained, also while the weights are tuned.
-    x = base(preprocess(x), training=False)
+    x = base(preprocess(x))
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     logits = keras.layers.Dense(num_classes, dtype="float32", name="head")(x)
     return keras.Model(image, logits, name=name)
+
+
+def tune(base: keras.Model, tuned: bool) -> None:
+    """Trains the weights of a network, or leaves them; batch normalization stays as pre-trained, its statistics, too.
+
+    `training=False` where the network is called does not hold them: `fit` of a model around it overrides that
+    (Keras 3.15).
+
+    Args:
+        base: the network.
+        tuned: whether its weights are trained.
+
+    Source: statistics of small batches harm what was pre-trained: keras.io, guide "Transfer learning & fine-tuning".
+    """
+    base.trainable = tuned
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False  # and so it infers
 
 
 def encoder(

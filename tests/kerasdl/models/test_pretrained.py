@@ -22,6 +22,21 @@ def test_a_classifier_scales_what_it_gets_and_ends_with_a_new_head():
     assert (logits.shape, logits.dtype, model.name) == ((2, 5), "float32", "backbone")
 
 
+def test_tuning_moves_kernels_and_leaves_batch_normalization_as_it_was():
+    model = pretrained.classifier("MobileNetV2", None, 32, 5, dropout=0.0, name="backbone")
+    base = model.layers[-4]
+    images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    kernel = base.get_layer("Conv1").kernel
+    for tuned in (False, True):
+        pretrained.tune(base, tuned)
+        before = {weight.path: weight.numpy() for weight in base.weights}
+        model.compile("adam", "mse", jit_compile=False)
+        model.fit(images, np.ones((8, 5)), epochs=2, verbose=0)
+        moved = {weight.path for weight in base.weights if (weight.numpy() != before[weight.path]).any()}
+        assert (kernel.path in moved) == tuned
+        assert not [path for path in moved if "moving" in path or "BN" in path or "bn" in path]
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
