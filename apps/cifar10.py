@@ -175,7 +175,8 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         if saver.initial_epoch >= end or saver.stopped:
             continue
         if config.architecture == "backbone":
-            pretrained.tune(model.layers[-4], tuned)  # the backbone itself, before pool, dropout and head
+            base = model.layers[-4]  # before pool, dropout and head
+            pretrained.tune(base, tuned, pretrained=config.weights is not None)
             _compile(config, model, steps, epochs=end - begin, scale=0.1 if tuned else 1.0)
         saver.optimizer_since = begin
         transform = augmentation.chain(config, num_classes=classes, size=data.info["image_size"])

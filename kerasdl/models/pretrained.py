@@ -76,21 +76,22 @@ def classifier(
     return keras.Model(image, logits, name=name)
 
 
-def tune(base: keras.Model, tuned: bool) -> None:
-    """Trains the weights of a network, or leaves them; batch normalization stays as pre-trained, its statistics, too.
+def tune(base: keras.Model, tuned: bool, *, pretrained: bool) -> None:
+    """Trains the weights of a network, or leaves them.
 
-    `training=False` where the network is called does not hold them: `fit` of a model around it overrides that
-    (Keras 3.15).
+    Batch normalization stays as pre-trained, its statistics, too. `training=False` where the network is called does
+    not hold them: `fit` of a model around it overrides that (Keras 3.15).
 
     Args:
         base: the network.
         tuned: whether its weights are trained.
+        pretrained: else batch normalization is trained with the other weights, without which none learns.
 
     Source: statistics of small batches harm what was pre-trained: keras.io, guide "Transfer learning & fine-tuning".
     """
     base.trainable = tuned
     for layer in base.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if pretrained and isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False  # and so it infers
 
 

@@ -28,7 +28,7 @@ def test_tuning_moves_kernels_and_leaves_batch_normalization_as_it_was():
     images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
     kernel = base.get_layer("Conv1").kernel
     for tuned in (False, True):
-        pretrained.tune(base, tuned)
+        pretrained.tune(base, tuned, pretrained=True)
         before = {weight.path: weight.numpy() for weight in base.weights}
         model.compile("adam", "mse", jit_compile=False)
         model.fit(images, np.ones((8, 5)), epochs=2, verbose=0)
