@@ -268,6 +268,43 @@ class Measurement(Settings):
         return feature_space.trained(images, labels, data=name, epochs=self.feature_epochs, folder=self.cache)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Squares(PictureData):
+    """Squares of pictures."""
+
+    data: Path | None = None
+    """Own pictures in place of --dataset: a folder, searched with its sub-folders; squares are cut out of them."""
+    patch_size: int = 48
+    """Side of the squares cut out of --data, in pixels."""
+    patches: AtLeast[int, 1] = RECIPE
+    """Squares of each picture: 50 of --data, 4 of --photographs."""
+    photographs: Path | None = None
+    """Larger pictures: a folder, or a .csv whose column image names files; every second step learns from squares of
+    --patch-size of them, the others from --dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Settings):
+    """Noise."""
+
+    noise: Literal["gaussian", "salt_and_pepper", "masking"] = "gaussian"
+    """gaussian: added to every value; salt_and_pepper: black and white pixels; masking: black pixels."""
+    strength: float = RECIPE
+    """Strength of the noise: the standard deviation of gaussian noise on the scale 0..255, 25; else the ratio of
+    changed pixels, 0.2 or 0.5."""
+    blind: bool = True
+    """Train with strengths from 0 to 2.2 times --strength, so that one network fits them all."""
+    grey: Between[float, 0, 1] = 0.25
+    """Share of the training pictures shown in grey, with the same noise in all channels, as a scan in grey has it."""
+    rounded: Between[float, 0, 1] = 0.5
+    """Share of the training pictures whose noisy values are clipped and rounded, as a file of 8 bits holds them."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        super().__post_init__()
+        between(0, 255 if self.noise == "gaussian" else 1, strength=self.strength)
+
+
 Quoting = Literal["auto", "none", "double", "backslash"]
 """What double quotes mean in a .csv or .tsv file, see `kerasdl.data.table.read`."""
 

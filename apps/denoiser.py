@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
-from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, at_least, between
+from apps._settings import RECIPE, AtLeast, Noise, Squares, Training, at_least
 from kerasdl import export
 from kerasdl.blocks import autoencoding
 from kerasdl.data import (
@@ -31,7 +31,6 @@ from kerasdl.data import (
     image_data,
     noise,
     picture_decoding,
-    picture_files,
     pipeline,
     synthetic,
 )
@@ -44,32 +43,12 @@ from kerasdl.training import optimizers, precision, several_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epochs=0.2, clip_norm=1.0,
+class Config(Squares, Noise, Training, epochs=16, learning_rate=RECIPE, warmup_epochs=0.2, clip_norm=1.0,
              validation_ratio=0.04):  # fmt: skip
     """Denoiser."""
 
     dataset: Literal["cifar10", "mnist"] = "cifar10"
     """Pictures from TFDS."""
-    data: Path | None = None
-    """Own pictures in place of --dataset: a folder, searched with its sub-folders; squares are cut out of them."""
-    patch_size: int = 48
-    """Side of the squares cut out of --data, in pixels."""
-    patches: AtLeast[int, 1] = RECIPE
-    """Squares of each picture: 50 of --data, 4 of --photographs."""
-    photographs: Path | None = None
-    """Larger pictures: a folder, or a .csv whose column image names files; every second step learns from squares of
-    --patch-size of them, the others from --dataset."""
-    noise: Literal["gaussian", "salt_and_pepper", "masking"] = "gaussian"
-    """gaussian: added to every value; salt_and_pepper: black and white pixels; masking: black pixels."""
-    strength: float = RECIPE
-    """Strength of the noise: the standard deviation of gaussian noise on the scale 0..255, 25; else the ratio of
-    changed pixels, 0.2 or 0.5."""
-    blind: bool = True
-    """Train with strengths from 0 to 2.2 times --strength, so that one network fits them all."""
-    grey: Between[float, 0, 1] = 0.25
-    """Share of the training pictures shown in grey, with the same noise in all channels, as a scan in grey has it."""
-    rounded: Between[float, 0, 1] = 0.5
-    """Share of the training pictures whose noisy values are clipped and rounded, as a file of 8 bits holds them."""
     flip: bool = True
     """Show half of the training pictures mirrored."""
     architecture: Literal["unet", "autoencoder"] = "unet"
@@ -95,7 +74,6 @@ class Config(PictureData, Training, epochs=16, learning_rate=RECIPE, warmup_epoc
     def __post_init__(self) -> None:
         """Checks every value."""
         super().__post_init__()
-        between(0, 255 if self.noise == "gaussian" else 1, strength=self.strength)
         if self.sparsity and self.architecture == "unet":
             raise UserError("--sparsity is for --architecture autoencoder: a unet has ways past its smallest map")
         at_least(max(11, 2 ** (self.depth - 1)), patch_size=self.patch_size)  # the SSIM's window
@@ -110,14 +88,7 @@ OBJECTIVE = Objective(metric="val_psnr_db", direction="max")
 
 def load_data(config: Config) -> Splits:
     """Pictures uint8[pictures, height, width, channels] of --dataset, or squares of those of --data."""
-
-    def cut(examples: Sequence[picture_files.Example], split: str) -> image_data.Images:
-        paths = [path for path, _ in examples]
-        images, skipped = picture_files.patches(paths, size=config.patch_size, count=config.patches, seed=divided.SEED)
-        none = split == "train" and not len(images)
-        picture_files.report_skipped(skipped, len(paths), strict=config.strict or none)
-        return image_data.Images(images)
-
+    cut = image_data.patches(config.patch_size, config.patches, strict=config.strict)
     ratio = config.validation_ratio
     if config.data is None:
         found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
@@ -135,19 +106,9 @@ def splits_of(
     train: Sequence[np.ndarray], validation: np.ndarray, test: Callable[[], np.ndarray], description: str, **info: Any
 ) -> Splits:
     """Clean pictures uint8[pictures, height, width, channels]; those to train on, of a size each, are taken in turn."""
-    fingerprint = divided.fingerprint(*train, validation if len(validation) else None)
-    return Splits(
-        train=train,
-        validation=validation if len(validation) else None,
-        test=test,
-        info={**info, "channels": train[0].shape[-1], "fingerprint": fingerprint},
-        description=description,
-    )
-
-
-def num_examples(config: Config, data: Splits) -> int:
-    """Pictures of the first size, which an epoch passes over once."""
-    return len(data.train[0])
+    held = validation if len(validation) else None
+    info |= {"channels": train[0].shape[-1], "fingerprint": divided.fingerprint(*train, held)}
+    return Splits(train, held, test, info, description)
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------
@@ -183,6 +144,11 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         jit_compile=False,
     )
     return model
+
+
+def num_examples(config: Config, data: Splits) -> int:
+    """Pictures of the first size, which an epoch passes over once."""
+    return len(data.train[0])
 
 
 def noisy_of(config: Config, clean: np.ndarray, strength: float, *, seed: int) -> np.ndarray:

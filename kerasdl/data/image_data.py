@@ -190,3 +190,22 @@ def squares(size: int, *, strict: bool = False) -> Load:
         return Images(images, labels)
 
     return load
+
+
+def patches(size: int, count: int, *, strict: bool = False) -> Load:
+    """A `load` for `from_folder`: squares at random places of the pictures, see `picture_files.patches`.
+
+    Args:
+        size: side of the squares, in pixels.
+        count: squares of a picture.
+        strict: stop if a picture is broken or too small instead of leaving it out, as without one to train on.
+    """
+
+    def load(examples: Sequence[picture_files.Example], split: str) -> Images:
+        paths = [path for path, _ in examples]
+        images, skipped = picture_files.patches(paths, size=size, count=count, seed=SEED)
+        none = split == "train" and not len(images)
+        picture_files.report_skipped(skipped, len(paths), strict=strict or none)
+        return Images(images)
+
+    return load
