@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import errno
 import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
 import pytest
+import tyro
 from PIL import Image
 
 from apps import __main__ as command
@@ -607,3 +609,32 @@ def test_a_wrong_path_is_one_line_whatever_meets_it(capsys):
 
         assert command_line.guarded(meet, []) == 2
         assert f"some/file: {os.strerror(number)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["--nubmer", "3"],
+            "Unrecognized options Unrecognized options: --nubmer, 3 Perhaps you meant: --number INT How many. "
+            "(default: 1) For full helptext, run program --help",
+        ),
+        (
+            ["--number", "x"],
+            "Value error Error parsing --number: invalid literal for int() with base 10: 'x' Argument helptext: "
+            "--number INT How many. (default: 1) For full helptext, see program --help",
+        ),
+    ],
+)
+def test_the_box_of_tyro_1_0_17_that_errors_are_read_from(words, text, capsys):
+    """Another version may draw it otherwise: then see `kerasdl.command_line`, and name that version here."""
+    assert importlib.metadata.version("tyro") == "1.0.17"
+
+    @dataclasses.dataclass
+    class Example:
+        number: int = 1
+        """How many."""
+
+    with pytest.raises(SystemExit):
+        tyro.cli(Example, args=words, prog="program")
+    assert " ".join(re.sub("[╭╮╰╯─│|+]|-{3,}", " ", capsys.readouterr().err).split()) == text
