@@ -8,8 +8,8 @@
 same noise in all channels; `photographs-files` with noise clipped and rounded to 8 bits, as a file holds it.
 
 Needs the extra `denoising` (non-local means), and for BM3D the package bm3d, whose licence is for non-commercial use;
-what is not installed is left out. About 20 minutes on two CPU cores, nearly all of them BM3D's;
-with --pictures 300 ten.
+what is not installed is left out. About 20 minutes on two CPU cores, nearly all of them BM3D's, with --pictures 300
+ten; `--keep-filters` measures a new model beside the filters' last figures, in one.
 
 The noise is Gaussian, neither clipped nor rounded but for `photographs-files`; what is scored is clipped. The settings
 of each filter are the best on other pictures with noise of the same strength: 50 of the validation split, or the first
@@ -57,6 +57,11 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a run folder, or an export")
     parser.add_argument("--pictures", type=int, help="how many, from the first (default 1000 of a test split, else 60)")
     parser.add_argument("--strengths", type=float, nargs="+", default=[15, 25, 50], help="on the scale 0..255")
+    parser.add_argument(
+        "--keep-filters",
+        action="store_true",
+        help="take the filters' figures from the last measurement of these pictures",
+    )
     parser.add_argument("--data-dir", type=Path, help="TFDS folder; else KERASDL_DATA_DIR, else TFDS' own default")
     arguments = parser.parse_args()
     kind = arguments.pictures_of
@@ -80,6 +85,8 @@ def main() -> None:
             found = np.repeat(found[..., :1], 3, axis=-1)
         return np.rint(np.clip(found, 0, 255)) if kind == "photographs-files" else found
 
+    known = _results.read(f"denoiser_quality_{kind}") if arguments.keep_filters else None
+    kept = {(row["strength"], row["method"]): row for row in known["rows"]} if known else {}
     rows, drawn = [], []
     for strength in arguments.strengths:
         noisy_chosen = with_noise(chosen, strength, 2)
@@ -87,6 +94,10 @@ def main() -> None:
         found: dict[str, tuple[np.ndarray, Any, float]] = {"noisy": (noisy, {}, 0.0)}
         for name, restore in denoising.FILTERS.items():
             try:
+                if (strength, name) in kept:
+                    settings = kept[strength, name]["settings"]
+                    found[name] = (restore(noisy[:10], **settings), settings, 0.0)
+                    continue
                 settings = denoising.best_settings(name, chosen, noisy_chosen)
             except UserError as error:
                 print(f"{name} left out: {error}")
@@ -97,6 +108,9 @@ def main() -> None:
         start = time.perf_counter()
         found["ours"] = (denoiser.restore(model, noisy), {}, time.perf_counter() - start)
         for name, (pictures, settings, seconds) in found.items():
+            if len(pictures) < len(clean):
+                rows.append(kept[strength, name])
+                continue
             scores = {key: round(value, 4) for key, value in denoising.psnr_and_ssim(clean, pictures).items()}
             row = {"strength": strength, "method": name, **scores, "seconds": round(seconds, 2)}
             rows.append(row | {"settings": dict(settings)})
@@ -104,6 +118,8 @@ def main() -> None:
         if strength == 25:
             drawn = [clean[:10], *(pictures[:10] for pictures, _, _ in found.values())]
             titles = [title for name in ("clean", *found) for title in [name.replace("_", " "), *[""] * 9]]
+    if known and not known["protocol"].startswith(f"first {len(clean):,} "):
+        raise SystemExit(f"the last measurement was of other pictures ({known['protocol']}); leave --keep-filters out")
     noise = "clipped and rounded" if kind == "photographs-files" else "neither clipped nor rounded"
     places = PHOTOGRAPHS.get(kind) or f"pictures of the {kind} test split"
     _results.write(
