@@ -127,7 +127,8 @@ def contents(part):
         return {" ".join(said) for several in part.captions for said in several}
     if hasattr(part, "texts"):
         return {*part.texts}
-    return {image.tobytes() for image in getattr(part, "images", part)}
+    sizes = part if isinstance(part, list) else [getattr(part, "images", part)]
+    return {image.tobytes() for images in sizes for image in images}
 
 
 def test_what_is_added_moves_nothing_between_training_and_test(own, tmp_path):
