@@ -26,7 +26,7 @@ def reviews() -> tuple[Any, Any]:
 
     config = sentiment.Config(
         epochs=3, batch_size=BATCH, max_words=WORDS, vocabulary_size=VOCABULARY, embedding_dim=DIMENSION, units=UNITS,
-        pooling="max", ngrams=False, validation_ratio=0.1,
+        pooling="max", ngrams=False, validation_ratio=0.1, excerpts=0,
     )  # fmt: skip
     data = sentiment.load_data(config)
     train = dataclasses.replace(data.train, texts=data.train.texts[:REVIEWS], labels=data.train.labels[:REVIEWS])
