@@ -9,20 +9,79 @@ if __name__ == "__main__":
 
 import dataclasses
 import importlib
+import json
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from apps._contract import jsonable
 from apps._lazy import defer_heavy_imports, sketch, start_keras
+from apps._settings import PLACES, at_least
 from kerasdl import command_line
 from kerasdl.errors import UserError
-from kerasdl.files import check_output
+from kerasdl.files import check_output, claim, write_json
+
+RUNNING = ".running"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Searches hyperparameters of an application; scores are measured on the validation data, the test is not opened.
+
+    The first trial is the starting configuration. The same command goes on with a search that was interrupted.
+    """
+
+    trials: int = 20
+    """Configurations to try (hyperband counts by its own rule)."""
+    algorithm: Literal["random", "bayesian", "grid", "hyperband"] = "random"
+    """How the next configuration is proposed."""
+    set: tuple[str, ...] = ()
+    """What to search in place of the application's own space: learning_rate=1e-4..1e-2:log filters=16,32,64
+    dropout=0.1..0.5:step=0.1"""
+    prune: Literal["none", "median", "halving"] = "median"
+    """End hopeless trials early: below the median of the others at the same epoch, or by successive halving."""
+    budget: str | None = None
+    """Time after which the search ends, such as 90s, 30m, 2h or 1h30m."""
+    total_epochs: int | None = None
+    """Epochs of all trials together after which the search ends."""
+    workers: int = 1
+    """Trials at the same time, each in a process with its share of the cores, or a graphics card."""
+    memory_limit: int | None = None
+    """Memory a worker may take, in MiB; a trial that takes more fails."""
+    max_parameters: int | None = None
+    """Largest number of parameters of a model; a trial with more fails before it is trained."""
+    max_latency_ms: float | None = None
+    """Longest time of one example through the export's first signature, in milliseconds, on this machine."""
+    max_export_mib: float | None = None
+    """Largest export, in MiB."""
+    retrain: int = 0
+    """Train the best and the starting configuration from this many new seeds each, 2 or more, and compare them."""
+    config: Path | None = None
+    """JSON file of fields to start from; flags win over it."""
+    tiny: bool = False
+    """Search on the application's built-in synthetic data."""
+    folder: Path | None = None
+    """Where the search writes, or goes on; runs/tuning/<application>/<time> by default."""
 
 
 def spaces() -> list[str]:
     """Applications that have a search space."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of 90s, 30m, 2h or 1h30m.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip().lower())
+    if found is None or not text.strip():
+        raise UserError(f"--budget is {text}; expected a time such as 90s, 30m, 2h or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -35,22 +94,6 @@ def _dispatch(arguments: list[str]) -> int:
     defer_heavy_imports()
     module: Any = sketch(name)
     rest = arguments[1:]
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Search:
-        """Searches the space of tuning/<application>.py; scores are measured on the validation data."""
-
-        trials: int = 10
-        """Configurations to try (hyperband counts by its own rule)."""
-        algorithm: Literal["random", "bayesian", "grid", "hyperband"] = "random"
-        """How the next configuration is proposed."""
-        config: Path | None = None
-        """JSON file of fields that are not searched; flags win over it."""
-        tiny: bool = False
-        """Search on the application's built-in synthetic data."""
-        folder: Path | None = None
-        """Where the search writes; runs/tuning/<application>/<time> by default."""
-
     file = command_line.option(rest, "config")
     given: list[str] = []
     if file is not None:
@@ -59,46 +102,165 @@ def _dispatch(arguments: list[str]) -> int:
         start_keras()
         module = importlib.import_module(f"apps.{name}")
         given = command_line.words(jsonable(module.tiny()[0]), module.Config, "tiny")
-    parsed, config = command_line.parse_with_config(Search, module.Config, [*given, *rest], f"python -m tuning {name}")
-    check_output(parsed.folder, folder=True, flag="--folder")
-    if parsed.trials < 1:
-        raise UserError(f"--trials is {parsed.trials}; expected 1 or more")
+    options, config = command_line.parse_with_config(
+        Options, module.Config, [*given, *rest], f"python -m tuning {name}"
+    )
+    budget = None if options.budget is None else seconds_of(options.budget)
+    _check(options)
+    batch_size_given = command_line.option([*given, *rest], "batch-size") is not None
     start_keras()
     try:
-        from tuning import _search
+        import keras_tuner  # noqa: F401  # the extra is there
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install 'kerasdl[tuning]'") from None
+    return _search(name, options, config, budget, batch_size_given)
 
-    from apps import _data, _run
+
+def _check(options: Options) -> None:
+    check_output(options.folder, folder=True, flag="--folder")
+    at_least(1, trials=options.trials, workers=options.workers, total_epochs=options.total_epochs)
+    at_least(1, memory_limit=options.memory_limit, max_parameters=options.max_parameters)
+    if options.retrain:
+        at_least(2, retrain=options.retrain)
+    at_least(1e-6, max_latency_ms=options.max_latency_ms, max_export_mib=options.max_export_mib)
+
+
+def _search(name: str, options: Options, config: Any, budget: float | None, batch_size_given: bool) -> int:
+    from apps import _run
     from kerasdl.training import run
+    from tuning import _local, _progress, _search, _space, _worker
+    from tuning._journal import JOURNAL
 
-    module = importlib.import_module(f"apps.{name}")
-    space = importlib.import_module(f"tuning.{name}").space
+    module: Any = importlib.import_module(f"apps.{name}")
     config = _run.with_precision(module.Config(**vars(config)))
-    data = _data.tiny_data(module, config) if parsed.tiny else module.load_data(config)
-    if data.validation is None:
-        raise UserError("a search needs validation data; give --validation-ratio above 0")
-    if command_line.option([*given, *rest], "batch-size") is None:
-        config = _data.fitting_batch_size(module, config, data)
-    folder = parsed.folder or run.new_folder(Path("runs/tuning") / name)
-    if (folder / "trials.csv").exists():
-        raise UserError(f"{folder} holds a finished or stopped search; give another --folder")
-    oracle = _search.oracle(
-        parsed.algorithm, module.OBJECTIVE, trials=parsed.trials, epochs=config.epochs, seed=config.seed
+    limits = {
+        "parameters": options.max_parameters,
+        "latency_ms": options.max_latency_ms,
+        "export_mib": options.max_export_mib,
+    }
+    declare = (
+        _space.parsed(options.set, module.Config) if options.set else importlib.import_module(f"tuning.{name}").space
     )
-    print(f"search {folder}", flush=True)
-    search = _search.Search(module, space, config, data, oracle, folder)
-    try:
-        search.search(verbose=0)
-    except KeyboardInterrupt as stop:
-        done = f"the finished trials, and the best of them, are in {folder}" if search.rows else "no trial was finished"
-        raise type(stop)(done) from None
-    _search.print_table(_search.ranking(search.rows, module.OBJECTIVE))
-    if not (folder / "best.json").exists():
-        raise RuntimeError(f"no trial finished; the failures stand in {folder / 'trials.csv'}")
-    print(f"table in {folder / 'trials.csv'}; train the best with:")
-    print(f"python -m apps {name} train --config {folder / 'best.json'}")
+    task = _worker.Task(name, options.tiny, limits)
+    settings = _settings(name, options, config)
+    root = Path("runs/tuning") / name
+    before = options.folder or _unfinished(root, settings)
+    folder = before or run.new_folder(root)
+    engine = _local.Local(task, options.workers, memory_mib=options.memory_limit, graphics_cards=_graphics_cards())
+    with claim(folder / RUNNING) as mine:
+        if not mine:
+            raise UserError(
+                f"{folder} is being searched by another process; wait for its end, or give another --folder"
+            )
+        try:
+            write_json(folder / "start.json", jsonable(config))
+            facts = engine.facts(folder / "start.json", batch_size_given=batch_size_given)
+            config = dataclasses.replace(config, batch_size=facts["batch_size"])
+            space = _space.Space(declare, config)
+            space.check()
+            print(f"search {folder}\n" + "\n".join(space.lines()), flush=True)
+            with _progress.Progress() as progress:
+                search = _search.Search(
+                    folder,
+                    {**settings, "space": _described(space), "data": facts["fingerprint"]},
+                    space,
+                    module.OBJECTIVE,
+                    algorithm=options.algorithm,
+                    seed=config.seed,
+                    budget=_search.Budget(options.trials, budget, options.total_epochs),
+                    rule=options.prune,
+                    engine=engine,
+                    watcher=progress,
+                )
+                _say_beginning(search, options)
+                reason = search.run()
+            _conclude(name, search, reason)
+            if options.retrain:
+                from tuning import _again
+
+                print(f"training anew from {options.retrain} seeds each", flush=True)
+                print("\n".join(_again.retrain(search, options.retrain, lambda line: print(line, flush=True))))
+        except KeyboardInterrupt as stop:
+            raise type(stop)(f"go on with the same command, or with --folder {folder}") from None
+        except UserError:
+            if before is None and not (folder / JOURNAL).exists():
+                shutil.rmtree(folder)
+            raise
+        finally:
+            engine.close()
     return 0
+
+
+def _settings(name: str, options: Options, config: Any) -> dict[str, Any]:
+    """What makes a search this one and no other."""
+    fields = {field: value for field, value in jsonable(config).items() if field not in PLACES}
+    kept = ("algorithm", "set", "prune", "tiny", "max_parameters", "max_latency_ms", "max_export_mib")
+    return {"application": name, **{key: getattr(options, key) for key in kept}, "config": fields}
+
+
+def _unfinished(root: Path, settings: dict[str, Any]) -> Path | None:
+    """The newest search of the same settings that was interrupted."""
+    from tuning._journal import JOURNAL, Journal
+
+    for path in sorted(root.glob(f"*/{JOURNAL}"), reverse=True):
+        try:
+            journal = Journal(path.parent)
+        except UserError:
+            continue
+        before = dict(journal.settings or {})
+        same = all(before.get(key) == value for key, value in json.loads(json.dumps(settings)).items())
+        if same and not any("done" in line for line in journal.lines[-1:]):
+            print(f"going on with {path.parent}", flush=True)
+            return path.parent
+    return None
+
+
+def _described(space: Any) -> list[dict[str, Any]]:
+    return [{"kind": type(hp).__name__, **hp.get_config()} for hp in space.parameters]
+
+
+def _graphics_cards() -> int:
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def _say_beginning(search: Any, options: Options) -> None:
+    done = sum(trial.ended for trial in search.trials)
+    if search.trials:
+        print(f"going on after {done} trials, {len(search.waiting)} of them interrupted", flush=True)
+    if options.algorithm == "bayesian":
+        from tuning._oracles import num_random
+
+        print(f"the first {num_random(options.trials)} trials are random", flush=True)
+
+
+def _conclude(name: str, search: Any, reason: str) -> None:
+    """Writes the report and says what was found."""
+    from tuning import _report
+    from tuning._search import BEST, TABLE
+
+    if search.best is None:
+        raise RuntimeError(f"no trial has a score; the failures stand in {search.folder / TABLE}")
+    search.journal.add(done=reason, spent=search.seconds)
+    start, best = search.trials[0], search.best
+    metric = search.objective.metric
+    lines = [
+        f"{reason}; {len(search.trials)} trials, {search.epochs} epochs in {search.seconds:.0f} s",
+        f"start: {metric} {start.score:.4f}" if start.score is not None else f"start: failed, {start.reason}",
+        f"best: {metric} {best.score:.4f}, trial {best.number}, epoch {best.best_epoch} of {best.epochs}",
+    ]
+    facts = {
+        "application": name,
+        "searched": f"{len(search.space.parameters)} parameters",
+        "result": ", ".join(lines),
+    }
+    report = _report.write(search.folder, search.trials, search.space.parameters, search.objective, facts)
+    board = _report.write_tensorboard(search.folder, search.trials, search.objective)
+    print("\n".join(lines))
+    print(f"table in {search.folder / TABLE}, report in {report}; tensorboard --logdir {board}")
+    print("train the best with:")
+    print(f"python -m apps {name} train --config {search.folder / BEST}", flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

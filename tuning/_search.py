@@ -1,157 +1,384 @@
-"""A search job: Keras Tuner proposes, the application trains, validation data decide."""
+"""A search: an oracle proposes, workers train, validation data decide, a journal remembers."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import gc
 import io
-import random
+import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
-import keras
-import keras_tuner
-
-from apps._contract import Application, Objective, Splits, jsonable
+from apps._contract import Objective, jsonable
 from kerasdl.errors import UserError
 from kerasdl.files import write_json, write_text
-from kerasdl.training import checkpoint, run
+from kerasdl.training import run
+from tuning import _journal, _oracles, _pruning
+from tuning._journal import Journal, Trial
+from tuning._space import Space
+from tuning._worker import Event
 
-Algorithm = Literal["random", "bayesian", "grid", "hyperband"]
-Space = Callable[[keras_tuner.HyperParameters, Any], Any]
+TABLE, BEST, TRIALS = "trials.csv", "best.json", "trials"
+HOPELESS = 5
+"""Trials that fail before one succeeds, after which a search ends: something else is wrong."""
+IN_A_ROW = 30
+"""Trials that fail one after the other, after which a search ends that had some that did not."""
+_ATTEMPTS = 2
+"""Times that a trial is begun, or gone on with, whose worker dies."""
 
 
-class Search(keras_tuner.engine.base_tuner.BaseTuner):
-    """Runs trials of one application one after the other in this process.
+class Engine(Protocol):
+    """Where trials are trained: `_local.Local`, processes of this machine."""
+
+    def facts(self, config: Path, *, batch_size_given: bool) -> dict[str, Any]:
+        """What `_trial.Trials.facts` says of the data of a configuration's file."""
+
+    @property
+    def free(self) -> int:
+        """Workers without a trial."""
+
+    def start(self, number: int, folder: Path, *, evaluate: bool = False) -> None:
+        """Gives a trial to a worker that is free, to measure on the test split, too, if wanted."""
+
+    def wait(self, seconds: float) -> list[Event]:
+        """The news, as soon as there are some; none after a time without."""
+
+    def answer(self, number: int, go_on: bool) -> None:
+        """Says to a trial whose epoch has ended whether it goes on."""
+
+    def close(self) -> None:
+        """Ends all workers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Where a search ends; None does not end it.
+
+    Attributes:
+        trials: number of configurations; hyperband counts by its own rule.
+        seconds: time that the search runs, that before an interruption included.
+        epochs: of all trials.
+    """
+
+    trials: int
+    seconds: float | None = None
+    epochs: int | None = None
+
+
+class Watcher(Protocol):
+    """Shows how a search goes on."""
+
+    def changed(self, search: Search) -> None:
+        """Something has happened, or a second has gone by."""
+
+    def ended(self, search: Search, trial: Trial) -> None:
+        """A trial has ended."""
+
+
+class Search:
+    """Runs a search, or goes on with one, in a folder.
 
     Args:
-        module: the application.
-        space: from `tuning/<application>.py`.
-        config: every field that is not searched.
-        data: train and validation are used; test is never opened.
-        oracle: proposes hyperparameters and keeps scores.
-        folder: receives the oracle's state and a folder a trial.
+        folder: receives the journal, the table, the best configuration and a folder a trial.
+        settings: what makes it this search and no other; those of the journal must be the same.
+        space: what is searched.
+        objective: what is optimised.
+        algorithm: how the next configuration is proposed.
+        seed: of the proposals.
+        budget: where it ends.
+        rule: by which trials are ended early.
+        engine: where they are trained.
+        watcher: shows it.
+
+    Raises:
+        UserError: the folder holds another search.
     """
 
     def __init__(
         self,
-        module: Application,
-        space: Space,
-        config: Any,
-        data: Splits,
-        oracle: keras_tuner.Oracle,
         folder: Path,
+        settings: Mapping[str, Any],
+        space: Space,
+        objective: Objective,
+        *,
+        algorithm: _oracles.Algorithm,
+        seed: int,
+        budget: Budget,
+        rule: _pruning.Rule,
+        engine: Engine,
+        watcher: Watcher,
     ) -> None:
-        self.module, self.space, self.config, self.data, self.folder = module, space, config, data, folder
-        self.rows: list[dict[str, Any]] = []
-        super().__init__(oracle, hypermodel=None, directory=str(folder), project_name="oracle")
+        self.folder, self.space, self.objective, self.budget = folder, space, objective, budget
+        self.rule, self.engine, self.watcher = rule, engine, watcher
+        self.journal = Journal(folder)
+        self.trials: list[Trial] = []
+        self.running: dict[int, Trial] = {}
+        self.waiting: list[Trial] = []
+        settings = json.loads(json.dumps(settings, default=str))
+        if self.journal.settings is None:
+            self.journal.add(search=settings)
+        elif words := _journal.changed(self.journal.settings, settings):
+            raise UserError(f"{folder} holds another search: {words}; give another --folder")
+        self._before = self.journal.spent_seconds
+        self._began = time.monotonic()
+        recorded = sum("trial" in line for line in self.journal.lines)
+        self.oracle = _oracles.make(
+            algorithm, space, objective, trials=budget.trials, epochs=space.config.epochs, seed=seed
+        )
+        if self.oracle.max_trials is not None:
+            self.oracle.max_trials = max(budget.trials, recorded)
+        for line in self.journal.lines[1:]:
+            self._replay(line)
+        self.waiting = [trial for trial in self.trials if not trial.ended]
 
-    def _populate_initial_space(self) -> None:
-        """Declares the space without building a model, which Keras Tuner would do here."""
-        hp = self.oracle.get_space()
-        self.space(hp, self.config)
-        self.oracle.update_space(hp)
+    # --- What stands in the journal -----------------------------------------------------------------------------------
 
-    def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
-        """Trains one configuration; its score is the best epoch on the validation data."""
-        hp = trial.hyperparameters
-        began = time.perf_counter()
-        folder = self.folder / "trials" / trial.trial_id
-        folder.mkdir(parents=True, exist_ok=True)
-        objective = self.module.OBJECTIVE
-        row: dict[str, Any] = {"trial": trial.trial_id, objective.metric: None}
-        self.rows.append(row)
-        keras.utils.clear_session(free_memory=False)
-        gc.collect()
+    def _replay(self, line: Mapping[str, Any]) -> None:
+        if "trial" in line:
+            self._propose(line["values"])
+            trial = self.trials[-1]
+            if trial.values != line["values"] or trial.number != line["trial"]:
+                raise UserError(
+                    f"{self.journal.path} was written by other versions of Keras Tuner or of this program, which "
+                    "proposed other trials; give another --folder"
+                )
+            trial.rows = _rows(self._folder(trial))
+        elif "ended" in line:
+            trial = self.trials[line["ended"]]
+            names = {field.name for field in dataclasses.fields(Trial)} - {"number", "values", "rows"}
+            for name in names & {*line}:
+                setattr(trial, name, line[name])
+            self._tell_oracle(trial)
+
+    def _folder(self, trial: Trial) -> Path:
+        return self.folder / TRIALS / f"{trial.number:04d}"
+
+    @property
+    def seconds(self) -> float:
+        """Time that the search has run, that before an interruption included."""
+        return self._before + time.monotonic() - self._began
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were trained."""
+        return sum(len(trial.rows) for trial in self.trials if trial.same_as is None)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial so far."""
+        ranked = _journal.ranking(self.trials, self.objective)
+        return ranked[0] if ranked and ranked[0].score is not None else None
+
+    # --- The search ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> str:
+        """Searches to the end.
+
+        Returns:
+            Why it ended, in words.
+
+        Raises:
+            UserError: every trial fails.
+        """
         try:
-            config = self.space(hp, self.config)
-            if "tuner/epochs" in hp.values:  # hyperband decides how long
-                config = dataclasses.replace(config, epochs=hp.values["tuner/epochs"])
-            write_json(folder / run.CONFIG, jsonable(config))
-            row |= {name: value for name, value in hp.values.items() if not name.startswith("tuner/")}
-            keras.utils.set_random_seed(config.seed)
-            model = self.module.build_model(config, self.data)
-            saver = checkpoint.Checkpoint(folder, monitor=objective.metric, maximize=objective.direction == "max")
-            self.module.train(config, model, self.data, [saver])
-        except (checkpoint.TrainingDiverged, UserError) as error:
-            row["failure"] = str(error)
-            raise keras_tuner.errors.FailedTrialError(str(error)) from None
+            while True:
+                reason = self._over()
+                if reason is None and self.engine.free and (trial := self._next()):
+                    self._start(trial)
+                    continue
+                if reason is None and not self.running:
+                    reason = self._exhausted()
+                if reason is not None:
+                    self._write()
+                    return reason
+                for event in self.engine.wait(1.0):
+                    self._hear(event)
+                self.watcher.changed(self)
         finally:
-            row["seconds"] = round(time.perf_counter() - began, 1)
-        for name in (run.CHECKPOINT, run.MODEL):
-            (folder / name).unlink(missing_ok=True)
-        best = saver.history[saver.best_epoch - 1].get(objective.metric)
-        if best is None:
-            row["failure"] = f"{objective.metric} was no finite number in any epoch"
-            raise keras_tuner.errors.FailedTrialError(row["failure"])
-        row[objective.metric] = best
-        print(f"trial {trial.trial_id}: {objective.metric} {best:.4f} in {row['seconds']} s", flush=True)
-        return {objective.metric: best}
+            self.engine.close()
 
-    def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
-        """Nothing: best.json is what a search hands back."""
+    def _over(self) -> str | None:
+        ended = [trial for trial in self.trials if trial.ended]
+        if len(ended) >= HOPELESS and all(trial.status == "failed" for trial in ended):
+            reasons = {trial.reason for trial in ended}
+            which = "all for the same reason" if len(reasons) == 1 else "the last one"
+            raise UserError(f"each of the first {len(ended)} trials failed, {which}: {ended[-1].reason}")
+        last = ended[-IN_A_ROW:]
+        if len(last) == IN_A_ROW and all(trial.status == "failed" for trial in last):
+            return f"the last {IN_A_ROW} trials failed, the last one: {last[-1].reason}"
+        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+            return f"the time of --budget is over, {_minutes(self.seconds)}"
+        if self.budget.epochs is not None and self.epochs >= self.budget.epochs:
+            return f"{self.epochs} epochs are trained, --total-epochs"
+        return None
 
-    def on_trial_end(self, trial: Any) -> None:
-        """Writes the table and the best configuration after every trial, so that a stop loses nothing."""
-        super().on_trial_end(trial)
-        ranked = ranking(self.rows, self.module.OBJECTIVE)
-        write_text(self.folder / "trials.csv", _table(ranked))
-        if ranked and ranked[0][self.module.OBJECTIVE.metric] is not None:
-            best = self.folder / "trials" / ranked[0]["trial"] / run.CONFIG
-            write_text(self.folder / "best.json", best.read_text(encoding="utf-8"))
+    def _exhausted(self) -> str:
+        size = self.space.size
+        if size is not None and len({json.dumps(trial.values, sort_keys=True) for trial in self.trials}) >= size:
+            return f"all {size:,} points of the space are tried"
+        if self.oracle.max_trials is None:
+            return "all rounds are done"
+        return f"{len(self.trials)} trials are done"
+
+    def _next(self) -> Trial | None:
+        if self.waiting:
+            return self.waiting.pop(0)
+        while self._propose(None):
+            trial = self.trials[-1]
+            self.journal.add(trial=trial.number, values=trial.values, epochs=trial.epochs, spent=self.seconds)
+            same = next((one for one in self.trials[:-1] if one.ended and self._equal(one, trial)), None)
+            if same is None:
+                return trial
+            costs = {name: getattr(same, name) for name in ("status", "score", "best_epoch", "kind", "reason", "costs")}
+            self._end(trial, {**costs, "same_as": same.number, "seconds": 0.0})
+        return None
+
+    def _equal(self, one: Trial, other: Trial) -> bool:
+        return one.epochs == other.epochs and searched(one.values) == searched(other.values)
+
+    def _propose(self, recorded: Mapping[str, Any] | None) -> bool:
+        """Asks the oracle for the next trial; false: there is none, or none yet."""
+        number = len(self.trials)
+        proposed = self.oracle.propose(recorded)
+        if proposed is None:
+            return False
+        epochs = proposed.get(_oracles.EPOCHS, self.space.config.epochs)
+        self.trials.append(Trial(number, dict(proposed), epochs))
+        return True
+
+    def _start(self, trial: Trial) -> None:
+        folder = self._folder(trial)
+        if not (folder / run.CONFIG).exists():
+            try:
+                config = shortened(self.space.config_of(searched(trial.values)), trial.epochs)
+            except UserError as error:
+                self._end(trial, {"status": "failed", "kind": "refused", "reason": str(error)})
+                return
+            write_json(folder / run.CONFIG, jsonable(config))
+        trial.rows = _rows(folder)
+        if trial.rows and (reason := self._hopeless(trial)):  # it was killed before this was written down
+            scores = [row.get(self.objective.metric, math.nan) for row in trial.rows]
+            score = (max if self.objective.direction == "max" else min)(filter(math.isfinite, scores), default=None)
+            if score is not None:
+                found = {"score": score, "best_epoch": 1 + scores.index(score), "reason": reason}
+                self._end(trial, {"status": "pruned", **found})
+                return
+        self.running[trial.number] = trial
+        self.engine.start(trial.number, folder)
+
+    def _hopeless(self, trial: Trial) -> str | None:
+        return _pruning.hopeless(self.rule, trial, self.trials, self.objective)
+
+    def _hear(self, event: Event) -> None:
+        trial = self.running[event.number]
+        if event.kind == "epoch":
+            trial.rows.append(dict(event.content))
+            trial.reason = self._hopeless(trial) or ""
+            self.engine.answer(trial.number, not trial.reason)
+            return
+        del self.running[event.number]
+        if event.kind == "ended":
+            self._end(trial, event.content)
+            return
+        trial.attempts += 1
+        if trial.attempts < _ATTEMPTS:
+            self.waiting.insert(0, trial)  # it goes on from its last epoch
+        else:
+            self._end(trial, {"status": "failed", **event.content})
+
+    def _end(self, trial: Trial, found: Mapping[str, Any]) -> None:
+        for name, value in found.items():
+            if name in ("status", "score", "best_epoch", "kind", "reason", "seconds", "same_as", "costs"):
+                setattr(trial, name, value)
+            elif name in ("parameters", "latency_ms", "export_mib", "build_seconds", "fit_seconds", "memory_mib"):
+                trial.costs[name] = value
+        names = ("status", "score", "best_epoch", "kind", "reason", "seconds", "same_as", "costs", "ended_at")
+        trial.ended_at = self.seconds
+        line = {name: value for name in names if (value := getattr(trial, name)) not in (None, "", {})}
+        self.journal.add(ended=trial.number, **line, spent=self.seconds)
+        self._tell_oracle(trial)
+        self._keep(trial)
+        self._write()
+        self.watcher.ended(self, trial)
+
+    def _tell_oracle(self, trial: Trial) -> None:
+        self.oracle.end(trial.number, self.objective.metric, trial.score if trial.status != "failed" else None)
+
+    def _keep(self, trial: Trial) -> None:
+        """Removes weights, but those of the best trial, which is a run like any other."""
+        best = self.best
+        for other in [trial] if best is not trial else [one for one in self.trials if one.ended and one is not trial]:
+            for name in (run.CHECKPOINT, run.MODEL):
+                (self._folder(other) / name).unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        ranked = _journal.ranking([trial for trial in self.trials if trial.ended], self.objective)
+        write_text(self.folder / TABLE, table(ranked, self.objective))
+        if (best := self.best) is not None:
+            config = shortened(self.space.config_of(searched(best.values)), best.epochs)
+            write_json(self.folder / BEST, jsonable(config))
 
 
-def ranking(rows: list[dict[str, Any]], objective: Objective) -> list[dict[str, Any]]:
-    """Best first, failed trials last."""
-    sign = -1 if objective.direction == "max" else 1
-    return sorted(rows, key=lambda row: (row[objective.metric] is None, sign * (row[objective.metric] or 0)))
+def searched(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what Hyperband notes for itself."""
+    return {name: value for name, value in values.items() if not name.startswith("tuner/")}
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def shortened(config: Any, epochs: int) -> Any:
+    """A configuration for fewer epochs, with what is laid out in epochs scaled alike.
+
+    Args:
+        config: of an application.
+        epochs: those of the trial.
+    """
+    if epochs == config.epochs:
+        return config
+    ratio = epochs / config.epochs
+    scaled: dict[str, Any] = {name: round(getattr(config, name) * ratio) for name in config.FURTHER}
+    if getattr(config, "warmup_epochs", 0):
+        scaled["warmup_epochs"] = config.warmup_epochs * ratio
+    return dataclasses.replace(config, epochs=epochs, **scaled)
+
+
+def _rows(folder: Path) -> list[dict[str, float]]:
+    """The epochs in a trial's log, whose checkpoint goes on from there."""
+    if not (folder / run.LOG).exists():
+        return []
+    with (folder / run.LOG).open(encoding="utf-8", newline="") as stream:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+
+
+def table(ranked: list[Trial], objective: Objective) -> str:
+    """The trials as CSV, best first."""
+    rows = []
+    for trial in ranked:
+        same = {} if trial.same_as is None else {"same_as": trial.same_as}
+        rows.append(
+            {
+                "trial": trial.number,
+                objective.metric: trial.score,
+                "status": trial.status,
+                **searched(trial.values),
+                "epochs": len(trial.rows) or trial.epochs,
+                "best_epoch": trial.best_epoch or None,
+                "seconds": trial.seconds,
+                **trial.costs,
+                "kind": trial.kind,
+                "reason": trial.reason,
+                **same,
+            }
+        )
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    last = [name for name in ("kind", "reason", "same_as") if name in names]
+    writer = csv.DictWriter(text, [*(name for name in names if name not in last), *last], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def oracle(algorithm: Algorithm, objective: Objective, *, trials: int, epochs: int, seed: int) -> keras_tuner.Oracle:
-    """The proposing side of Keras Tuner.
-
-    Args:
-        algorithm: random, bayesian (Gaussian process), grid, or hyperband (Li et al. 2016, arXiv:1603.06560).
-        objective: what is optimised.
-        trials: how many configurations; hyperband counts by its own rule and ignores it.
-        epochs: longest training of a hyperband trial.
-        seed: 0 is a seed like any other (Keras Tuner itself takes 0 for "random").
-    """
-    # Keras Tuner replaces a false seed, and it draws from the global generator in places.
-    random.seed(seed)
-    common: dict[str, Any] = {
-        "objective": keras_tuner.Objective(objective.metric, objective.direction),
-        "seed": seed + 1,
-        "max_consecutive_failed_trials": max(3, trials),
-    }
-    oracles = keras_tuner.oracles
-    if algorithm == "hyperband":
-        return oracles.HyperbandOracle(max_epochs=epochs, **common)
-    kinds = {"random": oracles.RandomSearchOracle, "bayesian": oracles.BayesianOptimizationOracle}
-    return {**kinds, "grid": oracles.GridSearchOracle}[algorithm](max_trials=trials, **common)
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints the ranking, columns aligned."""
-    columns = list(dict.fromkeys(name for row in rows for name in row if name != "failure"))
-    cells = [columns] + [[_cell(row.get(name)) for name in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "failed"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.captioner import Config
-from tuning._space import around
+from tuning._space import around, logarithmic
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,7 +21,9 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     config = dataclasses.replace(
         config,
-        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
+        learning_rate=logarithmic(
+            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
+        ),
         dropout=hp.Choice("dropout", **around([0.3, 0.4, 0.5, 0.6], config.dropout)),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.1, 0.2], config.label_smoothing)),
         units=hp.Choice("units", **around([config.units // 2 or 1, config.units * 2], config.units)),

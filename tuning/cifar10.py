@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.cifar10 import Config
-from tuning._space import around
+from tuning._space import around, logarithmic
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,8 +21,10 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     return dataclasses.replace(
         config,
-        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
-        weight_decay=hp.Float("weight_decay", 1e-5, 1.0, sampling="log"),
+        learning_rate=logarithmic(
+            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
+        ),
+        weight_decay=logarithmic(hp, "weight_decay", 1e-5, 1.0, config.weight_decay),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.1, 0.2], config.label_smoothing)),
         padding=hp.Choice("padding", **around([0, 2, 4], config.padding)),
         cutout_size=hp.Choice("cutout_size", **around([0, 8, 12], config.cutout_size)),

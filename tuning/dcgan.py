@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apps.dcgan import Config
-from tuning._space import around
+from tuning._space import around, logarithmic
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -19,16 +19,17 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         hp: where values are drawn from.
         config: every field that is not searched.
     """
-    rates = {
-        name: hp.Float(name, getattr(config, name) / 4, getattr(config, name) * 4, sampling="log")
+    rates: dict[str, Any] = {
+        name: logarithmic(hp, name, getattr(config, name) / 4, 4 * getattr(config, name), getattr(config, name))
         for name in ("generator_learning_rate", "discriminator_learning_rate")
     }
+    loss = hp.Choice("loss", **around(["minimax", "non-saturating", "hinge"], config.loss))
     return dataclasses.replace(
         config,
         **rates,
         beta_1=hp.Choice("beta_1", **around([0.0, 0.5], config.beta_1)),
-        loss=hp.Choice("loss", **around(["minimax", "non-saturating", "hinge"], config.loss)),
-        label_smoothing=0.0,  # hinge has none
+        loss=loss,
+        label_smoothing=0.0 if loss == "hinge" else config.label_smoothing,
         normalization=hp.Choice("normalization", **around(["batch", "spectral"], config.normalization)),
         minibatch_deviation=hp.Boolean("minibatch_deviation", default=config.minibatch_deviation),
     )

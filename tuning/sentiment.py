@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.sentiment import Config
-from tuning._space import around
+from tuning._space import around, logarithmic
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,8 +21,10 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     config = dataclasses.replace(
         config,
-        learning_rate=hp.Float("learning_rate", config.learning_rate / 4, config.learning_rate * 4, sampling="log"),
-        weight_decay=hp.Float("weight_decay", 1e-4, 1.0, sampling="log"),
+        learning_rate=logarithmic(
+            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
+        ),
+        weight_decay=logarithmic(hp, "weight_decay", 1e-4, 1.0, config.weight_decay),
         dropout=hp.Choice("dropout", **around([0.2, 0.35, 0.5, 0.65], config.dropout)),
         word_dropout=hp.Choice("word_dropout", **around([0.0, 0.1, 0.2, 0.3], config.word_dropout)),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.05, 0.1], config.label_smoothing)),
@@ -32,6 +34,6 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         return config
     return dataclasses.replace(
         config,
-        ngram_share=hp.Float("ngram_share", 0.2, 0.8, step=0.1),
-        ngram_strength=hp.Float("ngram_strength", 0.03, 3.0, sampling="log"),
+        ngram_share=hp.Choice("ngram_share", **around([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], config.ngram_share)),
+        ngram_strength=logarithmic(hp, "ngram_strength", 0.03, 3.0, config.ngram_strength),
     )

@@ -49,9 +49,21 @@ def create(root: Path, application: str, config: dict[str, Any], data: dict[str,
     """
     folder = new_folder(root / application)
     write_json(folder / CONFIG, config)
-    machine = {"machine": processor.machine(), "precision": config.get("precision")}
-    write_json(folder / RUN, {"application": application, **provenance(), **machine, "data": data})
+    describe(folder, application, config.get("precision"), data)
     return folder
+
+
+def describe(folder: Path, application: str, precision: str | None, data: dict[str, Any]) -> None:
+    """Writes run.json.
+
+    Args:
+        folder: of the run.
+        application: name of the application.
+        precision: that of the training.
+        data: what the model must know of its data (class names, vocabulary), JSON values only.
+    """
+    machine = {"machine": processor.machine(), "precision": precision}
+    write_json(folder / RUN, {"application": application, **provenance(), **machine, "data": data})
 
 
 def new_folder(parent: Path) -> Path:

@@ -1,144 +1,332 @@
-"""Searches: deterministic, on validation data only, and their result is a configuration that trains."""
+"""Searches over simulated trials: what is remembered, what a kill costs, where they end, what they write."""
 
 import csv
 import dataclasses
-import importlib
 import json
-import math
+import random
 
-import keras_tuner
 import pytest
-from PIL import Image
+from simulated import Silent, Simulated
 
-from apps import cifar10
-from apps.__main__ import main as apps_main
-from kerasdl.data import image_data
+from apps import captioner, cifar10
 from kerasdl.errors import UserError
-from tuning import _search
-from tuning.__main__ import main, spaces
-from tuning.cifar10 import space
+from tuning import _again, _report, _search
+from tuning._journal import Journal
+from tuning._space import Space, parsed
 
-CONFIG = cifar10.Config(architecture="lenet", epochs=2, batch_size=100, precision="float32", learning_rate=0.02)
-
-
-def small():
-    data = cifar10.tiny()[1]
-    part = image_data.Images(data.train.images[:300], data.train.labels[:300])
-
-    def closed():
-        raise AssertionError("a search opened the test split")
-
-    return dataclasses.replace(data, train=part, test=closed)
+WORDS = ("learning_rate=1e-3..1e-1:log", "padding=0..8", "flip=none,random")
+CONFIG = cifar10.Config(epochs=9, padding=2, flip="random", learning_rate=0.01)
 
 
-def search(folder, algorithm="random", trials=3, seed=0, config=CONFIG, space=space):
-    oracle = _search.oracle(algorithm, cifar10.OBJECTIVE, trials=trials, epochs=config.epochs, seed=seed)
-    job = _search.Search(cifar10, space, config, small(), oracle, folder)
-    job.search(verbose=0)
-    return job
+def score(config, epoch):
+    """Best at a learning rate of 0.03 and a padding of 6, better with every epoch."""
+    distance = abs(config["learning_rate"] - 0.03) + abs(config["padding"] - 6) / 50
+    return round(1 - distance - 0.3 / epoch - 0.01 * (config["flip"] == "none"), 6)
 
 
-def proposals(job):
-    keys = ("learning_rate", "weight_decay", "label_smoothing", "padding", "cutout_size")
-    return [tuple(row[key] for key in keys) for row in job.rows]
+def search(folder, engine=None, *, algorithm="random", trials=10, rule="none", words=WORDS, config=CONFIG, **budget):
+    return _search.Search(
+        folder,
+        {"application": "cifar10", "algorithm": algorithm, "set": list(words)},
+        Space(parsed(words, cifar10.Config), config),
+        cifar10.OBJECTIVE,
+        algorithm=algorithm,
+        seed=0,
+        budget=_search.Budget(trials, **budget),
+        rule=rule,
+        engine=engine or Simulated(score),
+        watcher=Silent(),
+    )
 
 
-def test_search_ranks_by_validation_and_hands_back_a_configuration_that_trains(tmp_path):
-    job = search(tmp_path / "search")
-    with (tmp_path / "search" / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
+def table(folder):
+    with (folder / "trials.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def outcome(job):
+    return [(trial.number, trial.values, trial.status, trial.score, trial.epochs) for trial in job.trials]
+
+
+def test_a_search_ranks_by_validation_and_hands_back_the_best_configuration(tmp_path):
+    job = search(tmp_path)
+    assert job.run() == "10 trials are done"
+    rows = table(tmp_path)
     scores = [float(row["val_accuracy"]) for row in rows]
-    assert len(rows) == 3
+    assert len(rows) == 10
     assert scores == sorted(scores, reverse=True)
-    assert len(set(proposals(job))) == 3
-    best = json.loads((tmp_path / "search" / "best.json").read_text())
-    assert best["learning_rate"] == pytest.approx(float(rows[0]["learning_rate"]))
-    assert not [name for name in best if name.startswith("tuner")]
-    flags = ["--config", str(tmp_path / "search" / "best.json"), "--epochs", "1", "--runs", str(tmp_path / "runs")]
-    assert apps_main(["cifar10", "train", "--tiny", *flags]) == 0
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["learning_rate"] == float(rows[0]["learning_rate"])
+    assert cifar10.Config(**{**vars(CONFIG), **best}) == job.space.config_of(job.best.values)
+    assert job.engine.closed
+    [start] = [row for row in rows if row["trial"] == "0"]
+    assert (float(start["learning_rate"]), start["padding"], start["flip"]) == (0.01, "2", "random")
 
 
-def test_seed_0_is_a_seed_and_decides_the_proposals(tmp_path):
-    first, again, other = (search(tmp_path / str(i), seed=seed, trials=2) for i, seed in enumerate([0, 0, 5]))
-    assert proposals(first) == proposals(again)
-    assert proposals(first) != proposals(other)
-
-
-@pytest.mark.parametrize("algorithm", ["bayesian", "hyperband", "grid"])
-def test_algorithms_run(algorithm, tmp_path):
-    job = search(tmp_path, algorithm, trials=2)
-    assert len(job.rows) >= 2
-    assert all(row["val_accuracy"] is not None for row in job.rows)
-    assert (tmp_path / "best.json").exists()
-
-
-def test_a_diverging_trial_fails_alone_and_its_reason_is_kept(tmp_path):
-    def wild(hp, config):
-        rate = hp.Choice("learning_rate", [1e30, 0.01])
-        return dataclasses.replace(config, learning_rate=rate, optimizer="sgd")
-
-    job = search(tmp_path, "grid", trials=2, space=wild)
-    with (tmp_path / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["learning_rate"] for row in rows] == ["0.01", "1e+30"]
-    assert "the loss became" in rows[1]["failure"]
-    assert math.isfinite(float(rows[0]["val_accuracy"]))
-    assert json.loads((tmp_path / "best.json").read_text())["learning_rate"] == 0.01
-    assert len(job.rows) == 2
-
-
-def test_the_space_is_declared_without_building_a_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10, "build_model", lambda *_: pytest.fail("built a model"))
-    oracle = _search.oracle("random", cifar10.OBJECTIVE, trials=1, epochs=1, seed=0)
-    _search.Search(cifar10, space, CONFIG, small(), oracle, tmp_path)
-    assert {hp.name for hp in oracle.get_space().space} >= {"learning_rate", "padding"}
-
-
-def test_command_line(tmp_path, capsys):
-    assert "cifar10" in spaces()
-    flags = ["--architecture", "lenet", "--epochs", "1", "--trials", "2", "--folder", str(tmp_path / "s")]
-    assert main(["cifar10", "--tiny", *flags]) == 0
-    printed = capsys.readouterr().out
-    assert "val_accuracy" in printed
-    assert f"train --config {tmp_path / 's' / 'best.json'}" in printed
-    assert main(["cifar10", "--tiny", *flags]) == 2
-    assert "give another --folder" in capsys.readouterr().err
-    assert main(["cifar10", "--trials", "0", "--tiny"]) == 2
-    assert main(["cifar9"]) == 2
+class Killed(BaseException):
+    """A kill."""
 
 
 @pytest.mark.parametrize(
-    ("application", "given"),
-    [
-        ("captioner", {"dropout": 0.35, "label_smoothing": 0.3, "units": 1, "doubly_stochastic": 2.0}),
-        ("chargen", {"dropout": 0.33, "units": 1, "depth": 5, "window": 77}),
-        ("cifar10", {"label_smoothing": 0.05, "padding": 3, "cutout_size": 5}),
-        ("dcgan", {"beta_1": 0.9, "loss": "hinge", "normalization": "spectral", "minibatch_deviation": True}),
-        ("denoiser", {"batch_size": 100, "width": 24, "depth": 5}),
-        ("sentiment", {"dropout": 0.0, "word_dropout": 0.5, "pooling": "last", "label_smoothing": 0.2}),
-        ("vae", {"batch_size": 100, "latents": 2, "units": 64, "filters": 8}),
-    ],
+    ("algorithm", "rule"),
+    [("random", "none"), ("random", "median"), ("bayesian", "none"), ("grid", "halving"), ("hyperband", "none")],
 )
-def test_a_search_goes_around_whatever_was_given(application, given):
-    config = importlib.import_module(f"apps.{application}").Config(**given)
-    around = importlib.import_module(f"tuning.{application}").space
-    hp = keras_tuner.HyperParameters()
-    first = around(hp, config)
-    assert {name: getattr(first, name) for name in given} == given
-    choices = [parameter for parameter in hp.space if type(parameter).__name__ == "Choice"]
-    assert all(len(choice.values) > 1 for choice in choices)
+def test_a_search_that_is_killed_at_any_moment_goes_on_as_if_it_had_not_been(algorithm, rule, tmp_path, monkeypatch):
+    """Between any two things that it writes or hears, again and again; nothing that is done is done twice."""
+    whole = search(tmp_path / "whole", algorithm=algorithm, rule=rule, trials=8)
+    whole.run()
+    numbers = random.Random(algorithm)
+    folder, epochs, kills = tmp_path / "killed", 0, 0
+    for _ in range(60):
+        left = [numbers.randint(1, 40)]
+        engine = Simulated(score)
+
+        def tick(function, left=left):
+            def ticking(*arguments, **options):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+                return function(*arguments, **options)
+
+            return ticking
+
+        job = search(folder, engine, algorithm=algorithm, rule=rule, trials=8)
+        engine.start, engine.wait, engine.answer = tick(engine.start), tick(engine.wait), tick(engine.answer)
+        monkeypatch.setattr(job.journal, "add", tick(job.journal.add))
+        before = job.epochs
+        try:
+            job.run()
+        except Killed:
+            kills += 1
+        epochs += sum(len(trial.rows) for trial in job.trials if trial.same_as is None) - before
+        if not job.engine.running and job._over() is None and all(trial.ended for trial in job.trials):
+            again = search(folder, algorithm=algorithm, rule=rule, trials=8)
+            again.run()
+            break
+    assert kills > 3
+    assert outcome(again) == outcome(whole)
+    assert epochs == whole.epochs
 
 
-def test_a_default_batch_size_fits_small_data_and_a_given_one_stays(tmp_path, monkeypatch, capsys):
-    for index in range(100):
-        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
+def test_a_line_of_the_journal_that_a_kill_has_cut_is_left_out(tmp_path):
+    whole = search(tmp_path / "a", trials=4)
+    whole.run()
+    folder = tmp_path / "b"
+    search(folder, trials=3).run()
+    path = folder / "search.jsonl"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-7])
+    job = search(folder, trials=4)
+    job.run()
+    assert outcome(job) == outcome(whole)
+    path.write_bytes(b"not a journal\n" + raw)
+    with pytest.raises(UserError, match="damaged"):
+        search(folder)
 
-    def search(module, space, config, *_):
-        raise UserError(f"batches of {config.batch_size}")
 
-    monkeypatch.setattr(_search, "Search", search)
-    words = ["vae", "--data", str(tmp_path), "--image-size", "8", "--folder", str(tmp_path / "found")]
-    assert main(words) == 2
-    assert capsys.readouterr().err in ("error: batches of 8\n", "error: batches of 9\n")
-    assert main([*words, "--batch_size=64"]) == 2
-    assert "error: batches of 64\n" in capsys.readouterr().err
+def test_more_trials_go_on_where_fewer_ended(tmp_path):
+    search(tmp_path / "a", trials=3).run()
+    engine = Simulated(score)
+    longer = search(tmp_path / "a", engine, trials=6)
+    longer.run()
+    assert [number for number, _ in engine.started] == [3, 4, 5]
+    whole = search(tmp_path / "b", trials=6)
+    whole.run()
+    assert outcome(longer) == outcome(whole)
+
+
+def test_a_folder_of_another_search_is_refused_with_the_difference(tmp_path):
+    search(tmp_path, trials=2).run()
+    with pytest.raises(UserError, match=r"holds another search: algorithm was random, is grid; .*--folder"):
+        search(tmp_path, algorithm="grid")
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path):
+    def failing(config, epoch):
+        if config["padding"] >= 4:
+            raise ValueError("the picture is too small")
+        return score(config, epoch)
+
+    job = search(tmp_path, Simulated(failing), trials=12)
+    job.run()
+    failed = [row for row in table(tmp_path) if row["status"] == "failed"]
+    assert 0 < len(failed) < 12
+    assert {row["reason"] for row in failed} == {"the picture is too small"}
+    assert {row["kind"] for row in failed} == {"ValueError"}
+    assert all(int(row["padding"]) >= 4 for row in failed)
+    assert [row["val_accuracy"] for row in table(tmp_path)][-len(failed) :] == [""] * len(failed)
+
+
+@pytest.mark.parametrize("algorithm", ["random", "hyperband"])
+def test_a_search_in_which_every_trial_fails_ends_with_the_reason(algorithm, tmp_path):
+    def failing(config, epoch):
+        raise ValueError("out of memory")
+
+    with pytest.raises(UserError, match="first 5 trials failed, all for the same reason: out of memory"):
+        search(tmp_path, Simulated(failing), algorithm=algorithm, trials=30).run()
+    assert len(table(tmp_path)) == 5
+
+
+def test_two_workers_train_two_trials_at_once(tmp_path):
+    engine = Simulated(score, workers=2)
+    job = search(tmp_path, engine, trials=9)
+    job.run()
+    assert len(job.trials) == 9
+    assert {trial.status for trial in job.trials} == {"finished"}
+    assert outcome(search(tmp_path, trials=9)) == outcome(job)  # read back from the journal
+
+
+def test_a_trial_whose_worker_dies_goes_on_once_from_its_last_epoch(tmp_path):
+    engine = Simulated(score)
+    wait, deaths = engine.wait, []
+
+    def dying(seconds):
+        from tuning._worker import Event
+
+        for number, trial in engine.running.items():
+            if number in (1, 2) and trial["epoch"] == 4 and deaths.count(number) < number:
+                deaths.append(number)
+                del engine.running[number]
+                return [Event(number, "died", {"kind": "killed", "reason": "by signal 9"})]
+        return wait(seconds)
+
+    engine.wait = dying
+    job = search(tmp_path, engine, trials=4)
+    job.run()
+    assert [trial.status for trial in job.trials] == ["finished", "finished", "failed", "finished"]
+    assert engine.started == [(0, 0), (1, 0), (1, 4), (2, 0), (2, 4), (3, 0)]
+    assert job.trials[2].reason == "by signal 9"
+
+
+def test_time_and_epochs_end_a_search_and_more_of_them_go_on(tmp_path):
+    job = search(tmp_path, trials=50, epochs=30)
+    assert job.run() == "30 epochs are trained, --total-epochs"
+    assert job.epochs == 30
+    assert [trial.status for trial in job.trials] == ["finished"] * 3 + ["running"]
+    engine = Simulated(score)
+    longer = search(tmp_path, engine, trials=50, epochs=36)
+    longer.run()
+    assert engine.started == [(3, 3)]
+    assert "the time of --budget is over" in search(tmp_path, trials=50, seconds=0.0).run()
+
+
+def test_a_finite_space_ends_with_that_reason(tmp_path):
+    words = ("padding=0,2", "flip=none,random")
+    assert search(tmp_path, words=words, trials=30).run() == "all 4 points of the space are tried"
+
+
+def test_pruning_saves_epochs_and_keeps_the_best(tmp_path):
+    found = {}
+    for rule in ("none", "median", "halving"):
+        job = search(tmp_path / rule, rule=rule, trials=25)
+        job.run()
+        found[rule] = job.epochs, job.best.score
+    assert found["none"][0] == 25 * 9
+    assert found["median"][0] < 0.7 * found["none"][0]
+    assert found["halving"][0] < 0.5 * found["none"][0]
+    assert found["median"][1] == found["halving"][1] == found["none"][1]
+    pruned = [row for row in table(tmp_path / "median") if row["status"] == "pruned"]
+    assert all("the median of the others is" in row["reason"] for row in pruned)
+    assert all(int(row["epochs"]) < 9 for row in pruned)
+
+
+def test_hyperband_scales_what_is_laid_out_in_epochs(tmp_path):
+    config = dataclasses.replace(CONFIG, warmup_epochs=3.0)
+    job = search(tmp_path, algorithm="hyperband", config=config)
+    job.run()
+    assert {trial.status for trial in job.trials} == {"finished"}
+    written = [json.loads(path.read_text()) for path in sorted((tmp_path / "trials").glob("*/config.json"))]
+    assert {(one["epochs"], round(one["warmup_epochs"], 3)) for one in written} == {(1, 0.333), (3, 1.0), (9, 3.0)}
+    assert json.loads((tmp_path / "best.json").read_text())["epochs"] == job.best.epochs == 9
+    # One configuration in two brackets, trained for as long, is not trained again.
+    assert all(trial.score == job.trials[trial.same_as].score for trial in job.trials if trial.same_as is not None)
+
+
+def test_phases_are_scaled_with_the_epochs():
+    config = captioner.Config(epochs=9, reinforce_epochs=3, warmup_epochs=1.0)
+    short = _search.shortened(config, 3)
+    assert (short.epochs, short.reinforce_epochs, round(short.warmup_epochs, 3)) == (3, 1, 0.333)
+
+
+def test_weights_are_kept_of_the_best_trial_alone(tmp_path):
+    engine = Simulated(score)
+    wait = engine.wait
+
+    def writing(seconds):
+        events = wait(seconds)
+        for event in events:
+            for name in ("checkpoint.npz", "model.keras"):
+                (tmp_path / "trials" / f"{event.number:04d}" / name).touch()
+        return events
+
+    engine.wait = writing
+    job = search(tmp_path, engine)
+    job.run()
+    for name in ("checkpoint.npz", "model.keras"):
+        assert [int(path.parent.name) for path in tmp_path.glob(f"trials/*/{name}")] == [job.best.number]
+
+
+def test_a_full_disk_ends_the_search_and_loses_nothing(tmp_path, monkeypatch):
+    job = search(tmp_path)
+    add, lines = job.journal.add, []
+
+    def full(**line):
+        if len(lines) == 9:
+            raise OSError(28, "No space left on device")
+        lines.append(line)
+        add(**line)
+
+    monkeypatch.setattr(job.journal, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        job.run()
+    assert job.engine.closed
+    whole = search(tmp_path / "whole")
+    whole.run()
+    again = search(tmp_path)
+    again.run()
+    assert outcome(again) == outcome(whole)
+
+
+def test_the_report_shows_every_trial_and_needs_no_network(tmp_path):
+    def failing(config, epoch):
+        if config["padding"] == 8:
+            raise ValueError("<too> large")
+        return score(config, epoch)
+
+    job = search(tmp_path, Simulated(failing), trials=16, rule="median")
+    job.run()
+    parameters = job.space.parameters
+    path = _report.write(tmp_path, job.trials, parameters, job.objective, {"application": "a & b"})
+    text = path.read_text(encoding="utf-8")
+    assert text.count("<h2>") == 5
+    assert "a &amp; b" in text
+    assert "&lt;too&gt; large" in text
+    assert all(f"trial {trial.number}," in text for trial in job.trials if trial.score is not None)
+    assert "src=" not in text.split("<body>")[1]
+    found = _report.importances([trial for trial in job.trials if trial.score is not None], parameters)
+    assert max(found, key=found.get) in ("padding", "learning_rate")
+    assert found["flip"] == min(found.values())
+    board = _report.write_tensorboard(tmp_path, job.trials, job.objective)
+    assert len(list(board.iterdir())) == sum(trial.score is not None for trial in job.trials)
+
+
+def test_the_comparison_of_two_configurations_says_what_could_be_chance():
+    def rows(*values):
+        return [{"val_accuracy": value, "accuracy": value - 0.01, "split": "test"} for value in values]
+
+    lines = _again.compared(rows(0.80, 0.81, 0.79), rows(0.90, 0.91, 0.92), metric="val_accuracy")
+    assert len(lines) == 3
+    assert lines[1].endswith(": real (validation)")
+    assert "+0.1100" in lines[1]
+    assert lines[2].endswith("(test)")
+    lines = _again.compared(rows(0.80, 0.90, 0.70), rows(0.81, 0.92, 0.71), metric="val_accuracy")
+    assert ": could be chance" in lines[1]
+    lines = _again.compared(rows(0.8, 0.8), rows(0.9, 0.9), metric="val_accuracy")
+    assert "all seeds alike" in lines[1]
+
+
+def test_a_journal_is_readable_by_itself(tmp_path):
+    search(tmp_path, trials=2).run()
+    lines = Journal(tmp_path).lines
+    assert [next(iter(line)) for line in lines] == ["search", "trial", "ended", "trial", "ended"]
+    assert lines[1]["values"] == {"learning_rate": 0.01, "padding": 2, "flip": "random"}

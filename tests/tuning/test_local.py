@@ -1,0 +1,243 @@
+"""Searches whose trials are trained by worker processes: what a crash costs, what a limit does, what is handed back."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from apps import cifar10
+from apps.__main__ import main as apps_main
+from kerasdl.files import write_json
+from tuning import _local
+from tuning.__main__ import main, seconds_of, spaces
+from tuning._worker import Task
+
+SMALL = ["--tiny", "--architecture", "lenet", "--precision", "float32", "--batch-size", "250"]
+
+
+def run_to_the_end(engine, seconds=120):
+    """All events of what runs; every epoch is told to go on."""
+    found, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        for event in engine.wait(1.0):
+            found.append(event)
+            if event.kind == "epoch":
+                engine.answer(event.number, True)
+            else:
+                return found
+    raise AssertionError("no end")
+
+
+def config(**fields):
+    usual = {"architecture": "lenet", "precision": "float32", "epochs": 3, "batch_size": 250}
+    return dataclasses.asdict(cifar10.Config(**{**usual, **fields}))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """A worker that stays warm for all tests."""
+    engine = _local.Local(Task("cifar10", True, {}), 1)
+    yield engine
+    engine.close()
+
+
+def trained(engine, number, folder, **fields):
+    write_json(folder / "config.json", config(**fields))
+    engine.start(number, folder)
+    return run_to_the_end(engine)
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_epoch_bit_for_bit(engine, tmp_path):
+    events = trained(engine, 0, tmp_path / "whole")
+    assert [event.kind for event in events] == ["epoch"] * 3 + ["ended"]
+    assert events[-1].content["status"] == "finished"
+    assert events[-1].content["score"] == max(event.content["val_accuracy"] for event in events[:-1])
+
+    write_json(tmp_path / "killed" / "config.json", config())
+    engine.start(1, tmp_path / "killed")
+    while not any(event.kind == "epoch" for event in engine.wait(1.0)):
+        pass
+    process = engine.processes[0].process
+    os.kill(process.pid, signal.SIGKILL)
+    [death] = engine.wait(30)
+    assert (death.number, death.kind, death.content["kind"]) == (1, "died", "killed")
+    assert death.content["reason"].startswith("the worker was ended by signal 9")
+    assert engine.free == 1
+
+    engine.start(1, tmp_path / "killed")  # in a process of its own
+    assert [event.kind for event in run_to_the_end(engine)] == ["epoch"] * 2 + ["ended"]
+    with np.load(tmp_path / "whole/checkpoint.npz") as one, np.load(tmp_path / "killed/checkpoint.npz") as other:
+        for name in set(one.files) - {"state"}:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "reason"),
+    [
+        ({"learning_rate": 1e30, "optimizer": "sgd", "schedule": "constant"}, "diverged", "the loss became"),
+        ({"crop": "no such field"}, "refused", "crop is no field"),
+    ],
+)
+def test_a_trial_that_fails_says_why_and_its_worker_stays(engine, tmp_path, fields, kind, reason):
+    write_json(tmp_path / "config.json", {**config(), **fields})
+    engine.start(7, tmp_path)
+    before = engine.processes[0]
+    end = run_to_the_end(engine)[-1]
+    assert (end.content["status"], end.content["kind"]) == ("failed", kind)
+    assert reason in end.content["reason"]
+    assert "\n" not in end.content["reason"]
+    assert "Traceback" in (tmp_path / "traceback.txt").read_text()
+    assert engine.processes[0] is before
+
+
+def test_a_search_ends_a_trial_early(engine, tmp_path):
+    write_json(tmp_path / "config.json", config(epochs=30))
+    engine.start(8, tmp_path)
+    while not any(event.kind == "epoch" for event in engine.wait(1.0)):
+        pass
+    engine.answer(8, False)
+    end = run_to_the_end(engine)[-1]
+    assert end.content["status"] == "pruned"
+    assert end.content["best_epoch"] == 1
+
+
+def test_what_a_training_prints_stands_in_the_trials_folder(engine, tmp_path, capfd):
+    trained(engine, 9, tmp_path, epochs=1)
+    assert "val_accuracy" in (tmp_path / "output.txt").read_text()
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("limits", "memory", "kind", "reason"),
+    [
+        ({"parameters": 100}, None, "limit", "parameters 61,836 is more than 100"),
+        ({"latency_ms": 1e-3}, None, "limit", "latency_ms"),
+        ({"export_mib": 1e-3}, None, "limit", "export_mib"),
+        ({}, 200, "memory", "more than 200"),
+    ],
+)
+def test_limits(limits, memory, kind, reason, tmp_path):
+    engine = _local.Local(Task("cifar10", True, limits), 1, memory_mib=memory)
+    try:
+        end = trained(engine, 0, tmp_path, epochs=1)[-1]
+        assert end.content["status"] == "failed", end
+        assert end.content["kind"] == kind
+        assert reason in end.content["reason"]
+    finally:
+        engine.close()
+
+
+def test_workers_share_out_the_cores_and_end_with_the_search(tmp_path):
+    engine = _local.Local(Task("cifar10", True, {}), 2)
+    for number in (0, 1):
+        write_json(tmp_path / str(number) / "config.json", config(epochs=50))
+        engine.start(number, tmp_path / str(number))
+    pids = [process.process.pid for process in engine.processes]
+    cores = sorted(os.sched_getaffinity(0))
+    heard = set()
+    while len(heard) < 2:
+        for event in engine.wait(1.0):
+            assert event.kind == "epoch", event
+            heard.add(event.number)
+            engine.answer(event.number, True)
+    shares = [os.sched_getaffinity(pid) for pid in pids]
+    assert sorted(core for share in shares for core in share) == cores
+    engine.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_search_that_is_killed_leaves_no_worker_and_goes_on_by_the_same_command(tmp_path):
+    """The whole search by SIGKILL, in its second trial; afterwards all is as if it had not been."""
+    words = [sys.executable, "-m", "tuning", "cifar10", *SMALL, "--epochs", "4", "--trials", "3", "--prune", "none"]
+    whole = subprocess.run([*words, "--folder", tmp_path / "whole"], capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([*words, "--folder", folder], stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (folder / "trials/0001/log.csv").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+    again = subprocess.run([*words, "--folder", folder], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "going on after 1 trials, 1 of them interrupted" in again.stdout
+
+    def rows(folder):
+        with (folder / "trials.csv").open() as stream:
+            return [
+                {name: value for name, value in row.items() if "seconds" not in name and name != "memory_mib"}
+                for row in csv.DictReader(stream)
+            ]
+
+    assert rows(folder) == rows(tmp_path / "whole")
+    assert (folder / "best.json").read_text() == (tmp_path / "whole/best.json").read_text()
+
+
+def test_the_command_line_searches_compares_and_hands_back_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    searched = ["--learning-rate", "1e-6", "--set", "learning_rate=1e-2..3e-2:log", "padding=0,1"]
+    words = ["cifar10", *SMALL, "--epochs", "2", "--trials", "3", *searched, "--algorithm", "bayesian"]
+    assert main([*words, "--retrain", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "the first 2 trials are random" in printed
+    assert "  learning_rate  1e-06 to 0.03, log" in printed
+    assert "start: learning_rate 1e-06, padding " in printed
+    [folder] = (tmp_path / "runs/tuning/cifar10").iterdir()
+    assert f"train --config runs/tuning/cifar10/{folder.name}/best.json" in printed
+    assert {"report.html", "trials.csv", "best.json", "tensorboard"} <= {path.name for path in folder.iterdir()}
+    comparison = printed.split("95% interval\n")[1].splitlines()
+    assert comparison[0].split()[0] == "val_accuracy"
+    assert comparison[0].endswith("(validation)")
+    assert any(line.startswith("accuracy ") and line.endswith("(test)") for line in comparison)
+    with (folder / "trials.csv").open() as stream:
+        best = next(csv.DictReader(stream))
+    assert float(best["learning_rate"]) > 1e-6
+    run = folder / "trials" / f"{int(best['trial']):04d}"
+    assert apps_main(["cifar10", "evaluate", str(run)]) == 0
+    assert apps_main(["cifar10", "train", "--tiny", "--config", str(folder / "best.json"), "--epochs", "1"]) == 0
+    assert json.loads((folder / "best.json").read_text())["epochs"] == 2
+
+
+def test_two_searches_in_one_folder_are_refused(tmp_path, capsys):
+    from kerasdl.files import claim
+
+    with claim(tmp_path / ".running"):
+        assert main(["cifar10", *SMALL, "--folder", str(tmp_path)]) == 2
+    assert "is being searched by another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trials", "0"], "--trials is 0"),
+        (["--budget", "soon"], "--budget is soon; expected a time such as 90s"),
+        (["--retrain", "1"], "--retrain is 1"),
+        (["--set", "paddng=0,1"], "did you mean padding"),
+        (["--workers", "1000"], "--workers is 1000; this machine has"),
+        (["--algorithm", "anneal"], "anneal"),
+        (["--validation-ratio", "0"], "on which --validation-ratio would not act"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tmp_path, capsys):
+    assert main(["cifar10", *SMALL, "--folder", str(tmp_path / "search"), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_times_are_read():
+    assert [seconds_of(text) for text in ("90s", "30m", "2h", "1h30m", "0.5h")] == [90, 1800, 7200, 5400, 1800]
+    assert "cifar10" in spaces()
