@@ -2,7 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,7 @@ def builder(name: str, data_dir: Path | None = None) -> Any:
             return tfds.builder_from_directory(prepared[-1].parent)
     try:
         found = tfds.builder(name, data_dir=place, try_gcs=False)
+        _look_up(found.url_infos)
         found.download_and_prepare()
     except Exception as error:  # TFDS lets through whatever its HTTP client, the disk or a checksum raises
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -49,6 +53,18 @@ def builder(name: str, data_dir: Path | None = None) -> Any:
             f"give the TFDS folder that holds it with --data-dir or {DATA_DIR}, or run once with a network"
         ) from None
     return found
+
+
+def _look_up(urls: Iterable[str]) -> None:
+    """Looks for the hosts of a download: without a network TFDS would try again for more than three minutes.
+
+    Raises:
+        OSError: there is no such host, or no network; behind a proxy, which does the looking up, it is not asked.
+    """
+    if urllib.request.getproxies():
+        return
+    for host in sorted({urllib.parse.urlsplit(url).hostname or "" for url in urls}):
+        socket.getaddrinfo(host, None)
 
 
 @contextmanager

@@ -18,6 +18,19 @@ def test_missing_data_names_the_folder_and_two_ways_out(tmp_path, monkeypatch):
         assert part in message
 
 
+def test_without_a_network_the_download_is_not_tried_for_minutes(tmp_path, monkeypatch):
+    def unknown(host, port):
+        raise OSError(f"{host} is not known")
+
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr(
+        "tensorflow_datasets.core.DatasetBuilder.download_and_prepare", lambda *_, **__: pytest.fail("tried")
+    )
+    with pytest.raises(UserError, match=r"cifar10 is not in .*could not be downloaded \(\S+ is not known\)"):
+        tfds.images("cifar10", "train", tmp_path)
+
+
 def test_the_newest_version_counts():
     assert tfds._version("3.0.10") > tfds._version("3.0.2")
 
