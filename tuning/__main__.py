@@ -48,6 +48,14 @@ class Options:
     """Epochs of all trials together after which the search ends."""
     workers: int = 1
     """Trials at the same time, each in a process with its share of the cores, or a graphics card."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the workers are: on this machine, or on those of a Ray cluster, which must all see --folder."""
+    address: str = "auto"
+    """Of the Ray cluster."""
+    worker_cores: int = 1
+    """Cores of each worker of a Ray cluster."""
+    worker_graphics_cards: float = 0.0
+    """Graphics cards of each worker of a Ray cluster; 0.5: two share one."""
     memory_limit: int | None = None
     """Memory a worker may take, in MiB; a trial that takes more fails."""
     max_parameters: int | None = None
@@ -119,6 +127,10 @@ def _dispatch(arguments: list[str]) -> int:
 def _check(options: Options) -> None:
     check_output(options.folder, folder=True, flag="--folder")
     at_least(1, trials=options.trials, workers=options.workers, total_epochs=options.total_epochs)
+    at_least(1, worker_cores=options.worker_cores)
+    at_least(0, worker_graphics_cards=options.worker_graphics_cards)
+    if options.engine == "ray" and options.memory_limit is not None:
+        raise UserError("--memory-limit is for --engine local; on a cluster Ray ends workers that take too much memory")
     at_least(1, memory_limit=options.memory_limit, max_parameters=options.max_parameters)
     if options.retrain:
         at_least(2, retrain=options.retrain)
@@ -128,7 +140,7 @@ def _check(options: Options) -> None:
 def _search(name: str, options: Options, config: Any, budget: float | None, batch_size_given: bool) -> int:
     from apps import _run
     from kerasdl.training import run
-    from tuning import _local, _progress, _search, _space, _worker
+    from tuning import _progress, _search, _space, _worker
     from tuning._journal import JOURNAL
 
     module: Any = importlib.import_module(f"apps.{name}")
@@ -146,7 +158,7 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
     root = Path("runs/tuning") / name
     before = options.folder or _unfinished(root, settings)
     folder = before or run.new_folder(root)
-    engine = _local.Local(task, options.workers, memory_mib=options.memory_limit, graphics_cards=_graphics_cards())
+    engine = _engine(task, options)
     with claim(folder / RUNNING) as mine:
         if not mine:
             raise UserError(
@@ -189,6 +201,24 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
         finally:
             engine.close()
     return 0
+
+
+def _engine(task: Any, options: Options) -> Any:
+    if options.engine == "local":
+        from tuning import _local
+
+        return _local.Local(task, options.workers, memory_mib=options.memory_limit, graphics_cards=_graphics_cards())
+    try:
+        from tuning import _ray
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; pip install 'kerasdl[ray]'") from None
+    return _ray.Cluster(
+        task,
+        options.workers,
+        address=options.address,
+        cores=options.worker_cores,
+        graphics_cards=options.worker_graphics_cards,
+    )
 
 
 def _settings(name: str, options: Options, config: Any) -> dict[str, Any]:
