@@ -163,14 +163,16 @@ class Space:
         if self.config_of(self.start()) != self.config:
             raise UserError("the starting configuration is no point of the space; see `space` of the application")
         for parameter in parameters:
-            for value in _grid(parameter) if _values(parameter) else (parameter.min_value, parameter.max_value):
+            values = _values(parameter)
+            is_range = values is None or isinstance(values, range)
+            for value in (parameter.min_value, parameter.max_value) if is_range else _grid(parameter):
                 try:
                     self.config_of({**self.start(), parameter.name: value})
                 except UserError as error:
                     raise UserError(f"{parameter.name}={value} cannot be searched: {error}") from None
 
 
-def _values(parameter: Any) -> list[Any] | None:
+def _values(parameter: Any) -> Sequence[Any] | None:
     """All values; None of a range without steps."""
     if isinstance(parameter, keras_tuner.engine.hyperparameters.Fixed):
         return [parameter.value]
@@ -178,10 +180,12 @@ def _values(parameter: Any) -> list[Any] | None:
         return [False, True]
     if isinstance(parameter, keras_tuner.engine.hyperparameters.Float) and parameter.step is None:
         return None
+    if isinstance(parameter, keras_tuner.engine.hyperparameters.Int) and parameter.step in (None, 1):
+        return range(parameter.min_value, parameter.max_value + 1)  # Keras Tuner lists ten of a logarithmic one
     return list(parameter.values)
 
 
-def _grid(parameter: Any) -> list[Any]:
+def _grid(parameter: Any) -> Sequence[Any]:
     values = _values(parameter)
     return sorted({*parameter.values, parameter.default}) if values is None else values
 

@@ -129,3 +129,14 @@ def test_a_declaration_that_changes_the_start_is_a_mistake():
 
     with pytest.raises(UserError, match="no point of the space"):
         Space(declare, cifar10.Config(padding=4)).check()
+
+
+def test_a_logarithmic_range_of_whole_numbers_has_all_of_them_and_a_long_one_is_checked_at_its_ends():
+    space = Space(parsed(["batch_size=16..256:log"], cifar10.Config), cifar10.Config(batch_size=100))
+    assert space.size == 241
+    assert {"batch_size": 100} in list(space.points())
+    space = Space(parsed(["seed=0..4000000000"], cifar10.Config), cifar10.Config())
+    space.check()
+    assert space.size == 4_000_000_001
+    with pytest.raises(UserError, match="batch_size=0 cannot be searched"):
+        Space(parsed(["batch_size=0..100"], cifar10.Config), cifar10.Config()).check()
