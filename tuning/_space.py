@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import keras_tuner
 
+from apps._settings import OF_DATA
 from kerasdl import command_line
 from kerasdl.errors import UserError
 
@@ -225,6 +226,8 @@ def parsed(words: Sequence[str], config_class: type[Any]) -> Declaration:
     for word in words:
         name, separator, text = word.partition("=")
         name = command_line.nearest(name.lstrip("-").replace("-", "_"), sorted(fields), "field of this application")
+        if name in OF_DATA:
+            raise UserError(f"--set {name}: it says which data are read, and scores of other data cannot be compared")
         if not separator or not text:
             raise UserError(f"--set {word} has no values; write {name}=A,B,C or {name}=LOW..HIGH[:log|:step=S]")
         declared.append((name, _parameter(name, text, hints[name])))
@@ -244,9 +247,13 @@ Draw = Callable[[keras_tuner.HyperParameters, Any], Any]
 def _parameter(name: str, text: str, hint: Any) -> Draw:
     kinds = [kind for kind in (get_args(hint) if get_origin(hint) is not Literal else [hint]) if kind is not type(None)]
     kind = kinds[0] if kinds else hint
+    if kind not in (bool, int, float, str) and get_origin(kind) is not Literal:
+        raise UserError(f"--set {name}: only numbers, words and flags can be searched; give {name} as a flag")
     ends = re.fullmatch(r"([^,:]+)\.\.([^,:]+)(?::(log|step=(.+)))?", text)
     if ends is None:
         values = [_value(name, word, kind) for word in text.split(",")]
+        if name == "precision" and "auto" in values:
+            raise UserError(f"--set {name}={text}: auto stands for one of the others; name those")
         if len({*values}) < 2:
             raise UserError(f"--set {name}={text} has one value; give two or more, or {name} as a flag")
         if kind is bool:  # Keras Tuner's choice would make 0 and 1 of them
@@ -268,6 +275,8 @@ def _parameter(name: str, text: str, hint: Any) -> Draw:
     def within(hp: keras_tuner.HyperParameters, given: Any) -> Any:
         if given is None:
             raise UserError(f"{name} has no value to start from; give one: --{name.replace('_', '-')} {low}")
+        if sampling == "log" and given <= 0:
+            raise UserError(f"{name} is {given}, which has no logarithm; give one: --{name.replace('_', '-')} {low}")
         return getattr(hp, draw)(name, min(low, given), max(high, given), sampling=sampling, default=given)
 
     return within
@@ -296,6 +305,10 @@ def _value(name: str, word: str, kind: Any) -> Any:
     return kind(word)
 
 
+_STEPS = {int: "a whole number above 0", float: "a number above 0"}
+_MOST_STEPS = 10_000
+
+
 def _steps(name: str, text: str, low: Any, high: Any, word: str, kind: Any) -> list[Any]:
     """All steps in decimal arithmetic, in which 0.1 to 0.5 by 0.1 are five."""
     try:
@@ -303,7 +316,11 @@ def _steps(name: str, text: str, low: Any, high: Any, word: str, kind: Any) -> l
     except InvalidOperation:
         raise UserError(f"--set {name}={text}: {word} is no number") from None
     begin, end = Decimal(str(low)), Decimal(str(high))
-    if not step > 0 or (end - begin) % step:
+    if not step.is_finite() or not step > 0 or (kind is int and step % 1):
+        raise UserError(f"--set {name}={text}: {word} is no step; expected {_STEPS[kind]}")
+    if (end - begin) / step > _MOST_STEPS:
+        raise UserError(f"--set {name}={text}: more than {_MOST_STEPS:,} steps; leave them out, or take larger ones")
+    if (end - begin) % step:
         raise UserError(f"--set {name}={text}: steps of {word} from {low} do not end at {high}")
     count = itertools.count()
     return [kind(begin + index * step) for index in itertools.takewhile(lambda n: begin + n * step <= end, count)]

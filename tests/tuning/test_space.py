@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from apps import chargen, cifar10, dcgan
+from apps import captioner, chargen, cifar10, dcgan
 from kerasdl.errors import UserError
 from tuning.__main__ import spaces
 from tuning._space import Space, parsed
@@ -101,6 +101,12 @@ def test_any_kind_of_field_can_be_named():
         ("learning_rate=1e-3,nan", "no finite number"),
         ("batch_size=1.5,2", "1.5 is no int"),
         ("padding=0..5:step=2", "do not end at 5"),
+        ("padding=0..4:step=nan", "nan is no step"),
+        ("padding=0..4:step=0.5", "0.5 is no step; expected a whole number above 0"),
+        ("learning_rate=0.1..4:step=1e-30", "more than 10,000 steps"),
+        ("padding=1..8:log", "padding is 0, which has no logarithm; give one: --padding 1"),
+        ("validation_ratio=0.1,0.2", "says which data are read"),
+        ("precision=auto,float32", "auto stands for one of the others"),
         ("padding=4", "one value"),
         ("flip=1..2", "no number"),
         ("flip=none,rndom", "did you mean random"),
@@ -110,13 +116,15 @@ def test_any_kind_of_field_can_be_named():
 )
 def test_mistakes_in_what_is_named(word, message):
     with pytest.raises(UserError, match=message) as caught:
-        Space(parsed([word], cifar10.Config), cifar10.Config()).check()
+        Space(parsed([word], cifar10.Config), cifar10.Config(padding=0)).check()
     assert "\n" not in str(caught.value)
 
 
 def test_a_value_that_the_configuration_refuses_is_said_before_anything_runs():
     with pytest.raises(UserError, match=r"warmup_epochs=50\.0 cannot be searched: --warmup-epochs is 50"):
         Space(parsed(["warmup_epochs=0,50"], cifar10.Config), cifar10.Config(epochs=5, warmup_epochs=0.0)).check()
+    with pytest.raises(UserError, match="cache: only numbers, words and flags"):
+        parsed(["cache=a,b"], captioner.Config)
     with pytest.raises(UserError, match="twice"):
         parsed(["padding=0,1", "padding=2,3"], cifar10.Config)
     with pytest.raises(UserError, match="nothing to search"):
