@@ -111,6 +111,8 @@ class Search:
         engine: Engine,
         watcher: Watcher,
     ) -> None:
+        if algorithm == "hyperband" and "epochs" in space.start():
+            raise UserError("hyperband itself decides on the epochs of a trial; leave epochs out of what is searched")
         self.folder, self.space, self.objective, self.budget = folder, space, objective, budget
         self.rule, self.engine, self.watcher = rule, engine, watcher
         self.journal = Journal(folder)
@@ -245,7 +247,7 @@ class Search:
         proposed = self.oracle.propose(recorded)
         if proposed is None:
             return False
-        epochs = proposed.get(_oracles.EPOCHS, self.space.config.epochs)
+        epochs = proposed.get(_oracles.EPOCHS, proposed.get("epochs", self.space.config.epochs))
         self.trials.append(Trial(number, dict(proposed), epochs))
         return True
 

@@ -330,3 +330,13 @@ def test_a_journal_is_readable_by_itself(tmp_path):
     lines = Journal(tmp_path).lines
     assert [next(iter(line)) for line in lines] == ["search", "trial", "ended", "trial", "ended"]
     assert lines[1]["values"] == {"learning_rate": 0.01, "padding": 2, "flip": "random"}
+
+
+def test_epochs_that_are_searched_are_trained(tmp_path):
+    job = search(tmp_path, trials=9, words=("epochs=3,9,12", "padding=0,2"))
+    job.run()
+    assert {trial.epochs for trial in job.trials} == {3, 9, 12}
+    assert all(trial.epochs == len(trial.rows) == trial.values["epochs"] for trial in job.trials)
+    assert json.loads((tmp_path / "best.json").read_text())["epochs"] == job.best.epochs == 12
+    with pytest.raises(UserError, match="hyperband itself decides"):
+        search(tmp_path / "other", algorithm="hyperband", words=("epochs=3,9",))
