@@ -82,6 +82,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         self.lines: list[dict[str, Any]] = []
+        self._whole: int | None = None
         if self.path.exists():
             self._read()
 
@@ -98,8 +99,7 @@ class Journal:
         if not valid:
             raise UserError(f"{self.path} is damaged, or no journal of a search; restore it, or give another --folder")
         if len(whole) < len(raw):
-            with self.path.open("r+b") as stream:
-                stream.truncate(len(whole))
+            self._whole = len(whole)
 
     @property
     def settings(self) -> dict[str, Any] | None:
@@ -119,6 +119,9 @@ class Journal:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = as_json(line) + "\n"
+        if self._whole is not None:  # not while it is read: another process may be writing it
+            os.truncate(self.path, self._whole)
+            self._whole = None
         with self.path.open("ab") as stream:
             stream.write(text.encode())
             stream.flush()

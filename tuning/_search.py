@@ -133,14 +133,23 @@ class Search:
         if self.oracle.max_trials is not None:
             self.oracle.max_trials = max(budget.trials, recorded)
         for line in self.journal.lines[1:]:
-            self._replay(line)
+            try:
+                self._replay(line)
+            except UserError:
+                raise
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{self.journal.path}, or a log beside it, is damaged ({type(error).__name__}: {error}); "
+                    "restore it, or give another --folder"
+                ) from None
         self.waiting = [trial for trial in self.trials if not trial.ended]
 
     # --- What stands in the journal -----------------------------------------------------------------------------------
 
     def _replay(self, line: Mapping[str, Any]) -> None:
         if "trial" in line:
-            self._propose(line["values"])
+            if not self._propose(line["values"]):
+                raise ValueError(f"trial {line['trial']} stands where there can be none")
             trial = self.trials[-1]
             if trial.values != line["values"] or trial.number != line["trial"]:
                 raise UserError(

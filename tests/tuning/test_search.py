@@ -340,3 +340,32 @@ def test_epochs_that_are_searched_are_trained(tmp_path):
     assert json.loads((tmp_path / "best.json").read_text())["epochs"] == job.best.epochs == 12
     with pytest.raises(UserError, match="hyperband itself decides"):
         search(tmp_path / "other", algorithm="hyperband", words=("epochs=3,9",))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [lines[0], *lines[2:]],
+        lambda lines: [*lines, '{"ended": 99}'],
+        lambda lines: [*lines, '{"trial": 7}'],
+        lambda lines: [*lines, '{"ended": "x", "score": 1}'],
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["random", "hyperband"])
+def test_a_journal_whose_lines_do_not_fit_is_refused(damage, algorithm, tmp_path):
+    search(tmp_path, algorithm=algorithm, trials=3).run()
+    path = tmp_path / "search.jsonl"
+    path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
+    with pytest.raises(UserError, match=r"damaged|proposed other trials"):
+        search(tmp_path, algorithm=algorithm)
+
+
+def test_looking_at_a_journal_leaves_it_as_it_is(tmp_path):
+    search(tmp_path, trials=2).run()
+    path = tmp_path / "search.jsonl"
+    path.write_bytes(path.read_bytes()[:-7])  # the search that writes it may be in the middle of a line
+    before = path.read_bytes()
+    journal = Journal(tmp_path)
+    assert path.read_bytes() == before
+    journal.add(done="enough")
+    assert path.read_bytes() == before[: before.rfind(b"\n") + 1] + b'{"done": "enough"}\n'
