@@ -154,11 +154,11 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
         _space.parsed(options.set, module.Config) if options.set else importlib.import_module(f"tuning.{name}").space
     )
     task = _worker.Task(name, options.tiny, limits)
+    engine = _engine(task, options)
     settings = _settings(name, options, config)
     root = Path("runs/tuning") / name
     before = options.folder or _unfinished(root, settings)
     folder = before or run.new_folder(root)
-    engine = _engine(task, options)
     with claim(folder / RUNNING) as mine:
         if not mine:
             raise UserError(
@@ -192,11 +192,11 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
 
                 print(f"training anew from {options.retrain} seeds each", flush=True)
                 print("\n".join(_again.retrain(search, options.retrain, lambda line: print(line, flush=True))))
-        except KeyboardInterrupt as stop:
-            raise type(stop)(f"go on with the same command, or with --folder {folder}") from None
-        except UserError:
+        except (KeyboardInterrupt, UserError) as error:
             if before is None and not (folder / JOURNAL).exists():
                 shutil.rmtree(folder)
+            elif isinstance(error, KeyboardInterrupt):
+                raise type(error)(f"go on with the same command, or with --folder {folder}") from None
             raise
         finally:
             engine.close()

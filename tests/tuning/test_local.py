@@ -238,6 +238,25 @@ def test_mistakes_are_one_line(words, message, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["--workers", "1000"], ["--set", "padding=0,-1"]])
+def test_a_search_that_did_not_begin_leaves_no_folder(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    assert main(["cifar10", *SMALL, *words]) == 2
+    assert not any(tmp_path.glob("runs/tuning/cifar10/*"))
+
+
+def test_a_search_that_is_interrupted_before_it_began_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_local.Local, "facts", interrupted)
+    assert main(["cifar10", *SMALL]) == 130
+    assert "run the command again" in capsys.readouterr().err
+    assert not any(tmp_path.glob("runs/tuning/cifar10/*"))
+
+
 def test_times_are_read():
     assert [seconds_of(text) for text in ("90s", "30m", "2h", "1h30m", "0.5h")] == [90, 1800, 7200, 5400, 1800]
     assert "cifar10" in spaces()
