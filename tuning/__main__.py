@@ -157,7 +157,7 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
     engine = _engine(task, options)
     settings = _settings(name, options, config)
     root = Path("runs/tuning") / name
-    before = options.folder or _unfinished(root, settings)
+    before = options.folder or _unfinished(root, settings, options.retrain)
     folder = before or run.new_folder(root)
     with claim(folder / RUNNING) as mine:
         if not mine:
@@ -192,6 +192,7 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
 
                 print(f"training anew from {options.retrain} seeds each", flush=True)
                 print("\n".join(_again.retrain(search, options.retrain, lambda line: print(line, flush=True))))
+                search.journal.add(compared=options.retrain)
         except (KeyboardInterrupt, UserError) as error:
             if before is None and not (folder / JOURNAL).exists():
                 shutil.rmtree(folder)
@@ -228,18 +229,20 @@ def _settings(name: str, options: Options, config: Any) -> dict[str, Any]:
     return {"application": name, **{key: getattr(options, key) for key in kept}, "config": fields}
 
 
-def _unfinished(root: Path, settings: dict[str, Any]) -> Path | None:
-    """The newest search of the same settings that was interrupted."""
+def _unfinished(root: Path, settings: dict[str, Any], retrain: int) -> Path | None:
+    """The newest search of the same settings that was interrupted, or whose best trial is not yet compared."""
     from tuning._journal import JOURNAL, Journal
 
     for path in sorted(root.glob(f"*/{JOURNAL}"), reverse=True):
         try:
             journal = Journal(path.parent)
-        except UserError:
+        except (UserError, OSError):
             continue
         before = dict(journal.settings or {})
         same = all(before.get(key) == value for key, value in json.loads(json.dumps(settings)).items())
-        if same and not any("done" in line for line in journal.lines[-1:]):
+        last = journal.lines[-1] if journal.lines else {}
+        over = "failed" in last or (last.get("compared", 0) >= retrain if retrain else {"done", "compared"} & {*last})
+        if same and not over:
             print(f"going on with {path.parent}", flush=True)
             return path.parent
     return None
@@ -271,6 +274,9 @@ def _conclude(name: str, search: Any, reason: str) -> None:
     from tuning._search import BEST, TABLE
 
     if search.best is None:
+        if not any(trial.ended for trial in search.trials):
+            raise UserError(f"{reason}, before a trial has ended; the same command, with more of it, goes on")
+        search.journal.add(failed=reason, spent=search.seconds)
         raise RuntimeError(f"no trial has a score; the failures stand in {search.folder / TABLE}")
     search.journal.add(done=reason, spent=search.seconds)
     start, best = search.trials[0], search.best

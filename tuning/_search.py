@@ -216,7 +216,9 @@ class Search:
         if len(ended) >= HOPELESS and all(trial.status == "failed" for trial in ended):
             reasons = {trial.reason for trial in ended}
             which = "all for the same reason" if len(reasons) == 1 else "the last one"
-            raise UserError(f"each of the first {len(ended)} trials failed, {which}: {ended[-1].reason}")
+            words = f"each of the first {len(ended)} trials failed, {which}: {ended[-1].reason}"
+            self.journal.add(failed=words, spent=self.seconds)  # the same command begins a new search
+            raise UserError(words)
         last = ended[-IN_A_ROW:]
         if len(last) == IN_A_ROW and all(trial.status == "failed" for trial in last):
             return f"the last {IN_A_ROW} trials failed, the last one: {last[-1].reason}"

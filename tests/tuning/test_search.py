@@ -10,6 +10,7 @@ from simulated import Silent, Simulated
 
 from apps import captioner, cifar10
 from kerasdl.errors import UserError
+from tuning import __main__ as command
 from tuning import _again, _report, _search
 from tuning._journal import Journal
 from tuning._space import Space, parsed
@@ -165,6 +166,7 @@ def test_a_search_in_which_every_trial_fails_ends_with_the_reason(algorithm, tmp
     with pytest.raises(UserError, match="first 5 trials failed, all for the same reason: out of memory"):
         search(tmp_path, Simulated(failing), algorithm=algorithm, trials=30).run()
     assert len(table(tmp_path)) == 5
+    assert Journal(tmp_path).lines[-1]["failed"].startswith("each of the first 5")
 
 
 def test_two_workers_train_two_trials_at_once(tmp_path):
@@ -369,3 +371,24 @@ def test_looking_at_a_journal_leaves_it_as_it_is(tmp_path):
     assert path.read_bytes() == before
     journal.add(done="enough")
     assert path.read_bytes() == before[: before.rfind(b"\n") + 1] + b'{"done": "enough"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "retrain", "goes_on"),
+    [
+        ({"trial": 1}, 0, True),
+        ({"done": "enough"}, 0, False),
+        ({"done": "enough"}, 2, True),  # interrupted before the comparison had begun
+        ({"again": "best"}, 2, True),
+        ({"compared": 2}, 2, False),
+        ({"compared": 2}, 3, True),
+        ({"compared": 2}, 0, False),
+        ({"failed": "out of memory"}, 0, False),
+    ],
+)
+def test_the_same_command_goes_on_with_what_is_not_over(line, retrain, goes_on, tmp_path, capsys):
+    journal = Journal(tmp_path / "search")
+    journal.add(search={"application": "cifar10", "data": "x"})
+    journal.add(**line)
+    found = command._unfinished(tmp_path, {"application": "cifar10"}, retrain)
+    assert found == (tmp_path / "search" if goes_on else None)
