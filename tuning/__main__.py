@@ -89,7 +89,10 @@ def seconds_of(text: str) -> float:
     if found is None or not text.strip():
         raise UserError(f"--budget is {text}; expected a time such as 90s, 30m, 2h or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    return 3600 * hours + 60 * minutes + seconds
+    whole = 3600 * hours + 60 * minutes + seconds
+    if not whole:
+        raise UserError(f"--budget is {text}; expected more than no time")
+    return whole
 
 
 def _dispatch(arguments: list[str]) -> int:
