@@ -286,7 +286,7 @@ def _conclude(name: str, search: Any, reason: str) -> None:
     metric = search.objective.metric
     lines = [
         f"{reason}; {len(search.trials)} trials, {search.epochs} epochs in {search.seconds:.0f} s",
-        f"start: {metric} {start.score:.4f}" if start.score is not None else f"start: failed, {start.reason}",
+        f"start: {_start_words(start, metric)}",
         f"best: {metric} {best.score:.4f}, trial {best.number}, epoch {best.best_epoch} of {best.epochs}",
     ]
     facts = {
@@ -300,6 +300,14 @@ def _conclude(name: str, search: Any, reason: str) -> None:
     print(f"table in {search.folder / TABLE}, report in {report}; tensorboard --logdir {board}")
     print("train the best with:")
     print(f"python -m apps {name} train --config {search.folder / BEST}", flush=True)
+
+
+def _start_words(start: Any, metric: str) -> str:
+    if not start.ended:
+        return "not ended"
+    if start.score is None:
+        return f"failed, {start.reason}"
+    return f"{metric} {start.score:.4f}, epoch {start.best_epoch} of {start.epochs}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -38,12 +38,12 @@ def retrain(search: Search, seeds: int, say: Callable[[str], None]) -> list[str]
     """
     best = search.best
     assert best is not None
-    if best.number == 0:
-        return ["the starting configuration is the best: there is nothing to compare it with"]
     configs = {
         "start": search.space.config,
         "best": shortened(search.space.config_of(searched(best.values)), best.epochs),
     }
+    if configs["best"] == configs["start"]:  # hyperband tries it again for as long
+        return ["the starting configuration is the best: there is nothing to compare it with"]
     names = [(kind, seed) for seed in range(1, seeds + 1) for kind in configs]
     found = {
         (line["again"], line["seed"]): line["metrics"]

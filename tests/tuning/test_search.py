@@ -12,7 +12,7 @@ from apps import captioner, cifar10
 from kerasdl.errors import UserError
 from tuning import __main__ as command
 from tuning import _again, _report, _search
-from tuning._journal import Journal
+from tuning._journal import Journal, Trial
 from tuning._space import Space, parsed
 
 WORDS = ("learning_rate=1e-3..1e-1:log", "padding=0..8", "flip=none,random")
@@ -392,3 +392,23 @@ def test_the_same_command_goes_on_with_what_is_not_over(line, retrain, goes_on, 
     journal.add(**line)
     found = command._unfinished(tmp_path, {"application": "cifar10"}, retrain)
     assert found == (tmp_path / "search" if goes_on else None)
+
+
+def test_the_starting_configuration_is_not_compared_with_itself(tmp_path):
+    def best_at_start(config, epoch):
+        return 0.9 + epoch / 1000 if config["padding"] == 2 and config["flip"] == "random" else 0.1
+
+    job = search(tmp_path, Simulated(best_at_start), algorithm="hyperband", words=("padding=0,2,4", "flip=none,random"))
+    job.run()
+    assert job.best.number > 0
+    assert job.best.epochs == 9
+    assert _again.retrain(job, 2, print) == [
+        "the starting configuration is the best: there is nothing to compare it with"
+    ]
+
+
+def test_a_start_that_has_not_ended_has_not_failed():
+    assert command._start_words(Trial(0, {}, 9), "val_loss") == "not ended"
+    assert command._start_words(Trial(0, {}, 9, "failed", reason="too large"), "val_loss") == "failed, too large"
+    ended = Trial(0, {}, 9, "pruned", score=0.5, best_epoch=2)
+    assert command._start_words(ended, "val_loss") == "val_loss 0.5000, epoch 2 of 9"
