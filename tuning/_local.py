@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -34,8 +35,10 @@ class _Process:
         self.first_mib: int | None = None
         self.waits = False
 
-    def send(self, *request: Any) -> None:
-        self.connection.send(request)
+    def send(self, content: Any) -> None:
+        """Sends something; that the worker is dead is what the next look for news says."""
+        with contextlib.suppress(OSError):
+            self.connection.send(content)
 
     def memory_mib(self) -> int:
         try:
@@ -75,6 +78,9 @@ class Local:
 
     def _process(self, index: int) -> _Process:
         found = self.processes[index]
+        if found is not None and not found.process.is_alive():  # it was ended while it had nothing to do
+            found.kill()
+            found = None
         if found is None:
             found = self.processes[index] = _Process(self.task, *self.shares[index])
         return found
@@ -90,10 +96,10 @@ class Local:
             UserError: the data cannot be read; or the worker died.
         """
         process = self._process(0)
-        process.send("facts", str(config), batch_size_given)
+        process.send(("facts", str(config), batch_size_given))
         try:
             kind, answer = process.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise UserError(f"the worker that read the data was ended {_how(process)}") from None
         if kind == "refused":
             raise UserError(answer)
@@ -109,13 +115,13 @@ class Local:
         index = next(i for i, process in enumerate(self.processes) if process is None or process.number is None)
         process = self._process(index)
         process.number = number
-        process.send("run", str(folder), evaluate)
+        process.send(("run", str(folder), evaluate))
 
     def answer(self, number: int, go_on: bool) -> None:
         """Says to a trial whose epoch has ended whether it goes on."""
         process = next(process for process in self.processes if process is not None and process.number == number)
         process.waits = False
-        process.connection.send(go_on)
+        process.send(go_on)
 
     def wait(self, seconds: float) -> list[Event]:
         """The news, as soon as there are some; none after a time without."""

@@ -79,6 +79,24 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_epoch_bit_for_bit(
             np.testing.assert_array_equal(one[name], other[name])
 
 
+def test_a_worker_that_is_killed_while_it_waits_costs_no_trial(engine, tmp_path):
+    trained(engine, 20, tmp_path / "one", epochs=1)
+    os.kill(engine.processes[0].process.pid, signal.SIGKILL)
+    engine.processes[0].process.join()
+    assert [event.kind for event in trained(engine, 21, tmp_path / "other", epochs=1)] == ["epoch", "ended"]
+
+
+def test_a_worker_that_is_killed_before_it_hears_the_answer_is_lost(engine, tmp_path):
+    write_json(tmp_path / "config.json", config())
+    engine.start(22, tmp_path)
+    while not any(event.kind == "epoch" for event in engine.wait(1.0)):
+        pass
+    os.kill(engine.processes[0].process.pid, signal.SIGKILL)
+    engine.processes[0].process.join()
+    engine.answer(22, True)
+    assert [event.kind for event in engine.wait(30)] == ["died"]
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "reason"),
     [
