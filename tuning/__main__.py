@@ -105,6 +105,8 @@ def _dispatch(arguments: list[str]) -> int:
     defer_heavy_imports()
     module: Any = sketch(name)
     rest = arguments[1:]
+    if sum(word.partition("=")[0] == "--set" for word in rest) > 1:  # the last one alone would count
+        raise UserError("--set stands twice; name all fields after one: --set padding=0,2 flip=none,random")
     file = command_line.option(rest, "config")
     given: list[str] = []
     if file is not None:

@@ -244,6 +244,7 @@ def test_two_searches_in_one_folder_are_refused(tmp_path, capsys):
         (["--budget", "soon"], "--budget is soon; expected a time such as 90s"),
         (["--budget", "0h0s"], "--budget is 0h0s; expected more than no time"),
         (["--budget=-1m"], "--budget is -1m; expected a time"),
+        (["--set", "padding=0,1", "--set", "flip=none,random"], "--set stands twice"),
         (["--retrain", "1"], "--retrain is 1"),
         (["--set", "paddng=0,1"], "did you mean padding"),
         (["--workers", "1000"], "--workers is 1000; this machine has"),
