@@ -195,7 +195,9 @@ def _environment(index: int, workers: int, graphics_cards: int, num_cores: int) 
     threads = str(max(1, num_cores // workers)) if num_cores else ""
     found = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads} if threads else {}
     if graphics_cards:
-        found["CUDA_VISIBLE_DEVICES"] = str(index % graphics_cards)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers or names of those that TensorFlow has counted
+        cards = visible.split(",") if visible else [str(card) for card in range(graphics_cards)]
+        found["CUDA_VISIBLE_DEVICES"] = cards[index % graphics_cards].strip()
         if workers > graphics_cards:
             found["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     return found

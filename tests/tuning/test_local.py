@@ -281,3 +281,15 @@ def test_a_search_that_is_interrupted_before_it_began_leaves_no_folder(tmp_path,
 def test_times_are_read():
     assert [seconds_of(text) for text in ("90s", "30m", "2h", "1h30m", "0.5h")] == [90, 1800, 7200, 5400, 1800]
     assert "cifar10" in spaces()
+
+
+@pytest.mark.parametrize(
+    ("visible", "cards"),
+    [(None, ["0", "1", "0"]), ("2,5", ["2", "5", "2"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b", "GPU-a"])],
+)
+def test_workers_share_out_the_graphics_cards_that_are_visible(visible, cards, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = [_local._environment(index, 3, 2, 6) for index in range(3)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == cards
