@@ -134,8 +134,8 @@ class Trials:
         if self._data is None or any(getattr(config, name) != value for name, value in self._data_fields.items()):
             self._data = None  # never two at once in memory
             watched, fields = _watched(config)
-            self._data = _data.tiny_data(self.module, config) if self.tiny else self.module.load_data(watched)
-            self._data_fields = {} if self.tiny else dict(fields)
+            self._data = _data.tiny_data(self.module, watched) if self.tiny else self.module.load_data(watched)
+            self._data_fields = dict(fields)
         return self._data
 
     def facts(self, config: Any, *, batch_size_given: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -293,3 +294,17 @@ def test_workers_share_out_the_graphics_cards_that_are_visible(visible, cards, m
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = [_local._environment(index, 3, 2, 6) for index in range(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == cards
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+def test_data_are_read_again_where_a_field_differs_that_they_depend_on(tiny):
+    from tuning._trial import Limits, Trials
+
+    trials = Trials("cifar10", tiny=tiny, limits=Limits())
+    trials.module = SimpleNamespace(
+        load_data=lambda config: [config.padding],
+        tiny=lambda config=None: (cifar10.Config(), [(config or cifar10.Config()).padding]),
+    )
+    first = trials.data(cifar10.Config(padding=1))
+    assert trials.data(cifar10.Config(padding=1, learning_rate=0.5)) is first
+    assert (first, trials.data(cifar10.Config(padding=3))) == ([1], [3])
