@@ -70,8 +70,6 @@ def serve(connection: Connection, task: Task, cores: Sequence[int], environment:
     from apps._lazy import start_keras
 
     start_keras()
-    from kerasdl import command_line
-    from kerasdl.errors import UserError
     from tuning._trial import Limits, Trials
 
     trials = Trials(task.application, tiny=task.tiny, limits=Limits(**task.limits))  # type: ignore[arg-type]
@@ -86,16 +84,32 @@ def serve(connection: Connection, task: Task, cores: Sequence[int], environment:
         except EOFError:
             return
         if request == "facts":
-            try:
-                config = command_line.read_config(Path(path), trials.module.Config)
-                connection.send(("facts", trials.facts(config, batch_size_given=rest[0])))
-            except UserError as error:
-                connection.send(("refused", str(error)))
+            connection.send(facts_or_refusal(trials, Path(path), batch_size_given=rest[0]))
             continue
         folder = Path(path)
         with (folder / OUTPUT).open("a", encoding="utf-8") as output, redirected(output.fileno()):
             found = trials.run(folder, report, evaluate=rest[0])
         connection.send(("ended", {**found, "memory_mib": psutil.Process().memory_info().rss >> 20}))
+
+
+def facts_or_refusal(trials: Any, path: Path, *, batch_size_given: bool) -> tuple[str, Any]:
+    """The answer to a request for facts: `facts` and what they are, or `refused` and why there are none.
+
+    Args:
+        trials: those of the worker.
+        path: file of the starting configuration.
+        batch_size_given: whether its batch size is somebody's choice.
+    """
+    from kerasdl import command_line
+    from kerasdl.errors import UserError
+
+    try:
+        config = command_line.read_config(path, trials.module.Config)
+        return "facts", trials.facts(config, batch_size_given=batch_size_given)
+    except UserError as error:
+        return "refused", str(error)
+    except Exception as error:
+        return "refused", f"the data cannot be read: {' '.join(str(error).split())} ({type(error).__name__})"
 
 
 def _end_with_parent() -> None:

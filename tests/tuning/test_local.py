@@ -17,7 +17,7 @@ import pytest
 from apps import cifar10
 from apps.__main__ import main as apps_main
 from kerasdl.files import write_json
-from tuning import _local
+from tuning import _local, _worker
 from tuning.__main__ import main, seconds_of, spaces
 from tuning._worker import Task
 
@@ -258,6 +258,16 @@ def test_mistakes_are_one_line(words, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_data_that_cannot_be_read_are_one_line(tmp_path):
+    def facts(config, batch_size_given):
+        raise OSError(5, "Input/output\nerror")
+
+    write_json(tmp_path / "start.json", config())
+    trials = SimpleNamespace(module=cifar10, facts=facts)
+    kind, words = _worker.facts_or_refusal(trials, tmp_path / "start.json", batch_size_given=True)
+    assert (kind, words) == ("refused", "the data cannot be read: [Errno 5] Input/output error (OSError)")
 
 
 @pytest.mark.parametrize("words", [["--workers", "1000"], ["--set", "padding=0,-1"]])
