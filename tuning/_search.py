@@ -375,7 +375,7 @@ def table(ranked: list[Trial], objective: Objective) -> str:
                 objective.metric: trial.score,
                 "status": trial.status,
                 **searched(trial.values),
-                "epochs": len(trial.rows) or trial.epochs,
+                "epochs": trial.values.get("epochs", len(trial.rows) or trial.epochs),
                 "best_epoch": trial.best_epoch or None,
                 "seconds": trial.seconds,
                 **trial.costs,

@@ -340,6 +340,11 @@ def test_epochs_that_are_searched_are_trained(tmp_path):
     assert {trial.epochs for trial in job.trials} == {3, 9, 12}
     assert all(trial.epochs == len(trial.rows) == trial.values["epochs"] for trial in job.trials)
     assert json.loads((tmp_path / "best.json").read_text())["epochs"] == job.best.epochs == 12
+    job = search(tmp_path / "pruned", rule="halving", trials=9, words=("epochs=9,12", "padding=0..8"))
+    job.run()
+    rows = table(tmp_path / "pruned")
+    assert any(row["status"] == "pruned" for row in rows)
+    assert all(int(row["epochs"]) == job.trials[int(row["trial"])].values["epochs"] for row in rows)
     with pytest.raises(UserError, match="hyperband itself decides"):
         search(tmp_path / "other", algorithm="hyperband", words=("epochs=3,9",))
 
