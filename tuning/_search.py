@@ -94,7 +94,7 @@ class Search:
         watcher: shows it.
 
     Raises:
-        UserError: the folder holds another search.
+        UserError: the folder holds another search, or its journal is damaged; or hyperband has no epochs to share out.
     """
 
     def __init__(
@@ -113,6 +113,10 @@ class Search:
     ) -> None:
         if algorithm == "hyperband" and "epochs" in space.start():
             raise UserError("hyperband itself decides on the epochs of a trial; leave epochs out of what is searched")
+        if algorithm == "hyperband" and space.config.epochs < _oracles.FACTOR:
+            raise UserError(
+                f"--epochs is {space.config.epochs}; hyperband begins with fewer and needs {_oracles.FACTOR}"
+            )
         self.folder, self.space, self.objective, self.budget = folder, space, objective, budget
         self.rule, self.engine, self.watcher = rule, engine, watcher
         self.journal = Journal(folder)

@@ -417,3 +417,10 @@ def test_a_start_that_has_not_ended_has_not_failed():
     assert command._start_words(Trial(0, {}, 9, "failed", reason="too large"), "val_loss") == "failed, too large"
     ended = Trial(0, {}, 9, "pruned", score=0.5, best_epoch=2)
     assert command._start_words(ended, "val_loss") == "val_loss 0.5000, epoch 2 of 9"
+
+
+def test_hyperband_of_too_few_epochs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--epochs is 2; hyperband begins with fewer and needs 3"):
+        search(tmp_path, algorithm="hyperband", config=dataclasses.replace(CONFIG, epochs=2))
+    search(tmp_path, algorithm="hyperband", config=dataclasses.replace(CONFIG, epochs=3)).run()
+    assert len(table(tmp_path)) > 3
