@@ -146,7 +146,7 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
     from apps import _run
     from kerasdl.training import run
     from tuning import _progress, _search, _space, _worker
-    from tuning._journal import JOURNAL
+    from tuning._journal import JOURNAL, Journal
 
     module: Any = importlib.import_module(f"apps.{name}")
     config = _run.with_precision(module.Config(**vars(config)))
@@ -170,6 +170,7 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
                 f"{folder} is being searched by another process; wait for its end, or give another --folder"
             )
         try:
+            Journal(folder).check(settings)
             write_json(folder / "start.json", jsonable(config))
             facts = engine.facts(folder / "start.json", batch_size_given=batch_size_given)
             config = dataclasses.replace(config, batch_size=facts["batch_size"])

@@ -106,6 +106,18 @@ class Journal:
         """What the search is; None before it began."""
         return self.lines[0]["search"] if self.lines else None
 
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Holds the journal to what a search is now; of settings that are not given yet it does not ask.
+
+        Raises:
+            UserError: it is that of another search.
+        """
+        if self.settings is None:
+            return
+        now = json.loads(as_json(settings))
+        if words := changed({name: value for name, value in self.settings.items() if name in now}, now):
+            raise UserError(f"{self.path.parent} holds another search: {words}; give another --folder")
+
     @property
     def spent_seconds(self) -> float:
         """Time that the search has run, up to the last line."""
@@ -133,11 +145,23 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In what two searches differ, in words; nothing if they do not."""
     found = []
     for name in dict.fromkeys([*before, *now]):
-        old, new = before.get(name), now.get(name)
+        old, new = _by_name(before.get(name)), _by_name(now.get(name))
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            found.append(changed(old, new))
+            found.append(f"{name}: {changed(old, new)}")
         else:
-            found.append(f"{name} was {old}, is {new}")
+            found.append(f"{name} was {_short(old)}, is {_short(new)}")
     return "; ".join(found)
+
+
+def _by_name(value: Any) -> Any:
+    """The parameters of a space by their names; other values as they are."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        return {item["name"]: item for item in value}
+    return value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -123,11 +123,9 @@ class Search:
         self.trials: list[Trial] = []
         self.running: dict[int, Trial] = {}
         self.waiting: list[Trial] = []
-        settings = json.loads(json.dumps(settings, default=str))
+        self.journal.check(settings)
         if self.journal.settings is None:
             self.journal.add(search=settings)
-        elif words := _journal.changed(self.journal.settings, settings):
-            raise UserError(f"{folder} holds another search: {words}; give another --folder")
         self._before = self.journal.spent_seconds
         self._began = time.monotonic()
         recorded = sum("trial" in line for line in self.journal.lines)

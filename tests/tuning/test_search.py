@@ -12,7 +12,7 @@ from apps import captioner, cifar10
 from kerasdl.errors import UserError
 from tuning import __main__ as command
 from tuning import _again, _report, _search
-from tuning._journal import Journal, Trial
+from tuning._journal import Journal, Trial, changed
 from tuning._space import Space, parsed
 
 WORDS = ("learning_rate=1e-3..1e-1:log", "padding=0..8", "flip=none,random")
@@ -138,8 +138,12 @@ def test_more_trials_go_on_where_fewer_ended(tmp_path):
 
 def test_a_folder_of_another_search_is_refused_with_the_difference(tmp_path):
     search(tmp_path, trials=2).run()
-    with pytest.raises(UserError, match=r"holds another search: algorithm was random, is grid; .*--folder"):
+    with pytest.raises(UserError, match=r"holds another search: algorithm was random, is grid; give another --folder"):
         search(tmp_path, algorithm="grid")
+    before = {"space": [{"name": "padding", "values": [0, 2]}], "config": {"epochs": 9, "seed": 0}}
+    now = {"space": [{"name": "padding", "values": [0, 4]}], "config": {"epochs": 3, "seed": 0}}
+    assert changed(before, now) == "space: padding: values was [0, 2], is [0, 4]; config: epochs was 9, is 3"
+    assert changed(before, before) == ""
 
 
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path):
