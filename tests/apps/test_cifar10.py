@@ -503,8 +503,9 @@ def test_the_trained_export_has_the_accuracy_on_its_card(data_dir):
     recorded = json.loads((folder / "metrics.json").read_text())
     config = cifar10.Config(data_dir=data_dir)
     data = cifar10.load_data(config)
-    measured = cifar10.evaluate(config, export.signatures(folder), data)
+    measured = cifar10.evaluate(config, export.signatures(folder), data, temperature=recorded["temperature"])
     assert measured["accuracy"] == pytest.approx(recorded["accuracy"], abs=2e-4)
+    assert measured["calibration_error"] == pytest.approx(recorded["calibration_error"], abs=1e-3)
     assert measured["flip_average_accuracy"] == pytest.approx(recorded["flip_average_accuracy"], abs=2e-4)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8 * 2**20
 
