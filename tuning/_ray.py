@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from kerasdl.errors import UserError
-from tuning._worker import OUTPUT, Event, Task, redirected
+from tuning._worker import OUTPUT, Event, Task, facts_or_refusal, redirected
 
 
 class _Actor:
@@ -33,7 +33,7 @@ class _Actor:
         start_keras()
         from tuning._trial import Limits, Trials
 
-        self.trials = Trials(task.application, tiny=task.tiny, limits=Limits(**task.limits))  # type: ignore[arg-type]
+        self.trials = Trials(task.application, tiny=task.tiny, limits=Limits(**task.limits))
         self.news: queue.Queue[tuple[str, Mapping[str, Any]]] = queue.Queue()
         self.answers: queue.Queue[bool] = queue.Queue()
 
@@ -43,13 +43,7 @@ class _Actor:
 
     def facts(self, config: str, batch_size_given: bool) -> tuple[str, Any]:
         """`facts` or `refused`, and what `_trial.Trials.facts` says."""
-        from kerasdl import command_line
-
-        try:
-            given = command_line.read_config(Path(config), self.trials.module.Config)
-            return "facts", self.trials.facts(given, batch_size_given=batch_size_given)
-        except UserError as error:
-            return "refused", str(error)
+        return facts_or_refusal(self.trials, Path(config), batch_size_given=batch_size_given)
 
     def run(self, folder: str, evaluate: bool) -> None:
         """Trains a trial in a thread; `poll` hears of it."""

@@ -26,6 +26,8 @@ HOPELESS = 5
 """Trials that fail before one succeeds, after which a search ends: something else is wrong."""
 IN_A_ROW = 30
 """Trials that fail one after the other, after which a search ends that had some that did not."""
+_RESULT = ("status", "score", "best_epoch", "kind", "reason", "seconds", "same_as", "costs")
+_COSTS = ("parameters", "latency_ms", "export_mib", "build_seconds", "fit_seconds", "memory_mib")
 _ATTEMPTS = 2
 """Times that a trial is begun, or gone on with, whose worker dies."""
 
@@ -306,13 +308,12 @@ class Search:
 
     def _end(self, trial: Trial, found: Mapping[str, Any]) -> None:
         for name, value in found.items():
-            if name in ("status", "score", "best_epoch", "kind", "reason", "seconds", "same_as", "costs"):
+            if name in _RESULT:
                 setattr(trial, name, value)
-            elif name in ("parameters", "latency_ms", "export_mib", "build_seconds", "fit_seconds", "memory_mib"):
+            elif name in _COSTS:
                 trial.costs[name] = value
-        names = ("status", "score", "best_epoch", "kind", "reason", "seconds", "same_as", "costs", "ended_at")
         trial.ended_at = self.seconds
-        line = {name: value for name in names if (value := getattr(trial, name)) not in (None, "", {})}
+        line = {name: value for name in (*_RESULT, "ended_at") if (value := getattr(trial, name)) not in (None, "", {})}
         self.journal.add(ended=trial.number, **line, spent=self.seconds)
         self._tell_oracle(trial)
         self._keep(trial)

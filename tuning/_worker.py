@@ -31,7 +31,7 @@ class Task:
 
     application: str
     tiny: bool
-    limits: Mapping[str, float | None]
+    limits: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def serve(connection: Connection, task: Task, cores: Sequence[int], environment:
     start_keras()
     from tuning._trial import Limits, Trials
 
-    trials = Trials(task.application, tiny=task.tiny, limits=Limits(**task.limits))  # type: ignore[arg-type]
+    trials = Trials(task.application, tiny=task.tiny, limits=Limits(**task.limits))
 
     def report(row: Mapping[str, float]) -> bool:
         connection.send(("epoch", row))

@@ -15,14 +15,15 @@ from tuning._worker import Task
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
-from ray.cluster_utils import Cluster  # noqa: E402  # after the skip
-
-from tuning import _ray  # noqa: E402  # after the skip
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+_ray = pytest.importorskip("tuning._ray")
 
 
 @pytest.fixture
 def cluster():
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+    cluster = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20}
+    )
     cluster.second = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     yield cluster
     ray.shutdown()
