@@ -18,7 +18,7 @@ from kerasdl.metrics import classification
 
 # How an export was trained may differ in these from the run that it is calibrated on.
 _OF_NO_CONSEQUENCE = {
-    *_settings.PLACES, "validation_ratio", "seed", "precision", "strict", "teacher", "patience", "batch_size"
+    *_settings.PLACES, "validation_ratio", "fold", "seed", "precision", "strict", "teacher", "patience", "batch_size"
 }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ PLACES = ("data", "data_dir", "images", "unlabeled", "photographs")
 """Fields that say where data lies, not what it is: a run goes on with others, if the data is the same."""
 
 OF_DATA = (
-    *PLACES, "dataset", "text_column", "label_column", "quoting", "validation_ratio", "held_out_ratio", "strict",
-    "image_size", "patch_size", "patches",
+    *PLACES, "dataset", "text_column", "label_column", "quoting", "validation_ratio", "fold", "held_out_ratio",
+    "strict", "image_size", "patch_size", "patches",
 )  # fmt: skip
 """Fields that say which examples are read; `--tiny` has its own."""
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from typing import Annotated as Between
 
     from apps._contract import Splits
-    from kerasdl.data.divided import Divided
+    from kerasdl.data.divided import Divided, HeldOut
     from kerasdl.data.text_data import Texts
     from kerasdl.models.feature_space import FeatureSpace
 else:
@@ -141,7 +141,7 @@ class Settings:
             for bound in getattr(hint, "__metadata__", ()):
                 if isinstance(bound, _Bounds):
                     bound.check(name, getattr(self, name))
-        if getattr(self, "validation_ratio", None) == 0:
+        if getattr(self, "validation_ratio", None) == 0 and getattr(self, "fold", None) is None:
             if self.patience:
                 raise UserError("--patience needs validation data; give --validation-ratio above 0")
             if getattr(self, "schedule", None) == "plateau":
@@ -193,7 +193,34 @@ class Training(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureData(Settings):
+class DividedData(Settings):
+    """Data."""
+
+    fold: str | None = None
+    """n-fold cross-validation: validate by this of so many equal parts of the training data, such as 2/5, in place of
+    the usual part for validation."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        super().__post_init__()
+        if self.fold is not None:
+            _ = self.held_out  # refuses what is no fold
+
+    @property
+    def held_out(self) -> HeldOut:
+        """What the readers of `kerasdl.data` hold out for validation."""
+        if self.fold is None:
+            return getattr(self, "validation_ratio", 0.0)
+        from kerasdl.data.divided import Fold  # here, since it imports NumPy
+
+        try:
+            return Fold.read(self.fold)
+        except ValueError as error:
+            raise UserError(f"--fold is {self.fold}; {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureData(DividedData):
     """Data."""
 
     data: Path | None = None
@@ -310,7 +337,7 @@ Quoting = Literal["auto", "none", "double", "backslash"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextData(Settings):
+class TextData(DividedData):
     """Data."""
 
     data: Path | None = None
@@ -355,6 +382,8 @@ class UnlabeledTexts(TextData, Training):
             raise UserError("--unlabeled stands beside --data; IMDB has unlabelled reviews of its own; leave it out")
         if self.unlabeled is not None and not self.pretrain_epochs and self.teacher is None:
             raise UserError("--unlabeled is read for --pretrain-epochs or --teacher; give one of them, or leave it out")
+        if self.teacher is not None and self.fold is not None:
+            raise UserError("--teacher has learned from texts that a --fold validates by; leave one or the other out")
         if self.teacher is not None and self.data is not None and self.unlabeled is None:
             raise UserError("--teacher answers texts without labels; add some by --unlabeled FILE")
 
@@ -367,14 +396,14 @@ class UnlabeledTexts(TextData, Training):
             self.data,
             text_column=self.text_column,
             label_column=self.label_column,
-            validation_ratio=self.validation_ratio,
+            held_out=self.held_out,
             unlabeled=self.unlabeled,
             quoting=self.quoting,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionData(Settings):
+class CaptionData(DividedData):
     """Data."""
 
     data: Path | None = None

@@ -104,7 +104,7 @@ def load_data(config: Config) -> Splits:
     else:
         path = config.data or captioned_pictures.flickr8k(config.data_dir)
         given = captioned_pictures.read(path, images=config.images, quoting=config.quoting)
-    found = caption_examples.divide(given, path, validation_ratio=config.validation_ratio, own=config.data is not None)
+    found = caption_examples.divide(given, path, held_out=config.held_out, own=config.data is not None)
     # The pictures of public data sets are many, and stay as they are: their captions tell enough.
     captions = [list(part.captions) for part in (found.train, found.validation)]
     known = {} if config.data else {"fingerprint": divided.fingerprint(captions)}

@@ -21,10 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from apps._contract import Card, Objective, Splits
-from apps._settings import AtLeast, Between, Training, at_least, between
+from apps._settings import AtLeast, Between, DividedData, Training, at_least, between
 from kerasdl import export
 from kerasdl.blocks import recurrence
-from kerasdl.data import pipeline, synthetic, text_file, tfds, vocabulary
+from kerasdl.data import divided, pipeline, synthetic, text_file, tfds, vocabulary
 from kerasdl.decoding import sampling
 from kerasdl.errors import UserError
 from kerasdl.figures import colored_text
@@ -35,7 +35,7 @@ from kerasdl.training import carried_state, fit, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Training, epochs=18, learning_rate=3e-3, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0):
+class Config(DividedData, Training, epochs=18, learning_rate=3e-3, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0):
     """Text generator."""
 
     data: Path | None = None
@@ -75,6 +75,8 @@ def load_data(config: Config) -> Splits:
         held = round(config.held_out_ratio * len(whole))
         parts = [whole[: -2 * held], whole[-2 * held : -held], whole[-held:]]
         description = f"the end of {config.data.name}"
+    if isinstance(fold := config.held_out, divided.Fold):
+        parts[:2] = divided.without(parts[0] + parts[1], fold)
     return splits_of(parts, config.alphabet, description)
 
 

@@ -105,10 +105,10 @@ OBJECTIVE = Objective(metric="val_accuracy", direction="max")
 def load_data(config: Config) -> Splits:
     """Reads CIFAR-10, or the pictures of --data: uint8[examples, size, size, 3] and labels int32[examples]."""
     if config.data is None:
-        found = image_data.from_tfds("cifar10", config.data_dir, validation_ratio=config.validation_ratio)
+        found = image_data.from_tfds("cifar10", config.data_dir, held_out=config.held_out)
     else:
         load = image_data.squares(config.image_size, strict=config.strict)
-        found = image_data.from_folder(config.data, load, validation_ratio=config.validation_ratio, classes="required")
+        found = image_data.from_folder(config.data, load, held_out=config.held_out, classes="required")
     info = {"image_size": found.train.images.shape[1], "class_names": found.class_names, **found.train.normalization()}
     return Splits.of(found, info, None if config.data else "CIFAR-10 (TFDS), test split, 10,000 pictures")
 

@@ -98,11 +98,11 @@ OBJECTIVE = Objective(metric="val_frechet", direction="min")
 
 def load_data(config: Config) -> Splits:
     """Reads --dataset, or the pictures of --data: uint8[examples, size, size, channels] and labels int32[examples]."""
-    ratio, own = config.validation_ratio, config.data
+    held_out, own = config.held_out, config.data
     if own is None:
-        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio, size=config.image_size)
+        found = image_data.from_tfds(config.dataset, config.data_dir, held_out=held_out, size=config.image_size)
     else:
-        options: dict[str, Any] = {"classes": "optional", "validation_ratio": ratio, "least_test": 4}
+        options: dict[str, Any] = {"classes": "optional", "held_out": held_out, "least_test": 4}
         if config.conditional:
             options |= {"classes": "required", "why": "--conditional needs classes."}
         found = image_data.from_folder(own, image_data.squares(config.image_size, strict=config.strict), **options)

@@ -89,11 +89,10 @@ OBJECTIVE = Objective(metric="val_psnr_db", direction="max")
 def load_data(config: Config) -> Splits:
     """Pictures uint8[pictures, height, width, channels] of --dataset, or squares of those of --data."""
     cut = image_data.patches(config.patch_size, config.patches, strict=config.strict)
-    ratio = config.validation_ratio
     if config.data is None:
-        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=ratio)
+        found = image_data.from_tfds(config.dataset, config.data_dir, held_out=config.held_out)
     else:
-        found = image_data.from_folder(config.data, cut, validation_ratio=ratio, classes="none")
+        found = image_data.from_folder(config.data, cut, held_out=config.held_out, classes="none")
     test, description = found.test, f"squares of the {found.description}" if config.data else found.description
     train = [found.train.images]
     if config.photographs is not None:

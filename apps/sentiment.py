@@ -90,8 +90,8 @@ OBJECTIVE = Objective(metric="val_accuracy", direction="max")
 def load_data(config: Config) -> Splits:
     """Reads the IMDB reviews, or the table of --data; no text without a label stands in the test part."""
     if config.data is None:
-        ratio, name = config.validation_ratio, "imdb_reviews/plain_text"
-        found = text_data.from_tfds(name, config.data_dir, validation_ratio=ratio, unlabeled="unsupervised")
+        name, held_out = "imdb_reviews/plain_text", config.held_out
+        found = text_data.from_tfds(name, config.data_dir, held_out=held_out, unlabeled="unsupervised")
         return splits_of(config, found, "IMDB (TFDS), test split, 25,000 reviews")
     found = config.table()
     return splits_of(config, found, found.description)

@@ -102,10 +102,10 @@ OBJECTIVE = Objective(metric="val_loss", direction="min")
 def load_data(config: Config) -> Splits:
     """Pictures uint8[pictures, size, size, channels] of --dataset or --data; classes only colour a figure."""
     if config.data is None:
-        found = image_data.from_tfds(config.dataset, config.data_dir, validation_ratio=config.validation_ratio)
+        found = image_data.from_tfds(config.dataset, config.data_dir, held_out=config.held_out)
     else:
         squares = image_data.squares(config.image_size, strict=config.strict)
-        found = image_data.from_folder(config.data, squares, validation_ratio=config.validation_ratio, classes="none")
+        found = image_data.from_folder(config.data, squares, held_out=config.held_out, classes="none")
     train, validation, info = found.train.images, found.validation.images, {"shape": list(found.train.images.shape[1:])}
     return Splits(train, validation if len(validation) else None, found.test, info, found.description)
 

@@ -64,6 +64,9 @@ class Options:
     """Longest time of one example through the export's first signature, in milliseconds, on this machine."""
     max_export_mib: float | None = None
     """Largest export, in MiB."""
+    folds: int = 0
+    """n-fold cross-validation: train each trial on this many divisions of the training data, 2 or more; its score is
+    the mean. It takes as many times as long."""
     retrain: int = 0
     """Train the best and the starting configuration from this many new seeds each, 2 or more, and compare them."""
     config: Path | None = None
@@ -119,7 +122,7 @@ def _dispatch(arguments: list[str]) -> int:
         Options, module.Config, [*given, *rest], f"python -m tuning {name}"
     )
     budget = None if options.budget is None else seconds_of(options.budget)
-    _check(options)
+    _check(name, options, config)
     batch_size_given = command_line.option([*given, *rest], "batch-size") is not None
     start_keras()
     try:
@@ -129,7 +132,7 @@ def _dispatch(arguments: list[str]) -> int:
     return _search(name, options, config, budget, batch_size_given)
 
 
-def _check(options: Options) -> None:
+def _check(name: str, options: Options, config: Any) -> None:
     check_output(options.folder, folder=True, flag="--folder")
     at_least(1, trials=options.trials, workers=options.workers, total_epochs=options.total_epochs)
     at_least(1, worker_cores=options.worker_cores)
@@ -137,6 +140,14 @@ def _check(options: Options) -> None:
     if options.engine == "ray" and options.memory_limit is not None:
         raise UserError("--memory-limit is for --engine local; on a cluster Ray ends workers that take too much memory")
     at_least(1, memory_limit=options.memory_limit, max_parameters=options.max_parameters)
+    if options.folds:
+        at_least(2, folds=options.folds)
+        if options.tiny:
+            raise UserError("--tiny has a validation part of its own; leave --folds out")
+        if not hasattr(config, "fold"):
+            raise UserError(f"--folds: the data of {name} cannot be divided into folds; leave it out")
+        if config.fold is not None:
+            raise UserError(f"--fold {config.fold} is one of --folds {options.folds}; leave one or the other out")
     if options.retrain:
         at_least(2, retrain=options.retrain)
     at_least(1e-6, max_latency_ms=options.max_latency_ms, max_export_mib=options.max_export_mib)
@@ -158,7 +169,7 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
     declare = (
         _space.parsed(options.set, module.Config) if options.set else importlib.import_module(f"tuning.{name}").space
     )
-    task = _worker.Task(name, options.tiny, limits)
+    task = _worker.Task(name, options.tiny, limits, options.folds)
     engine = _engine(task, options)
     settings = _settings(name, options, config)
     root = Path("runs/tuning") / name
@@ -232,7 +243,8 @@ def _settings(name: str, options: Options, config: Any) -> dict[str, Any]:
     """What makes a search this one and no other."""
     fields = {field: value for field, value in jsonable(config).items() if field not in PLACES}
     kept = ("algorithm", "set", "prune", "tiny", "max_parameters", "max_latency_ms", "max_export_mib")
-    return {"application": name, **{key: getattr(options, key) for key in kept}, "config": fields}
+    folds = {"folds": options.folds} if options.folds else {}
+    return {"application": name, **{key: getattr(options, key) for key in kept}, **folds, "config": fields}
 
 
 def _unfinished(root: Path, settings: dict[str, Any], retrain: int) -> Path | None:
@@ -276,7 +288,7 @@ def _say_beginning(search: Any, options: Options) -> None:
 
 def _conclude(name: str, search: Any, reason: str) -> None:
     """Writes the report and says what was found."""
-    from tuning import _report
+    from tuning import _progress, _report
     from tuning._search import BEST, TABLE
 
     if search.best is None:
@@ -290,7 +302,7 @@ def _conclude(name: str, search: Any, reason: str) -> None:
     lines = [
         f"{reason}; {len(search.trials)} trials, {search.epochs} epochs in {search.seconds:.0f} s",
         f"start: {_start_words(start, metric)}",
-        f"best: {metric} {best.score:.4f}, trial {best.number}, epoch {best.best_epoch} of {best.epochs}",
+        f"best: {metric} {_progress.scored(best)}, trial {best.number}, epoch {best.best_epoch} of {best.epochs}",
     ]
     facts = {
         "application": name,
@@ -310,7 +322,9 @@ def _start_words(start: Any, metric: str) -> str:
         return "not ended"
     if start.score is None:
         return f"failed, {start.reason}"
-    return f"{metric} {start.score:.4f}, epoch {start.best_epoch} of {start.epochs}"
+    from tuning import _progress
+
+    return f"{metric} {_progress.scored(start)}, epoch {start.best_epoch} of {start.epochs}"
 
 
 def main(arguments: Sequence[str]) -> int:

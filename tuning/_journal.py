@@ -33,7 +33,7 @@ class Trial:
         seconds: of training, and of what is around it.
         costs: number of parameters, and what else was measured.
         same_as: number of the trial with the same configuration and epochs whose score it has.
-        rows: of its log, an epoch each.
+        rows: of its log, an epoch each; with cross-validation of all folds, whose number is their `fold`.
         attempts: how often a worker has died with it.
         ended_at: seconds from the beginning of the search to its end.
     """
@@ -57,6 +57,11 @@ class Trial:
     def ended(self) -> bool:
         """Whether nothing more will come of it."""
         return self.status != "running"
+
+    @property
+    def curve(self) -> list[dict[str, float]]:
+        """The rows of the first fold, which are all without cross-validation."""
+        return [row for row in self.rows if row.get("fold", 1) == 1]
 
 
 def ranking(trials: list[Trial], objective: Objective) -> list[Trial]:

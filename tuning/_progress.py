@@ -64,7 +64,7 @@ class Progress:
             values = ", ".join(f"{name} {_short(value)}" for name, value in trial.values.items() if "/" not in name)
             running.add_row(
                 str(number),
-                f"{len(trial.rows)}/{trial.epochs}",
+                _epoch(trial),
                 "" if score is None else f"{score:.4g}",
                 _time(time.monotonic() - begun),
                 values,
@@ -77,16 +77,28 @@ def ended_line(search: Search, trial: Trial) -> str:
     metric = search.objective.metric
     if trial.status == "failed":
         return f"trial {trial.number} failed ({trial.kind}): {trial.reason}"
-    what = f"trial {trial.number}: {metric} {trial.score:.4f} in epoch {trial.best_epoch} of {trial.epochs}"
+    what = f"trial {trial.number}: {metric} {scored(trial)} in epoch {trial.best_epoch} of {trial.epochs}"
     if trial.same_as is not None:
         return f"{what}, the same as trial {trial.same_as}"
     what += f", {_time(trial.seconds)}"
     if trial.status == "pruned":
-        what += f", ended after epoch {len(trial.rows)}: {trial.reason}"
+        what += f", ended after epoch {len(trial.curve)}: {trial.reason}"
     best = search.best
     if best is None:
         return what
     return f"{what}; the best so far" if best is trial else f"{what}; best {best.score:.4f} (trial {best.number})"
+
+
+def scored(trial: Trial) -> str:
+    """A trial's score, with cross-validation the mean of its folds and their standard deviation."""
+    spread = f" ± {trial.costs['deviation']:.4f}" if "deviation" in trial.costs else ""
+    return f"{trial.score:.4f}{spread}"
+
+
+def _epoch(trial: Trial) -> str:
+    fold = trial.rows[-1].get("fold") if trial.rows else None
+    done = sum(row.get("fold") == fold for row in trial.rows)
+    return f"{done}/{trial.epochs}" if fold is None else f"{done}/{trial.epochs}, fold {fold:.0f}"
 
 
 def seconds_left(search: Search) -> float | None:

@@ -21,7 +21,8 @@ _OTHERS = 4
 def hopeless(rule: Rule, trial: Trial, trials: Sequence[Trial], objective: Objective) -> str | None:
     """Why a trial whose last epoch is in its rows should end there; None: it should go on.
 
-    Trials of as many epochs are compared alone, since a schedule that is longer is behind at the same epoch.
+    Trials of as many epochs are compared alone, since a schedule that is longer is behind at the same epoch;
+    with cross-validation the first fold decides.
 
     Args:
         rule: `median` ends a trial whose best score so far is below the median of the others' at the same epoch, after
@@ -32,13 +33,13 @@ def hopeless(rule: Rule, trial: Trial, trials: Sequence[Trial], objective: Objec
 
     Source: Golovin et al. 2017, "Google Vizier", section 3.2.2; Li et al. 2018, arXiv:1810.05934, algorithm 2.
     """
-    epoch = len(trial.rows)
-    if rule == "none" or epoch >= trial.epochs:
+    epoch = len(trial.curve)
+    if rule == "none" or epoch >= trial.epochs or epoch < len(trial.rows):
         return None
     others = [
         score
         for other in trials
-        if other is not trial and other.epochs == trial.epochs and other.same_as is None and len(other.rows) >= epoch
+        if other is not trial and other.epochs == trial.epochs and other.same_as is None and len(other.curve) >= epoch
         for score in [_best(other, epoch, objective)]
         if math.isfinite(score)
     ]
@@ -60,7 +61,7 @@ def hopeless(rule: Rule, trial: Trial, trials: Sequence[Trial], objective: Objec
 def _best(trial: Trial, epoch: int, objective: Objective) -> float:
     """The best score up to an epoch; the higher, the better."""
     sign = 1 if objective.direction == "max" else -1
-    scores = [sign * row[objective.metric] for row in trial.rows[:epoch] if objective.metric in row]
+    scores = [sign * row[objective.metric] for row in trial.curve[:epoch] if objective.metric in row]
     return max((score for score in scores if math.isfinite(score)), default=-math.inf)
 
 

@@ -31,9 +31,9 @@ class _Actor:
         from apps._lazy import start_keras
 
         start_keras()
-        from tuning._trial import Limits, Trials
+        from tuning._trial import Trials
 
-        self.trials = Trials(task.application, tiny=task.tiny, limits=Limits(**task.limits))
+        self.trials = Trials.of(task)
         self.news: queue.Queue[tuple[str, Mapping[str, Any]]] = queue.Queue()
         self.answers: queue.Queue[bool] = queue.Queue()
 

@@ -90,10 +90,10 @@ def over_time(scored: Sequence[Trial], objective: Objective) -> go.Figure:
 
 
 def curves(trials: Sequence[Trial], objective: Objective) -> go.Figure:
-    """The metric of each trial over its epochs."""
+    """The metric of each trial over its epochs, with cross-validation those of its first fold."""
     figure = go.Figure(layout=_LAYOUT)
     for trial in _journal.ranking([*trials], objective):
-        rows = [row for row in trial.rows if objective.metric in row]
+        rows = [row for row in trial.curve if objective.metric in row]
         if rows and trial.same_as is None:
             figure.add_scatter(
                 x=[row["epoch"] for row in rows],
@@ -188,7 +188,7 @@ def write_tensorboard(folder: Path, trials: Sequence[Trial], objective: Objectiv
         writer = tf.summary.create_file_writer(str(place))
         with writer.as_default():
             api.hparams(searched(trial.values), trial_id=f"{trial.number:04d}")
-            for row in trial.rows:
+            for row in trial.curve:
                 if objective.metric in row:
                     tf.summary.scalar(objective.metric, row[objective.metric], step=int(row["epoch"]))
             tf.summary.scalar("best", trial.score, step=trial.best_epoch)
@@ -218,7 +218,7 @@ def _table(ranked: Sequence[Trial], objective: Objective) -> str:
             trial.score,
             trial.status,
             *(trial.values.get(name) for name in names),
-            len(trial.rows) or trial.epochs,
+            len(trial.curve) or trial.epochs,
             trial.seconds,
             reason,
         ]

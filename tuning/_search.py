@@ -16,7 +16,7 @@ from apps._contract import Objective, jsonable
 from kerasdl.errors import UserError
 from kerasdl.files import write_json, write_text
 from kerasdl.training import run
-from tuning import _journal, _oracles, _pruning
+from tuning import _journal, _oracles, _pruning, _worker
 from tuning._journal import Journal, Trial
 from tuning._space import Space
 from tuning._worker import Event
@@ -27,7 +27,7 @@ HOPELESS = 5
 IN_A_ROW = 30
 """Trials that fail one after the other, after which a search ends that had some that did not."""
 _RESULT = ("status", "score", "best_epoch", "kind", "reason", "seconds", "same_as", "costs")
-_COSTS = ("parameters", "latency_ms", "export_mib", "build_seconds", "fit_seconds", "memory_mib")
+_COSTS = ("parameters", "latency_ms", "export_mib", "build_seconds", "fit_seconds", "memory_mib", "deviation")
 _ATTEMPTS = 2
 """Times that a trial is begun, or gone on with, whose worker dies."""
 
@@ -327,8 +327,9 @@ class Search:
         """Removes weights, but those of the best trial, which is a run like any other."""
         best = self.best
         for other in [trial] if best is not trial else [one for one in self.trials if one.ended and one is not trial]:
-            for name in (run.CHECKPOINT, run.MODEL):
-                (self._folder(other) / name).unlink(missing_ok=True)
+            for part in (self._folder(other), *self._folder(other).glob(_worker.fold_folder("*"))):
+                for name in (run.CHECKPOINT, run.MODEL):
+                    (part / name).unlink(missing_ok=True)
 
     def _write(self) -> None:
         ranked = _journal.ranking([trial for trial in self.trials if trial.ended], self.objective)
@@ -360,11 +361,16 @@ def shortened(config: Any, epochs: int) -> Any:
 
 
 def _rows(folder: Path) -> list[dict[str, float]]:
-    """The epochs in a trial's log, whose checkpoint goes on from there."""
-    if not (folder / run.LOG).exists():
-        return []
-    with (folder / run.LOG).open(encoding="utf-8", newline="") as stream:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+    """The epochs in a trial's log, or in those of its folds, whose checkpoints go on from there."""
+    found: list[dict[str, float]] = []
+    if (folder / run.LOG).exists():
+        with (folder / run.LOG).open(encoding="utf-8", newline="") as stream:
+            found += [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+    number = 1
+    while (part := folder / _worker.fold_folder(number)).exists():
+        found += [{**row, "fold": number} for row in _rows(part)]
+        number += 1
+    return found
 
 
 def table(ranked: list[Trial], objective: Objective) -> str:
@@ -378,7 +384,7 @@ def table(ranked: list[Trial], objective: Objective) -> str:
                 objective.metric: trial.score,
                 "status": trial.status,
                 **searched(trial.values),
-                "epochs": trial.values.get("epochs", len(trial.rows) or trial.epochs),
+                "epochs": trial.values.get("epochs", len(trial.curve) or trial.epochs),
                 "best_epoch": trial.best_epoch or None,
                 "seconds": trial.seconds,
                 **trial.costs,

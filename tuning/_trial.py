@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import importlib
 import math
@@ -19,11 +20,12 @@ import keras
 import tensorflow as tf
 
 from apps import _data, _run
-from apps._contract import Splits
+from apps._contract import Splits, jsonable
 from kerasdl import command_line, export
 from kerasdl.errors import UserError
-from kerasdl.files import write_text
+from kerasdl.files import write_json, write_text
 from kerasdl.training import checkpoint, run
+from tuning._worker import Task, fold_folder
 
 Report = Callable[[dict[str, float]], bool]
 """Takes the log's row of an epoch that ended; false ends the trial."""
@@ -121,13 +123,19 @@ class Trials:
         application: its name.
         tiny: whether the data are the application's synthetic ones.
         limits: what a model may cost.
+        folds: of n-fold cross-validation, each trained on and validated by in turn; 0 for none.
     """
 
-    def __init__(self, application: str, *, tiny: bool, limits: Limits) -> None:
-        self.application, self.tiny, self.limits = application, tiny, limits
+    def __init__(self, application: str, *, tiny: bool, limits: Limits, folds: int = 0) -> None:
+        self.application, self.tiny, self.limits, self.folds = application, tiny, limits, folds
         self.module: Any = importlib.import_module(f"apps.{application}")
         self._data: Splits | None = None
         self._data_fields: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, task: Task) -> Trials:
+        """Those of a search."""
+        return cls(task.application, tiny=task.tiny, limits=Limits(**task.limits), folds=task.folds)
 
     def data(self, config: Any) -> Splits:
         """The data of a configuration; read again where a field differs that was looked at in reading."""
@@ -148,7 +156,7 @@ class Trials:
         Raises:
             UserError: the data cannot be read, or has no validation part.
         """
-        data = self.data(config)
+        data = self.data(self._fold(config, 1) if self.folds else config)
         if data.validation is None:
             raise UserError("a search needs validation data; give --validation-ratio above 0")
         if not batch_size_given:
@@ -156,13 +164,16 @@ class Trials:
         fingerprint = str(data.info.get("fingerprint", ""))
         return {"batch_size": config.batch_size, "fingerprint": fingerprint, "description": data.description}
 
+    def _fold(self, config: Any, number: int) -> Any:
+        return dataclasses.replace(config, fold=f"{number}/{self.folds}")
+
     def run(self, folder: Path, report: Report, *, evaluate: bool = False) -> dict[str, Any]:
         """Trains the configuration in a folder's config.json, from its last finished epoch on if it has one.
 
         Args:
             folder: of the trial.
             report: receives each epoch.
-            evaluate: whether the model is measured on the test split, too: `metrics`.
+            evaluate: whether the model is trained once, without folds, and measured on the test split: `metrics`.
 
         Returns:
             status `finished`, `pruned` or `failed`; the score, its epoch and what the model costs; or the kind of
@@ -170,7 +181,7 @@ class Trials:
         """
         began = time.perf_counter()
         try:
-            found = self._run(folder, report)
+            found = self._run_folds(folder, report) if self.folds and not evaluate else self._run(folder, report)
             if evaluate and found["status"] == "finished":
                 found["metrics"] = self._evaluate(folder)
         except Exception as error:
@@ -180,6 +191,28 @@ class Trials:
         keras.utils.clear_session(free_memory=False)
         gc.collect()
         return {**found, "seconds": round(time.perf_counter() - began, 2)}
+
+    def _run_folds(self, folder: Path, report: Report) -> dict[str, Any]:
+        """The mean of the scores of all folds, and their standard deviation; of one that ended early, no other."""
+        config = command_line.read_config(folder / run.CONFIG, self.module.Config)
+        found: list[dict[str, Any]] = []
+        for number in range(1, self.folds + 1):
+            part = folder / fold_folder(number)
+            if not (part / run.CONFIG).exists():
+                write_json(part / run.CONFIG, jsonable(self._fold(config, number)))
+            found.append(self._run(part, _of_fold(report, number)))
+            keras.utils.clear_session(free_memory=False)
+            if found[-1]["status"] != "finished":
+                return found[-1]
+        scores = [one["score"] for one in found]
+        seconds = {name: sum(one[name] for one in found) for name in ("build_seconds", "fit_seconds")}
+        return {
+            **found[0],
+            **seconds,
+            "score": statistics.mean(scores),
+            "deviation": statistics.stdev(scores),
+            "best_epoch": round(statistics.mean(one["best_epoch"] for one in found)),
+        }
 
     def _run(self, folder: Path, report: Report) -> dict[str, Any]:
         config = command_line.read_config(folder / run.CONFIG, self.module.Config)
@@ -213,6 +246,10 @@ class Trials:
     def _evaluate(self, folder: Path) -> dict[str, float]:
         config = command_line.read_config(folder / run.CONFIG, self.module.Config)
         return _run.evaluate(self.module, [(config, self.data(config))], [folder])
+
+
+def _of_fold(report: Report, number: int) -> Report:
+    return lambda row: report({**row, "fold": number})
 
 
 def _kind(error: Exception) -> str:

@@ -19,6 +19,11 @@ OUTPUT = "output.txt"
 """File of a trial's folder that receives what its training prints."""
 
 
+def fold_folder(number: int | str) -> str:
+    """Name of the folder of a fold's run in that of its trial."""
+    return f"fold-{number}"
+
+
 @dataclass(frozen=True)
 class Task:
     """What all trials of a search have in common; it travels to the workers.
@@ -27,11 +32,13 @@ class Task:
         application: its name.
         tiny: whether the data are the application's synthetic ones.
         limits: those of `_trial.Limits`, by name.
+        folds: of n-fold cross-validation; 0 for none.
     """
 
     application: str
     tiny: bool
     limits: Mapping[str, Any]
+    folds: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,9 @@ def serve(connection: Connection, task: Task, cores: Sequence[int], environment:
     from apps._lazy import start_keras
 
     start_keras()
-    from tuning._trial import Limits, Trials
+    from tuning._trial import Trials
 
-    trials = Trials(task.application, tiny=task.tiny, limits=Limits(**task.limits))
+    trials = Trials.of(task)
 
     def report(row: Mapping[str, float]) -> bool:
         connection.send(("epoch", row))

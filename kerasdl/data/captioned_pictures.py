@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from kerasdl.data import folders, picture_files, table, text_file
+from kerasdl.data.divided import HeldOut, held_and_kept
 from kerasdl.errors import UserError
 from kerasdl.files import claim
 from kerasdl.training.progress import bar
@@ -155,12 +156,12 @@ def flickr8k(data_dir: Path | None) -> Path:
     return path
 
 
-def split(captioned: Captioned, *, validation_ratio: float, test_ratio: float, seed: int) -> dict[str, Captioned]:
+def split(captioned: Captioned, *, held_out: HeldOut, test_ratio: float, seed: int) -> dict[str, Captioned]:
     """Divides pictures, each with all its captions, by the content of their files: see `picture_files.split`.
 
     Args:
         captioned: as `read` returns it.
-        validation_ratio: share for validation, as it is there for a single class.
+        held_out: for validation, as it is there for a single class.
         test_ratio: share for test, in the same way.
         seed: another seed gives another split.
 
@@ -171,17 +172,17 @@ def split(captioned: Captioned, *, validation_ratio: float, test_ratio: float, s
         ValueError: if a ratio is negative, or nothing is left for train.
     """
     parts = picture_files.split(
-        [(path, 0) for path in captioned.paths], validation_ratio=validation_ratio, test_ratio=test_ratio, seed=seed
+        [(path, 0) for path in captioned.paths], held_out=held_out, test_ratio=test_ratio, seed=seed
     )
     return {name: _of(captioned, [path for path, _ in part]) for name, part in parts.items()}
 
 
-def hold_out(captioned: Captioned, *, ratio: float, seed: int) -> dict[str, Captioned]:
+def hold_out(captioned: Captioned, held_out: HeldOut, *, seed: int) -> dict[str, Captioned]:
     """Divides the pictures of a public data set, which stays as it is, into train and validation.
 
     Args:
         captioned: as `read` returns it.
-        ratio: share for validation, 0 for none; those whose names have the lowest hashes.
+        held_out: for validation; a share takes those whose names have the lowest hashes.
         seed: another seed gives another split.
 
     Returns:
@@ -190,8 +191,8 @@ def hold_out(captioned: Captioned, *, ratio: float, seed: int) -> dict[str, Capt
     Source: own.
     """
     order = sorted(captioned.paths, key=lambda path: hashlib.sha256(f"{seed}/{path.name}".encode()).digest())
-    count = round(ratio * len(order))
-    return {"train": _of(captioned, sorted(order[count:])), "validation": _of(captioned, sorted(order[:count]))}
+    held, kept = ([order[i] for i in positions] for positions in held_and_kept(len(order), held_out))
+    return {"train": _of(captioned, sorted(kept)), "validation": _of(captioned, sorted(held))}
 
 
 def _of(captioned: Captioned, paths: Sequence[Path]) -> Captioned:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,60 @@ from kerasdl.errors import UserError
 SEED = 2009  # of every division, so that runs of all seeds and searches compare
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of several equally large parts of the training examples: it validates, and the others are trained on.
+
+    Attributes:
+        number: from 1 to `count`.
+        count: of parts, 2 or more.
+
+    Source: n-fold cross-validation: Kohavi 1995, "A Study of Cross-Validation and Bootstrap for Accuracy Estimation
+    and Model Selection", section 2.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def read(cls, text: str) -> Fold:
+        """The fold that a text such as `2/5` names.
+
+        Raises:
+            ValueError: it names none.
+        """
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal()):
+            raise ValueError("expected a part and how many there are, such as 2/5")
+        found = cls(int(number), int(count))
+        if not (found.count >= 2 and 1 <= found.number <= found.count):
+            raise ValueError("expected one of two parts or more, such as 1/2")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+HeldOut: TypeAlias = float | Fold
+"""What is held out of the training examples to validate by: a share of them, 0 for none; or a fold."""
+
+
+def held_and_kept(count: int, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of what is held out of examples in random order, and of the others, both ascending.
+
+    Args:
+        count: of the examples.
+        held_out: a share takes the first ones.
+    """
+    begin, end = 0, 0
+    if isinstance(held_out, Fold):
+        begin, end = (count * part // held_out.count for part in (held_out.number - 1, held_out.number))
+    else:
+        end = round(held_out * count)
+    positions = np.arange(count)
+    return positions[begin:end], np.concatenate([positions[:begin], positions[end:]])
 
 
 @dataclass(frozen=True)
@@ -35,6 +89,12 @@ class Divided(Generic[T]):
     test: Callable[[], T]
     class_names: list[str] | None
     description: str
+
+
+def without(text: str, fold: Fold) -> list[str]:
+    """A running text without a fold, which is one piece of it, and that piece."""
+    begin, end = (len(text) * part // fold.count for part in (fold.number - 1, fold.number))
+    return [text[:begin] + text[end:], text[begin:end]]
 
 
 def fingerprint(*examples: Any) -> str:

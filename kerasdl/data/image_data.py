@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from kerasdl.data import channels, picture_files, tfds
-from kerasdl.data.divided import SEED, Divided, check_sizes
+from kerasdl.data.divided import SEED, Divided, Fold, HeldOut, check_sizes, held_and_kept
 from kerasdl.errors import UserError
 
 Load: TypeAlias = Callable[[Sequence[picture_files.Example], str], "Images"]
@@ -64,16 +64,16 @@ def facts(found: Divided[Images], source: str) -> dict[str, Any]:
     }
 
 
-def hold_out(examples: Images, ratio: float) -> tuple[Images, Images]:
+def hold_out(examples: Images, held_out: HeldOut) -> tuple[Images, Images]:
     """Divides examples by their position: train and validation.
 
     Args:
         examples: in an order that does not change.
-        ratio: share for validation, 0 for none.
+        held_out: for validation.
     """
     order = np.random.default_rng(SEED).permutation(len(examples))
-    held, kept = np.split(order, [round(ratio * len(order))])
-    return examples.of(kept), examples.of(held)
+    held, kept = held_and_kept(len(examples), held_out)
+    return examples.of(order[kept]), examples.of(order[held])
 
 
 def cut(
@@ -84,13 +84,13 @@ def cut(
     return Divided(train, validation, lambda: test, class_names, description)
 
 
-def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float, size: int | None = None) -> Divided[Images]:
+def from_tfds(name: str, data_dir: Path | None, *, held_out: HeldOut, size: int | None = None) -> Divided[Images]:
     """Reads a data set of TFDS with a split for training and one of 10,000 pictures for the test.
 
     Args:
         name: of the data set: `cifar10` or `mnist`.
         data_dir: see `kerasdl.data.tfds.builder`.
-        validation_ratio: share of the training split that is held out.
+        held_out: of the training split, for validation.
         size: side up to which smaller pictures get a black border; None adds none.
 
     Returns:
@@ -107,7 +107,7 @@ def from_tfds(name: str, data_dir: Path | None, *, validation_ratio: float, size
             np.pad(images, [(0, 0), (border, border), (border, border), (0, 0)]) if border else images, labels
         )
 
-    train, validation = hold_out(read("train"), validation_ratio)
+    train, validation = hold_out(read("train"), held_out)
     return Divided(
         train,
         validation,
@@ -121,7 +121,7 @@ def from_folder(
     path: Path,
     load: Load,
     *,
-    validation_ratio: float,
+    held_out: HeldOut,
     classes: Literal["required", "optional", "none"],
     least_test: int = 1,
     why: str = "",
@@ -131,7 +131,7 @@ def from_folder(
     Args:
         path: the folder.
         load: reads the pictures, such as `squares(32)`.
-        validation_ratio: share for validation, 0 for none.
+        held_out: for validation, if no part of the folder is; a fold divides that part, too.
         classes: required: sub-folders are the classes, see `picture_files.scan`; optional: without them a line says so,
             and there are no labels; none: sub-folders mean nothing.
         least_test: test pictures that are needed.
@@ -148,7 +148,7 @@ def from_folder(
     if classes != "none":
         try:
             found = picture_files.scan(path)
-            names, given = list(found.class_names), found.splits
+            names, given = list(found.class_names), dict(found.splits)
         except UserError as error:
             if classes == "required":
                 raise UserError(f"{why} {error}".lstrip()) from None
@@ -157,10 +157,11 @@ def from_folder(
             print(f"The pictures are taken without classes. {error}", file=sys.stderr)
     if names is None:
         given = {"train": [(file, 0) for file in picture_files.find([path])]}
-    held_out = 0 if "validation" in given else validation_ratio
-    parts = picture_files.split(
-        given["train"], validation_ratio=held_out, test_ratio=0 if "test" in given else 0.1, seed=SEED
-    )
+    if isinstance(held_out, Fold):
+        given["train"] = [*given["train"], *given.pop("validation", [])]
+    elif "validation" in given:
+        held_out = 0
+    parts = picture_files.split(given["train"], held_out=held_out, test_ratio=0 if "test" in given else 0.1, seed=SEED)
     parts |= {name: given[name] for name in ("validation", "test") if name in given}
     if len(given) > 1:
         picture_files.report_shared({name: [path for path, _ in part] for name, part in parts.items()})

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from kerasdl import startup
 from kerasdl.data import folders, picture_decoding, stratified
+from kerasdl.data.divided import HeldOut
 from kerasdl.data.picture_decoding import FORMATS
 from kerasdl.errors import UserError
 
@@ -140,7 +141,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def split(
-    examples: Sequence[Example], *, validation_ratio: float = 0.1, test_ratio: float = 0.1, seed: int
+    examples: Sequence[Example], *, held_out: HeldOut = 0.1, test_ratio: float = 0.1, seed: int
 ) -> dict[str, list[Example]]:
     """Divides examples into train, validation and test by the content of the files, see `stratified.divide`.
 
@@ -149,8 +150,8 @@ def split(
 
     Args:
         examples: as `scan` lists them.
-        validation_ratio: share for validation, 0 for none. Else each class gives at least one example if it can:
-            the first is for train, the second for validation, the third for test.
+        held_out: for validation. If it is a share above 0, each class gives at least one example if it can: the first
+            is for train, the second for validation, the third for test.
         test_ratio: share for test, in the same way.
         seed: another seed gives another split.
 
@@ -162,8 +163,8 @@ def split(
     """
     examples = sorted(examples)
     paths, labels = [path for path, _ in examples], [label for _, label in examples]
-    contents = digests(paths) if validation_ratio or test_ratio else [str(path) for path in paths]
-    parts = stratified.divide(contents, labels, validation_ratio=validation_ratio, test_ratio=test_ratio, seed=seed)
+    contents = digests(paths) if held_out or test_ratio else [str(path) for path in paths]
+    parts = stratified.divide(contents, labels, held_out=held_out, test_ratio=test_ratio, seed=seed)
     return {name: [examples[index] for index in part] for name, part in parts.items()}
 
 

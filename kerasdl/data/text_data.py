@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasdl.data import stratified, table, tfds
-from kerasdl.data.divided import SEED, Divided, check_sizes
+from kerasdl.data.divided import SEED, Divided, HeldOut, check_sizes, held_and_kept
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,13 @@ def excerpts(texts: Sequence[str], count: int, *, seed: int) -> tuple[list[str],
     return found, np.array(sources, np.int64)
 
 
-def from_tfds(
-    name: str, data_dir: Path | None, *, validation_ratio: float, unlabeled: str | None = None
-) -> Divided[Texts]:
+def from_tfds(name: str, data_dir: Path | None, *, held_out: HeldOut, unlabeled: str | None = None) -> Divided[Texts]:
     """Reads a data set of TFDS with labelled texts in a split for training and one for the test.
 
     Args:
         name: of the data set, such as `imdb_reviews/plain_text`.
         data_dir: see `kerasdl.data.tfds.builder`.
-        validation_ratio: share of the training split that is held out.
+        held_out: of the training split, for validation.
         unlabeled: a split of texts without labels. Those that stand in the test split, too, are left out.
 
     Returns:
@@ -84,7 +82,7 @@ def from_tfds(
     whole = Texts(*tfds.texts(name, "train", data_dir))
     # A split by position that is the same for every seed, so that runs and searches compare.
     order = np.random.default_rng(SEED).permutation(len(whole))
-    held, kept = np.split(order, [round(validation_ratio * len(order))])
+    held, kept = (order[positions] for positions in held_and_kept(len(whole), held_out))
 
     def test() -> Texts:
         return Texts(*tfds.texts(name, "test", data_dir))
@@ -101,7 +99,7 @@ def from_table(
     *,
     text_column: str,
     label_column: str,
-    validation_ratio: float,
+    held_out: HeldOut,
     unlabeled: Path | None = None,
     quoting: str = "auto",
 ) -> Divided[Texts]:
@@ -114,7 +112,7 @@ def from_table(
         path: a .csv, .tsv or .jsonl file in UTF-8, see `table.read`.
         text_column: name of the column of texts.
         label_column: name of the column of labels.
-        validation_ratio: share for validation, 0 for none.
+        held_out: for validation.
         unlabeled: a file of texts without labels, see `table.read_texts`.
         quoting: what double quotes mean in both files, see `table.read`.
 
@@ -127,10 +125,10 @@ def from_table(
     texts, classes = table.read(path, text_column=text_column, label_column=label_column, quoting=quoting)
     names = sorted(set(classes))
     whole = Texts(texts, np.array([names.index(name) for name in classes], np.int32))
-    parts = stratified.divide(texts, classes, validation_ratio=validation_ratio, test_ratio=0.1, seed=SEED)
+    parts = stratified.divide(texts, classes, held_out=held_out, test_ratio=0.1, seed=SEED)
     counts = {name: len(part) for name, part in parts.items()}
     if any(text.strip() for text in texts):  # else there is more to say than that they are all alike
-        check_sizes(path, "texts", **counts, least_validation=1 if validation_ratio else 0)
+        check_sizes(path, "texts", **counts, least_validation=1 if held_out else 0)
     positions = {name: np.array(part, np.int64) for name, part in parts.items()}
     test = whole.of(positions["test"])
     added = {} if unlabeled is None else table.read_texts(unlabeled, text_column=text_column, quoting=quoting)

@@ -62,7 +62,7 @@ def cut(
 
 
 def divide(
-    found: Mapping[str, captioned_pictures.Captioned], path: Path, *, validation_ratio: float, own: bool
+    found: Mapping[str, captioned_pictures.Captioned], path: Path, *, held_out: divided.HeldOut, own: bool
 ) -> divided.Divided[Examples]:
     """Divides captioned pictures as far as they are not; without a test split the validation split is the test.
 
@@ -71,7 +71,7 @@ def divide(
     Args:
         found: by split, see `captioned_pictures.read`.
         path: where they come from.
-        validation_ratio: share held out for validation, if there is no split for it.
+        held_out: for validation, if there is no split for it; a fold divides that split, too.
         own: whether they are a person's own, of which a tenth is for the test, if there is no split for it.
 
     Raises:
@@ -80,14 +80,18 @@ def divide(
     given = dict(found)
     if "test" not in given and "validation" in given:
         given["test"] = given.pop("validation")
-    held_out = 0 if "validation" in given else validation_ratio
+    if isinstance(held_out, divided.Fold) and "validation" in given:
+        one, other = given["train"], given.pop("validation")
+        given["train"] = captioned_pictures.Captioned(one.paths + other.paths, one.captions + other.captions)
+    elif "validation" in given:
+        held_out = 0
     if own:
-        ratios = {"validation_ratio": held_out, "test_ratio": 0 if "test" in given else 0.1}
-        parts = captioned_pictures.split(given["train"], **ratios, seed=divided.SEED)
+        test_ratio = 0 if "test" in given else 0.1
+        parts = captioned_pictures.split(given["train"], held_out=held_out, test_ratio=test_ratio, seed=divided.SEED)
         if len(given) > 1:
             picture_files.report_shared({name: part.paths for name, part in (parts | given).items()})
     else:
-        parts = captioned_pictures.hold_out(given["train"], ratio=held_out, seed=divided.SEED)
+        parts = captioned_pictures.hold_out(given["train"], held_out, seed=divided.SEED)
     parts = {**parts, **given, "train": parts["train"]}
     train, validation, test = (_examples(parts[name]) for name in ("train", "validation", "test"))
     counts = {"train": len(train), "validation": len(validation), "test": len(test)}

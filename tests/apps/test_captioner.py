@@ -257,8 +257,8 @@ def test_coco_is_read_through_tfds(own, tmp_path, monkeypatch):
     def from_tfds(data_dir, path, *, progress):
         asked.append((data_dir, path))
         whole = captioned_pictures.read(own / "captions.csv")["train"]
-        parts = captioned_pictures.hold_out(whole, ratio=0.4, seed=0)
-        train, held = parts["train"], captioned_pictures.hold_out(parts["validation"], ratio=0.5, seed=0)
+        parts = captioned_pictures.hold_out(whole, 0.4, seed=0)
+        train, held = parts["train"], captioned_pictures.hold_out(parts["validation"], 0.5, seed=0)
         return {"train": train, "validation": held["validation"], "test": held["train"]}
 
     monkeypatch.setattr(captioned_pictures, "from_tfds", from_tfds)

@@ -95,6 +95,46 @@ def test_data_that_moved_is_known_again_and_exchanged_data_refused(own, tmp_path
         opened(application, moved, recorded, folder)
 
 
+def test_folds_validate_by_each_example_once_and_leave_the_test_as_it_is(own):
+    """n-fold cross-validation of the lectures."""
+    application, config, _, _ = own
+    module = importlib.import_module(f"apps.{application}")
+    folds = [module.load_data(dataclasses.replace(config, fold=f"{number}/3")) for number in (1, 2, 3)]
+    assert len({fold.info["fingerprint"] for fold in folds}) == 3
+    one, *others = ([fold.train, fold.validation] for fold in folds)
+    assert all(sum(map(len, other)) == sum(map(len, one)) for other in others)
+    validation = [_keys(fold.validation) for fold in folds]
+    assert max(map(len, validation)) < 1.5 * min(map(len, validation))
+    if application == "chargen":
+        assert "".join(validation) == folds[0].validation + folds[0].train
+        assert {fold.test()[1] for fold in folds} == {folds[0].test()[1]}
+        return
+    assert not set.intersection(*map(set, validation))
+    assert all(not {*_keys(fold.train)} & {*_keys(fold.validation)} for fold in folds)
+    assert sorted(key for keys in validation for key in keys) == sorted([*_keys(one[0]), *_keys(one[1])])
+    assert len({tuple(_keys(fold.test())) for fold in folds}) == 1
+
+
+def _keys(examples):
+    """What tells each example from others."""
+    if isinstance(examples, str):
+        return examples
+    if isinstance(examples, Examples):
+        return [str(path) for path in examples.pictures]
+    if isinstance(examples, list):  # of a size each
+        return [key for part in examples for key in _keys(part)]
+    texts = getattr(examples, "texts", None)
+    return texts if texts is not None else [image.tobytes() for image in getattr(examples, "images", examples)]
+
+
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_what_is_no_fold_is_refused(application, capsys):
+    assert command.main([application, "train", "--fold", "6/5"]) == 2
+    assert "--fold is 6/5; expected one of two parts or more, such as 1/2" in capsys.readouterr().err
+    assert command.main([application, "train", "--tiny", "--fold", "1/5"]) == 2
+    assert "--tiny has data of its own, on which --fold would not act" in capsys.readouterr().err
+
+
 def test_the_command_line_takes_the_new_place(own, tmp_path, capsys):
     application, config, _, folder = own
     (tmp_path / "A").rename(tmp_path / "B")

@@ -484,7 +484,7 @@ def captioned(root, count):
 
 
 def test_split_is_by_content_of_the_picture_and_loses_no_caption(tmp_path):
-    options = {"validation_ratio": 0.2, "test_ratio": 0.2}
+    options = {"held_out": 0.2, "test_ratio": 0.2}
     whole = captioned(tmp_path / "here", 40)
     parts = captioned_pictures.split(whole, seed=3, **options)
     divided = [pair for part in parts.values() for pair in zip(part.paths, part.captions, strict=True)]
@@ -497,19 +497,19 @@ def test_split_is_by_content_of_the_picture_and_loses_no_caption(tmp_path):
     for name, part in parts.items():
         assert {path.name for path in part.paths} <= {path.name for path in moved[name].paths}
     with pytest.raises(ValueError, match="sum below 1"):
-        captioned_pictures.split(whole, validation_ratio=0.5, test_ratio=0.5, seed=0)
+        captioned_pictures.split(whole, held_out=0.5, test_ratio=0.5, seed=0)
 
 
 def test_a_public_data_set_is_held_out_by_names(tmp_path):
     whole = captioned(tmp_path, 50)
-    parts = captioned_pictures.hold_out(whole, ratio=0.2, seed=3)
+    parts = captioned_pictures.hold_out(whole, 0.2, seed=3)
     assert {name: len(part.paths) for name, part in parts.items()} == {"train": 40, "validation": 10}
     for path in whole.paths:
         path.write_text("other")
-    assert captioned_pictures.hold_out(whole, ratio=0.2, seed=3) == parts
+    assert captioned_pictures.hold_out(whole, 0.2, seed=3) == parts
     pairs = [pair for part in parts.values() for pair in zip(part.paths, part.captions, strict=True)]
     assert sorted(pairs) == sorted(zip(whole.paths, whole.captions, strict=True))
-    assert captioned_pictures.hold_out(whole, ratio=0, seed=3)["validation"].paths == ()
+    assert captioned_pictures.hold_out(whole, 0, seed=3)["validation"].paths == ()
 
 
 # --- load ---

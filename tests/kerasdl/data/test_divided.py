@@ -67,3 +67,30 @@ def test_parts_that_are_too_small_are_refused_with_their_counts():
         divided.check_sizes(place, "pictures", train=6, validation=1, test=3, least_validation=1, least_test=4)
     with pytest.raises(UserError, match="too few"):
         divided.check_sizes(place, "pictures", train=6, validation=0, test=3, least_validation=1)
+
+
+@pytest.mark.parametrize(("text", "number", "count"), [("1/2", 1, 2), ("5/5", 5, 5), ("02/10", 2, 10)])
+def test_a_fold_is_read_from_its_number_and_their_count(text, number, count):
+    assert divided.Fold.read(text) == divided.Fold(number, count)
+    assert str(divided.Fold(number, count)) == f"{number}/{count}"
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/5", "6/5", "1/1", "-1/5", "1/2/3", "a/b", "1.0/5", "²/5"])
+def test_what_is_no_fold_is_refused(text):
+    with pytest.raises(ValueError, match="such as"):
+        divided.Fold.read(text)
+
+
+def test_folds_hold_each_example_out_once_and_a_share_the_first_ones():
+    pairs = [divided.held_and_kept(11, divided.Fold(number, 4)) for number in range(1, 5)]
+    assert sorted(np.concatenate([held for held, _ in pairs])) == list(range(11))
+    assert sorted(len(held) for held, _ in pairs) == [2, 3, 3, 3]
+    assert all(sorted([*held, *kept]) == list(range(11)) for held, kept in pairs)
+    held, kept = divided.held_and_kept(10, 0.3)
+    assert (held.tolist(), kept.tolist()) == ([0, 1, 2], [3, 4, 5, 6, 7, 8, 9])
+    assert len(divided.held_and_kept(10, 0.0)[0]) == 0
+
+
+def test_folds_of_a_running_text_are_its_pieces():
+    parts = [divided.without("abcdefgh", divided.Fold(number, 3)) for number in (1, 2, 3)]
+    assert parts == [["cdefgh", "ab"], ["abfgh", "cde"], ["abcde", "fgh"]]

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from kerasdl.data import image_data
+from kerasdl.data.divided import Fold
 from kerasdl.errors import UserError
 
 
@@ -17,7 +18,7 @@ def folder(root, names, count=20):
 
 
 def read(path, classes, **options):
-    options = {"validation_ratio": 0.1} | options
+    options = {"held_out": 0.1} | options
     return image_data.from_folder(path, image_data.squares(8), classes=classes, **options)
 
 
@@ -46,11 +47,23 @@ def test_every_picture_stands_in_one_part(tmp_path, classes):
 def test_what_is_divided_already_stays_so_and_equal_pictures_are_named(tmp_path, capsys):
     for part, count in (("train", 5), ("val", 2), ("test", 3)):
         folder(tmp_path / part, ["a", "b"], count)
-    found = read(tmp_path, "required", validation_ratio=0.5)
+    found = read(tmp_path, "required", held_out=0.5)
     assert [len(part) for part in (found.train, found.validation, found.test())] == [10, 4, 6]
     validation, test = capsys.readouterr().err.splitlines()
     assert validation.startswith("4 of 4 pictures of validation stand in train, too: ")
     assert test.startswith("6 of 6 pictures of test stand in train, too: ")
+
+
+def test_a_fold_divides_the_validation_part_too(tmp_path):
+    for number, (part, count) in enumerate((("train", 6), ("val", 4), ("test", 3))):
+        folder(tmp_path / part, [f"a{number}"], count)
+        (tmp_path / part / f"a{number}").rename(tmp_path / part / "a")
+    for part in ("train", "val", "test"):
+        folder(tmp_path / part, ["b"], 2)
+    folds = [read(tmp_path, "required", held_out=Fold(number, 2)) for number in (1, 2)]
+    assert [len(fold.train) + len(fold.validation) for fold in folds] == [14, 14]
+    assert [len(fold.test()) for fold in folds] == [5, 5]
+    assert {len(fold.validation) for fold in folds} == {7}
 
 
 @pytest.mark.parametrize("classes", ["required", "none"])
@@ -70,7 +83,7 @@ def test_a_part_of_which_nothing_can_be_used_is_refused(tmp_path, broken):
         return image_data.Images(np.zeros((len(examples) * (split != broken), 8, 8, 3), np.uint8))
 
     with pytest.raises(UserError, match=rf"none of the \d+ {broken} pictures of .* can be used"):
-        image_data.from_folder(tmp_path, load, validation_ratio=0.2, classes="none").test()
+        image_data.from_folder(tmp_path, load, held_out=0.2, classes="none").test()
 
 
 def test_a_folder_without_classes_is_refused_or_said(tmp_path, capsys):
@@ -98,7 +111,7 @@ def test_the_files_of_a_split_are_read_when_it_is_asked_for(tmp_path):
         return image_data.Images(np.zeros((len(examples), 8, 8, 3), np.uint8))
 
     path = folder(tmp_path, ["a", "b"])
-    found = image_data.from_folder(path, load, validation_ratio=0, classes="required")
+    found = image_data.from_folder(path, load, held_out=0, classes="required")
     assert asked == ["train", "validation"]
     assert len(found.validation) == 0
     found.test()
@@ -124,7 +137,7 @@ def test_smaller_pictures_get_a_black_border(monkeypatch, size, border):
     drawn = np.full((10, 4, 4, 1), 9, np.uint8)
     monkeypatch.setattr(image_data.tfds, "images", lambda name, split, folder: (drawn, np.arange(10)))
     monkeypatch.setattr(image_data.tfds, "class_names", lambda name, folder: list("0123456789"))
-    found = image_data.from_tfds("mnist", None, validation_ratio=0.2, size=size)
+    found = image_data.from_tfds("mnist", None, held_out=0.2, size=size)
     for part in (found.train, found.validation, found.test()):
         assert part.images.shape[1:] == (4 + 2 * border, 4 + 2 * border, 1)
         assert part.images.sum(dtype=int) == len(part) * 9 * 16

@@ -192,13 +192,13 @@ def listed(root, counts):
 
 def test_split_loses_nothing_and_keeps_the_order_of_names(tmp_path):
     examples = listed(tmp_path, {"cat": 60, "dog": 20})
-    parts = picture_files.split(examples[::-1], validation_ratio=0.2, test_ratio=0.1, seed=0)
+    parts = picture_files.split(examples[::-1], held_out=0.2, test_ratio=0.1, seed=0)
     assert list(parts) == ["train", "validation", "test"]
     assert sorted(example for part in parts.values() for example in part) == sorted(examples)
     assert all(part == sorted(part) for part in parts.values())
     assert all({label for _, label in part} == {0, 1} for part in parts.values())
-    assert picture_files.split(examples, validation_ratio=0.2, test_ratio=0.1, seed=0) == parts
-    assert picture_files.split(examples, validation_ratio=0.2, test_ratio=0.1, seed=1) != parts
+    assert picture_files.split(examples, held_out=0.2, test_ratio=0.1, seed=0) == parts
+    assert picture_files.split(examples, held_out=0.2, test_ratio=0.1, seed=1) != parts
 
 
 def test_split_goes_by_content_wherever_a_file_lies_and_whatever_comes_or_goes(tmp_path):
@@ -235,7 +235,7 @@ def test_split_with_ratio_zero_gives_none_and_reads_nothing(tmp_path):
     ] == 0
     missing = [(tmp_path / "nowhere.jpg", 0)]
     whole = {"train": missing, "validation": [], "test": []}
-    assert picture_files.split(missing, validation_ratio=0, test_ratio=0, seed=0) == whole
+    assert picture_files.split(missing, held_out=0, test_ratio=0, seed=0) == whole
     assert picture_files.split(missing, seed=0) == whole  # which decoding will tell of
     assert picture_files.split([], seed=0) == {"train": [], "validation": [], "test": []}
 
@@ -243,7 +243,7 @@ def test_split_with_ratio_zero_gives_none_and_reads_nothing(tmp_path):
 @pytest.mark.parametrize("ratios", [(-0.1, 0.1), (0.5, 0.5)])
 def test_split_refuses_ratios_that_leave_no_training(tmp_path, ratios):
     with pytest.raises(ValueError, match="sum below 1"):
-        picture_files.split(listed(tmp_path, {"cat": 3}), validation_ratio=ratios[0], test_ratio=ratios[1], seed=0)
+        picture_files.split(listed(tmp_path, {"cat": 3}), held_out=ratios[0], test_ratio=ratios[1], seed=0)
 
 
 def test_equal_files_of_parts_that_were_divided_already_are_named(tmp_path, capsys):

@@ -3,11 +3,12 @@ import itertools
 import pytest
 
 from kerasdl.data import stratified
+from kerasdl.data.divided import Fold
 
 
 def divide(contents, labels=None, *, validation=0.1, test=0.1, seed=0):
     labels = [0] * len(contents) if labels is None else labels
-    found = stratified.divide(contents, labels, validation_ratio=validation, test_ratio=test, seed=seed)
+    found = stratified.divide(contents, labels, held_out=validation, test_ratio=test, seed=seed)
     assert list(found) == ["train", "validation", "test"]
     assert all(part == sorted(part) for part in found.values())
     assert sorted(itertools.chain(*found.values())) == list(range(len(contents)))
@@ -95,3 +96,25 @@ def test_a_ratio_of_zero_takes_nothing_and_nothing_is_divided():
 def test_impossible_ratios_are_refused(ratios):
     with pytest.raises(ValueError, match=r"sum below 1; choose smaller"):
         divide(["a"], validation=ratios[0], test=ratios[1])
+
+
+@pytest.mark.parametrize("test", [0.0, 0.2])
+def test_folds_share_out_all_but_the_test_and_each_class_equally(test):
+    contents, labels = words(150), [0] * 60 + [1] * 50 + [2] * 40
+    whole = divide(contents, labels, validation=0, test=test)
+    folds = [divide(contents, labels, validation=Fold(number, 5), test=test) for number in range(1, 6)]
+    assert all(fold["test"] == whole["test"] for fold in folds)
+    held = [content for fold in folds for content in fold["validation"]]
+    assert sorted(held) == sorted(whole["train"])
+    assert all({*fold["train"]} == {*whole["train"]} - {*fold["validation"]} for fold in folds)
+    label_of = dict(zip(contents, labels, strict=True))
+    for label in range(3):
+        counts = [sum(label_of[content] == label for content in fold["validation"]) for fold in folds]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_equal_contents_stand_in_one_fold():
+    contents = words(30) * 3
+    for number in (1, 2, 3):
+        parts = divide(contents, validation=Fold(number, 3))
+        assert not {*parts["train"]} & {*parts["validation"]}

@@ -20,7 +20,7 @@ def read(table, **options):
 
 
 def test_a_table_is_divided_and_each_class_stands_in_every_part(table):
-    found = read(table, validation_ratio=0.2)
+    found = read(table, held_out=0.2)
     parts = [found.train, found.validation, found.test()]
     assert sorted(text for part in parts for text in part.texts) == sorted(f"text {i}" for i in range(60))
     assert found.class_names == ["a", "b"]
@@ -28,14 +28,14 @@ def test_a_table_is_divided_and_each_class_stands_in_every_part(table):
         assert [int(text.split()[1]) % 2 for text in part.texts] == part.labels.tolist()
         assert set(part.labels) == {0, 1}
     assert found.train.unlabeled() == []
-    assert len(read(table, validation_ratio=0).validation) == 0
+    assert len(read(table, held_out=0).validation) == 0
 
 
 def test_a_text_stays_in_its_part_and_equal_texts_together(table):
-    before = read(table, validation_ratio=0.2)
+    before = read(table, held_out=0.2)
     header, *rows = table.read_text().splitlines()
     table.write_text("\n".join([header, *(f"more {i},{'ab'[i % 2]}" for i in range(20)), *rows, *rows]))
-    after = read(table, validation_ratio=0.2)
+    after = read(table, held_out=0.2)
     for old, new in ((before.train, after.train), (before.validation, after.validation), (before.test(), after.test())):
         assert sorted(2 * old.texts) == sorted(text for text in new.texts if text.startswith("text"))
 
@@ -46,13 +46,13 @@ def test_too_few_texts_for_the_parts_are_refused_with_their_counts(tmp_path):
     with pytest.raises(
         UserError, match="too few texts: 6 to train on, 6 to validate and 0 to test; expected 1, 1 and 1"
     ):
-        read(path, validation_ratio=0.1)
+        read(path, held_out=0.1)
 
 
 def test_texts_without_labels_that_are_tested_on_are_left_out(table, tmp_path):
     more = tmp_path / "more.txt"
     more.write_text("\n".join([*(f"text {i}" for i in range(60)), "another"]))
-    found = read(table, validation_ratio=0.2, unlabeled=more)
+    found = read(table, held_out=0.2, unlabeled=more)
     expected = [f"text {i}" for i in range(60) if f"text {i}" not in found.test().texts]
     assert found.train.unlabeled() == [*expected, "another"]
 
@@ -66,11 +66,11 @@ def test_the_split_of_tfds_does_not_depend_on_chance_and_opens_no_test(monkeypat
     opened = []
     monkeypatch.setattr(tfds, "texts", lambda name, split, data_dir: opened.append(split) or parts[split])
     monkeypatch.setattr(tfds, "class_names", lambda name, data_dir: ["no", "yes"])
-    found = text_data.from_tfds("any/config", None, validation_ratio=0.25, unlabeled="more")
+    found = text_data.from_tfds("any/config", None, held_out=0.25, unlabeled="more")
     assert opened == ["train"]
     assert (len(found.train), len(found.validation)) == (15, 5)
     assert found.description == "any (TFDS), test split"
-    again = text_data.from_tfds("any/config", None, validation_ratio=0.25)
+    again = text_data.from_tfds("any/config", None, held_out=0.25)
     assert again.train.texts == found.train.texts
     assert found.train.unlabeled() == ["new"]
     assert again.train.unlabeled() == []
