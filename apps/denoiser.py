@@ -139,7 +139,7 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     model.compile(
         optimizers.make(config.optimizer, config, steps),
         loss=root_mean_square_error,
-        metrics=[psnr_db],
+        metrics=[keras.metrics.MeanMetricWrapper(psnr_db, name="psnr_db")],
         jit_compile=False,
     )
     return model

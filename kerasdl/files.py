@@ -97,7 +97,8 @@ def claim(path: Path, *, wait: bool | str = False) -> Iterator[bool]:
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)  # before the release: whoever waits for this file makes a new one
+        with contextlib.suppress(PermissionError):  # Windows, where the release removes it
+            path.unlink(missing_ok=True)  # before the release: whoever waits for this file makes a new one
         taken.release()
 
 

@@ -302,7 +302,7 @@ def _conclude(name: str, search: Any, reason: str) -> None:
     lines = [
         f"{reason}; {len(search.trials)} trials, {search.epochs} epochs in {search.seconds:.0f} s",
         f"start: {_start_words(start, metric)}",
-        f"best: {metric} {_progress.scored(best)}, trial {best.number}, epoch {best.best_epoch} of {best.epochs}",
+        f"best: {metric} {_progress.scored(best)}, trial {best.number}, epoch {best.best_epoch} of {best.length}",
     ]
     facts = {
         "application": name,
@@ -324,7 +324,7 @@ def _start_words(start: Any, metric: str) -> str:
         return f"failed, {start.reason}"
     from tuning import _progress
 
-    return f"{metric} {_progress.scored(start)}, epoch {start.best_epoch} of {start.epochs}"
+    return f"{metric} {_progress.scored(start)}, epoch {start.best_epoch} of {start.length}"
 
 
 def main(arguments: Sequence[str]) -> int:

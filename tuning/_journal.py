@@ -59,6 +59,11 @@ class Trial:
         return self.status != "running"
 
     @property
+    def length(self) -> int:
+        """Epochs of a whole training: also those that an application adds to the ones of its schedule."""
+        return max(self.epochs, len(self.curve))
+
+    @property
     def curve(self) -> list[dict[str, float]]:
         """The rows of the first fold, which are all without cross-validation."""
         return [row for row in self.rows if row.get("fold", 1) == 1]

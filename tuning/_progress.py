@@ -77,7 +77,7 @@ def ended_line(search: Search, trial: Trial) -> str:
     metric = search.objective.metric
     if trial.status == "failed":
         return f"trial {trial.number} failed ({trial.kind}): {trial.reason}"
-    what = f"trial {trial.number}: {metric} {scored(trial)} in epoch {trial.best_epoch} of {trial.epochs}"
+    what = f"trial {trial.number}: {metric} {scored(trial)} in epoch {trial.best_epoch} of {trial.length}"
     if trial.same_as is not None:
         return f"{what}, the same as trial {trial.same_as}"
     what += f", {_time(trial.seconds)}"
@@ -98,7 +98,8 @@ def scored(trial: Trial) -> str:
 def _epoch(trial: Trial) -> str:
     fold = trial.rows[-1].get("fold") if trial.rows else None
     done = sum(row.get("fold") == fold for row in trial.rows)
-    return f"{done}/{trial.epochs}" if fold is None else f"{done}/{trial.epochs}, fold {fold:.0f}"
+    words = f"{done}/{max(done, trial.epochs)}"
+    return words if fold is None else f"{words}, fold {fold:.0f}"
 
 
 def seconds_left(search: Search) -> float | None:

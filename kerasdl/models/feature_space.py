@@ -328,6 +328,7 @@ def _train(
 
     arrays = [images] if labels is None else [images, labels]
     batches = pipeline.training_batches(arrays, batch_size, seed=_SETTINGS["seed"], transform=transform)
+    optimizers.build(model)
     with bar(steps * epochs, "Feature network", *lines, shown=progress) as advance:
         model.fit(
             batches,

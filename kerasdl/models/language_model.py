@@ -147,6 +147,7 @@ def pretrain(model: keras.Model, sequences: Sequence[np.ndarray], settings: Any)
     print(f"pre-training on {len(sequences):,} texts, {sum(map(len, sequences)):,} words", flush=True)
     guesser.compile(optimizer, sampled_softmax(words.embeddings), jit_compile=False)
     batches = pipeline.bucketed_batches(sequences, [], settings.batch_size, seed=settings.seed)
+    optimizers.build(guesser)
     guesser.fit(
         batches.map(lambda tokens: (tokens, neighbours(tokens, 1 + settings.bidirectional))),
         epochs=epochs,

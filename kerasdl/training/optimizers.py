@@ -41,6 +41,15 @@ class Settings(Protocol):
         """Largest global norm of the gradient."""
 
 
+def build(model: keras.Model) -> None:
+    """Makes the variables of a compiled model's optimizer, unless they are there, so that `fit` begins sooner.
+
+    Keras makes them within the first step; TensorFlow, seeing variables made, then traces the whole step again.
+    """
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
 def make(
     kind: OptimizerKind,
     settings: Settings,

@@ -51,7 +51,8 @@ def first_steps(module, data, *, seed=0, **cache):
     keras.utils.set_random_seed(seed)
     model = module.build_model(config, data)
     before = [variable.numpy().copy() for variable in model.trainable_variables]
-    logged = {}
+    logged, traced, step = {}, [], model.train_step
+    model.train_step = lambda data: traced.append(data) or step(data)
 
     class FirstStep(Checkpoint):
         def on_train_batch_end(self, batch, logs=None):
@@ -63,6 +64,7 @@ def first_steps(module, data, *, seed=0, **cache):
 
     with pytest.raises(KeyboardInterrupt):
         module.train(config, model, data, [FirstStep(Path("unused"), monitor="loss", maximize=False)])
+    assert len(traced) == 1, "the step makes variables, so that it is traced twice; make them before"
     return model, before, logged
 
 

@@ -136,6 +136,18 @@ def test_a_claim_is_to_be_had_once_and_again_when_it_was_given_back(tmp_path):
     assert not path.exists()
 
 
+def test_a_claim_is_given_back_where_a_file_that_is_locked_cannot_be_removed(tmp_path, monkeypatch):
+    """As Windows has it."""
+
+    def refused(path, missing_ok=False):
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr("pathlib.Path.unlink", refused)
+    for _ in range(2):
+        with claim(tmp_path / "lock") as mine:
+            assert mine
+
+
 def test_a_claim_that_waits_says_so_and_gets_its_turn(tmp_path, capsys):
     path, turns = tmp_path / "new" / "lock", []
 
