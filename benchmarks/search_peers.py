@@ -119,17 +119,24 @@ class Record:
 # --- Contenders -------------------------------------------------------------------------------------------------------
 
 
-def bare(folder: Path) -> dict[str, Any]:
+def bare(folder: Path, *, own: bool) -> dict[str, Any]:
+    """Keras' `fit` as people write it, or the application's `train`; nothing is saved."""
     import keras
 
     from apps import vae
+    from benchmarks import _contest
 
     data, record = vae.tiny()[1], Record()
     numbers = random.Random(SEED)
     record.began()
     for _ in range(BARE_TRIALS):
         config = config_of(drawn(lambda _, low, high, log: _uniform(numbers, low, high, log)))
-        record.ended(fit(config, vae.build_model(config, data), data, []))
+        model = vae.build_model(config, data)
+        if own:
+            scores = vae.train(config, model, data, [_contest.clock()]).history[METRIC]
+        else:
+            scores = fit(config, model, data, [])
+        record.ended(scores)
         keras.utils.clear_session()
     return record.facts()
 
@@ -302,27 +309,9 @@ def ours(folder: Path, *words: str) -> dict[str, Any]:
     }
 
 
-def bare_ours(folder: Path) -> dict[str, Any]:
-    """As `bare`, by the application's own `train`, with nothing saved."""
-    import keras
-
-    from apps import vae
-    from benchmarks import _contest
-
-    data, record = vae.tiny()[1], Record()
-    numbers = random.Random(SEED)
-    record.began()
-    for _ in range(BARE_TRIALS):
-        config = config_of(drawn(lambda _, low, high, log: _uniform(numbers, low, high, log)))
-        history = vae.train(config, vae.build_model(config, data), data, [_contest.clock()])
-        record.ended(history.history[METRIC])
-        keras.utils.clear_session()
-    return record.facts()
-
-
 CONTENDERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "bare": bare,
-    "bare_ours": bare_ours,
+    "bare": lambda folder: bare(folder, own=False),
+    "bare_ours": lambda folder: bare(folder, own=True),
     "ours": lambda folder: ours(folder, "--prune", "none"),
     "keras_tuner": keras_tuner,
     "optuna": lambda folder: optuna(folder, pruned=False),

@@ -175,7 +175,7 @@ class WhiteningConvolution(keras.layers.Layer):
 
     The kernel starts as the one for images that are white already (each filter one pixel of one channel, then
     the negatives); set it to that of the data before training:
-    `layer.kernel.assign(whitening_kernel(images))`.
+    `layer.kernel.assign(whitening_kernel(images))`. Filters of zeros have no bias.
 
     Args:
         kernel_size: height and width of the patches, in pixels.
@@ -203,8 +203,11 @@ class WhiteningConvolution(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Maps float32[batch, height, width, channels] to the same without the last kernel_size - 1 pixels."""
+        # A filter of zeros has no pictures to shift: its bias would be all there is, and grow without end.
+        there = ops.any(ops.not_equal(self.kernel, 0), axis=(0, 1, 2))
         # A plain sum: the gradient of TensorFlow's bias_add is accumulated in bfloat16, and useless there.
-        return ops.conv(x, self.kernel, padding="valid", data_format="channels_last") + self.bias
+        convolved = ops.conv(x, self.kernel, padding="valid", data_format="channels_last")
+        return convolved + self.bias * ops.cast(there, self.bias.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

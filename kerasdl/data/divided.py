@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,22 @@ class Fold:
         Raises:
             ValueError: it names none.
         """
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal()):
+        parts = re.fullmatch("([0-9]+)/([0-9]+)", text)
+        if parts is None:
             raise ValueError("expected a part and how many there are, such as 2/5")
-        found = cls(int(number), int(count))
+        found = cls(*map(int, parts.groups()))
         if not (found.count >= 2 and 1 <= found.number <= found.count):
             raise ValueError("expected one of two parts or more, such as 1/2")
         return found
+
+    def check(self, examples: int) -> None:
+        """Refuses more parts than there are examples to divide.
+
+        Raises:
+            UserError: there are.
+        """
+        if self.count > examples:
+            raise UserError(f"fold {self}: there are {examples:,} examples to divide, fewer than {self.count:,} parts")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -62,9 +72,13 @@ def held_and_kept(count: int, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray
     Args:
         count: of the examples.
         held_out: a share takes the first ones.
+
+    Raises:
+        UserError: there are fewer examples than folds.
     """
     begin, end = 0, 0
     if isinstance(held_out, Fold):
+        held_out.check(count)
         begin, end = (count * part // held_out.count for part in (held_out.number - 1, held_out.number))
     else:
         end = round(held_out * count)
@@ -92,7 +106,12 @@ class Divided(Generic[T]):
 
 
 def without(text: str, fold: Fold) -> list[str]:
-    """A running text without a fold, which is one piece of it, and that piece."""
+    """A running text without a fold, which is one piece of it, and that piece.
+
+    Raises:
+        UserError: it has fewer characters than there are folds.
+    """
+    fold.check(len(text))
     begin, end = (len(text) * part // fold.count for part in (fold.number - 1, fold.number))
     return [text[:begin] + text[end:], text[begin:end]]
 

@@ -31,6 +31,7 @@ def divide(
 
     Raises:
         ValueError: if a ratio is negative, or nothing is left for train.
+        UserError: there are fewer contents than folds.
 
     Source: own.
     """
@@ -72,6 +73,7 @@ def divide(
 def _fold(contents: Sequence[str], labels: Sequence[Hashable], fold: Fold, seed: int) -> list[bool]:
     """Whether each example is in a fold: classes are dealt out to the folds one after the other, content by content."""
     drawn = {content: _uniform(seed, content) for content in dict.fromkeys(contents)}
+    fold.check(len(drawn))
     dealt = [content for own in _classes(contents, labels, drawn) for content in own]
     members = {*dealt[fold.number - 1 :: fold.count]}
     return [content in members for content in contents]

@@ -176,6 +176,25 @@ def test_whitening_convolution_equals_oracle_and_trains_its_bias_only(tmp_path):
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
 
 
+def test_a_filter_of_zeros_has_no_bias():
+    """In grey pictures it would be a channel of nothing else, and training would raise it without end."""
+    grey = np.repeat(image((20, 8, 8, 1)), 3, axis=-1)
+    layer = WhiteningConvolution()
+    layer.build(grey.shape)
+    layer.kernel.assign(whitening_kernel(grey))
+    layer.bias.assign(np.ones(24))
+    zeros = ~np.any(layer.kernel.numpy(), axis=(0, 1, 2))
+    assert zeros.sum() == 16
+    with tf.GradientTape() as tape:
+        y = layer(grey)
+    gradient = tape.gradient(y, layer.bias.value).numpy()
+    assert not y.numpy()[..., zeros].any()
+    assert not gradient[zeros].any()
+    np.testing.assert_allclose(gradient[~zeros], 20 * 7 * 7)
+    plain = layer.kernel.numpy()
+    np.testing.assert_allclose(y.numpy()[..., ~zeros], (tf.nn.conv2d(grey, plain, 1, "VALID") + 1).numpy()[..., ~zeros])
+
+
 def test_whitening_bias_gradient_survives_bfloat16():
     """Summed in bfloat16 over a batch of pictures, the gradient of a bias would be off by half."""
     layer = WhiteningConvolution(dtype="mixed_bfloat16")

@@ -75,7 +75,7 @@ def test_a_fold_is_read_from_its_number_and_their_count(text, number, count):
     assert str(divided.Fold(number, count)) == f"{number}/{count}"
 
 
-@pytest.mark.parametrize("text", ["", "2", "0/5", "6/5", "1/1", "-1/5", "1/2/3", "a/b", "1.0/5", "²/5"])
+@pytest.mark.parametrize("text", ["", "2", "0/5", "6/5", "1/1", "-1/5", "1/2/3", "a/b", "1.0/5", "²/5", "٢/5"])
 def test_what_is_no_fold_is_refused(text):
     with pytest.raises(ValueError, match="such as"):
         divided.Fold.read(text)
@@ -89,6 +89,14 @@ def test_folds_hold_each_example_out_once_and_a_share_the_first_ones():
     held, kept = divided.held_and_kept(10, 0.3)
     assert (held.tolist(), kept.tolist()) == ([0, 1, 2], [3, 4, 5, 6, 7, 8, 9])
     assert len(divided.held_and_kept(10, 0.0)[0]) == 0
+
+
+def test_more_folds_than_examples_are_refused():
+    fold = divided.Fold(1, 5)
+    with pytest.raises(UserError, match="fold 1/5: there are 4 examples to divide, fewer than 5 parts"):
+        divided.held_and_kept(4, fold)
+    with pytest.raises(UserError, match="there are 4 examples"):
+        divided.without("abcd", fold)
 
 
 def test_folds_of_a_running_text_are_its_pieces():

@@ -4,6 +4,7 @@ import pytest
 
 from kerasdl.data import stratified
 from kerasdl.data.divided import Fold
+from kerasdl.errors import UserError
 
 
 def divide(contents, labels=None, *, validation=0.1, test=0.1, seed=0):
@@ -111,6 +112,11 @@ def test_folds_share_out_all_but_the_test_and_each_class_equally(test):
     for label in range(3):
         counts = [sum(label_of[content] == label for content in fold["validation"]) for fold in folds]
         assert max(counts) - min(counts) <= 1
+
+
+def test_more_folds_than_contents_are_refused():
+    with pytest.raises(UserError, match="fold 1/9: there are 8 examples to divide"):
+        divide(words(8) * 2, validation=Fold(1, 9), test=0)
 
 
 def test_equal_contents_stand_in_one_fold():
