@@ -58,6 +58,15 @@ class Fold:
         if self.count > examples:
             raise UserError(f"fold {self}: there are {examples:,} examples to divide, fewer than {self.count:,} parts")
 
+    def bounds(self, examples: int) -> tuple[int, int]:
+        """Where the part begins and ends among examples in a row.
+
+        Raises:
+            UserError: there are fewer examples than parts.
+        """
+        self.check(examples)
+        return examples * (self.number - 1) // self.count, examples * self.number // self.count
+
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
@@ -76,12 +85,7 @@ def held_and_kept(count: int, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray
     Raises:
         UserError: there are fewer examples than folds.
     """
-    begin, end = 0, 0
-    if isinstance(held_out, Fold):
-        held_out.check(count)
-        begin, end = (count * part // held_out.count for part in (held_out.number - 1, held_out.number))
-    else:
-        end = round(held_out * count)
+    begin, end = held_out.bounds(count) if isinstance(held_out, Fold) else (0, round(held_out * count))
     positions = np.arange(count)
     return positions[begin:end], np.concatenate([positions[:begin], positions[end:]])
 
@@ -111,8 +115,7 @@ def without(text: str, fold: Fold) -> list[str]:
     Raises:
         UserError: it has fewer characters than there are folds.
     """
-    fold.check(len(text))
-    begin, end = (len(text) * part // fold.count for part in (fold.number - 1, fold.number))
+    begin, end = fold.bounds(len(text))
     return [text[:begin] + text[end:], text[begin:end]]
 
 
