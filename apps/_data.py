@@ -131,6 +131,7 @@ def fitting_batch_size(module: Application, config: Any, data: Splits) -> Any:
     """
     count = num_examples(module, config, data)
     fitting = min(count, max(8, count // FEW_STEPS))
+    fitting -= fitting % config.devices
     if fitting >= config.batch_size:
         return config
     print(f"batch size {fitting}, not {config.batch_size:,}: there are {count:,} training examples", flush=True)

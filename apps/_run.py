@@ -17,7 +17,7 @@ from kerasdl import export, model_card, processor
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import claim, tidy, write_json
-from kerasdl.training import checkpoint, run
+from kerasdl.training import checkpoint, devices, run
 
 
 def train(
@@ -49,7 +49,7 @@ def train(
     model = None
     if resume is None:
         # Before the folder, so that a mistake leaves none behind.
-        model = _built(module, config, data)
+        model = built(module, config, data)
         _data.say_few_steps(module, config, data)
         folder = run.create(runs, application, jsonable(config), dict(data.info))
     else:
@@ -73,10 +73,16 @@ def train(
     return folder
 
 
-def _built(module: Application, config: Any, data: Splits) -> keras.Model:
+def built(module: Application, config: Any, data: Splits) -> keras.Model:
     """The model of a run, with the seed set from which its training goes on."""
+    if config.devices > 1:
+        if _data.num_examples(module, config, data) < config.batch_size:
+            raise UserError("--devices divides whole batches, of which there is none; give a smaller --batch-size")
+        if data.validation is not None and len(data.validation) < config.devices:
+            raise UserError(f"--devices is {config.devices}, and {len(data.validation)} example validates; give more")
     keras.utils.set_random_seed(config.seed)
-    return module.build_model(config, data)
+    with devices.scope(config.devices):
+        return module.build_model(config, data)
 
 
 def _train(
@@ -95,7 +101,7 @@ def _train(
     if saver.initial_epoch >= config.last_epoch:
         print(f"all {saver.initial_epoch} epochs are done")
     elif not saver.stopped:
-        module.train(config, model or _built(module, config, data), data, [saver])
+        module.train(config, model or built(module, config, data), data, [saver])
     if saver.stopped:
         print(
             f"stopped by --patience {saver.patience}: no epoch after {saver.best_epoch} was better; "

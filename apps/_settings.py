@@ -99,9 +99,13 @@ class Settings:
     """Compute precision of training; auto: bfloat16 where the machine has instructions for it. All else is float32."""
     seed: Between[int, 0, 2**32 - 1] = 0
     """Seed of weights, order and all that is drawn; the validation split does not depend on it."""
+    devices: Between[int, 1, 8] = 1
+    """Graphics cards of this machine to train on at once: each takes an equal part of every batch."""
 
     FURTHER: ClassVar[tuple[str, ...]] = ()
     """Fields that say how many epochs follow upon --epochs, in their order."""
+    UNDIVIDED: ClassVar[str] = ""
+    """Why batches cannot be divided among several devices; empty: they can."""
 
     @property
     def last_epoch(self) -> int:
@@ -141,6 +145,11 @@ class Settings:
             for bound in getattr(hint, "__metadata__", ()):
                 if isinstance(bound, _Bounds):
                     bound.check(name, getattr(self, name))
+        if self.devices > 1:
+            if self.UNDIVIDED:
+                raise UserError(f"--devices is {self.devices}; expected 1: {self.UNDIVIDED}")
+            if self.batch_size % self.devices:
+                raise UserError(f"--batch-size is {self.batch_size}; expected a multiple of --devices {self.devices}")
         if getattr(self, "validation_ratio", None) == 0 and getattr(self, "fold", None) is None:
             if self.patience:
                 raise UserError("--patience needs validation data; give --validation-ratio above 0")
@@ -378,6 +387,8 @@ class UnlabeledTexts(TextData, Training):
         super().__post_init__()
         if self.pretrain_epochs:
             self.check_warmup(self.pretrain_epochs, "pretrain_epochs")
+            if self.devices > 1:
+                raise UserError("--pretrain-epochs trains on one device; leave it or --devices out")
         if self.unlabeled is not None and self.data is None:
             raise UserError("--unlabeled stands beside --data; IMDB has unlabelled reviews of its own; leave it out")
         if self.unlabeled is not None and not self.pretrain_epochs and self.teacher is None:

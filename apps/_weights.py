@@ -29,7 +29,7 @@ def restore(module: Application, config: Any, data: Splits, folder: Path) -> ker
     if not path.is_file():
         raise UserError(f"{folder} has no {run.MODEL}: no epoch was finished; go on with train --resume {folder}")
     # Half precision is for training: measured and exported models compute in float32.
-    model = module.build_model(dataclasses.replace(config, precision="float32"), data)
+    model = module.build_model(dataclasses.replace(config, precision="float32", devices=1), data)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # the optimizer is not wanted, and of all else the error says enough

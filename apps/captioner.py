@@ -31,7 +31,7 @@ from kerasdl.errors import UserError
 from kerasdl.files import as_json
 from kerasdl.metrics import caption_scores
 from kerasdl.models import caption_examples, caption_search, captioner, pretrained
-from kerasdl.training import fit, precision, schedule
+from kerasdl.training import fit, optimizers, precision, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,7 @@ class Config(CaptionData, Training, epochs=8, weight_decay=0.01, warmup_epochs=0
     """Length penalty of the beam search: 0 prefers short captions, 1 weighs them by the mean of their words."""
 
     FURTHER = "tune_epochs", "reinforce_epochs"
+    UNDIVIDED = "one device computes the features of all pictures, and holds the encoder"
 
     @staticmethod
     def recipe(encoder: str) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _compile(config: Config, model: keras.Model, steps: int, peak: float) -> Non
     warmup = 0 if config.schedule == "plateau" else round(steps * config.warmup_epochs / config.epochs)
     rate = schedule.schedule(kind, peak, total_steps=steps, warmup_steps=warmup)
     model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
+        optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
         jit_compile=False,  # the lengths of the captions differ from batch to batch
     )
 
@@ -261,8 +262,7 @@ CARD = Card.read("captioner")
 
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Encoded pictures or pixels in, captions out; the n best; and the attention for a caption that is given."""
-    size, kinds = data.info["image_size"], export.ENCODED
-    width, penalty = data.info["beam"]
+    size, kinds, (width, penalty) = data.info["image_size"], export.ENCODED, data.info["beam"]
     captions = caption_search.CaptionSearch(model, data.info["words"], data.info["max_words"])
 
     def best(image: tf.Tensor) -> dict[str, tf.Tensor]:

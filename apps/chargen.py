@@ -59,6 +59,8 @@ class Config(DividedData, Training, epochs=18, learning_rate=3e-3, weight_decay=
     reset_ratio: Between[float, 0, 1] = 0.1
     """Share of the windows that begin with an empty state, so that the model also learns to begin a text."""
 
+    UNDIVIDED = "each row of a batch goes on from the state that the one before left"
+
 
 OBJECTIVE = Objective(metric="val_loss", direction="min")
 

@@ -142,20 +142,24 @@ def build_model(config: Config, data: Splits) -> keras.Model:
         sample = model.get_layer("normalize")(data.train.images[:5000].astype(np.float32))
         kernel = convolution.whitening_kernel(keras.ops.convert_to_numpy(sample))
         model.get_layer("fast_whiten").kernel.assign(kernel)
-    steps = pipeline.num_steps(len(data.train.labels), config.batch_size)
-    _compile(config, model, steps)
+    _compile(config, model, len(data.train))
     return model
 
 
-def _compile(config: Config, model: keras.Model, steps: int, *, epochs: int | None = None, scale: float = 1.0) -> None:
+def _compile(
+    config: Config, model: keras.Model, examples: int, *, epochs: int | None = None, scale: float = 1.0
+) -> None:
     kind: optimizers.OptimizerKind = "normalized_muon" if config.optimizer == "muon" else config.optimizer
-    averages = {"use_ema": True, "ema_momentum": config.ema_momentum} if config.ema_momentum else {}
-    model.compile(
-        optimizer=optimizers.make(kind, config, steps, epochs=epochs, scale=scale, **averages),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False,  # XLA's convolutions take 1.4 to 2 times as long on a CPU
-    )
+    options: dict[str, Any] = {"use_ema": True, "ema_momentum": config.ema_momentum} if config.ema_momentum else {}
+    options |= {"batch_size": min(config.batch_size, examples)} if config.optimizer == "muon" else {}
+    steps = pipeline.num_steps(examples, config.batch_size)
+    with model.distribute_strategy.scope():
+        model.compile(
+            optimizer=optimizers.make(kind, config, steps, epochs=epochs, scale=scale, **options),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            jit_compile=False,  # XLA's convolutions take 1.4 to 2 times as long on a CPU
+        )
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -165,11 +169,10 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     """Fits the model; a backbone in two phases, its head first."""
     saver = callbacks[-1]
     classes = len(data.info["class_names"])
-    steps = pipeline.num_steps(len(data.train), config.batch_size)
     validation = None
     if data.validation is not None:
         targets = np.eye(classes, dtype=np.float32)[data.validation.labels]
-        validation = pipeline.evaluation_batches((data.validation.images, targets), 500)
+        validation = pipeline.evaluation_batches((data.validation.images, targets), 500, devices=config.devices)
     history = keras.callbacks.History()
     for begin, end, tuned in _phases(config):
         if saver.initial_epoch >= end or saver.stopped:
@@ -177,7 +180,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         if config.architecture == "backbone":
             base = model.layers[-4]  # before pool, dropout and head
             pretrained.tune(base, tuned, pretrained=config.weights is not None)
-            _compile(config, model, steps, epochs=end - begin, scale=0.1 if tuned else 1.0)
+            _compile(config, model, len(data.train), epochs=end - begin, scale=0.1 if tuned else 1.0)
         saver.optimizer_since = begin
         transform = augmentation.chain(config, num_classes=classes, size=data.info["image_size"])
         arrays = data.train.images, data.train.labels

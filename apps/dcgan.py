@@ -30,7 +30,7 @@ from kerasdl.errors import UserError
 from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
 from kerasdl.models import feature_space, gan, generator
-from kerasdl.training import precision, run
+from kerasdl.training import devices, precision, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +179,8 @@ class GAN(gan.AdversarialNetworks):
         gradients = tape.gradient(loss, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.update_average()
-        norm = tf.linalg.global_norm(gradients)
-        self.record(generator_loss=loss, generator_gradient_norm=norm, diversity=gan.diversity(generated, real))
+        norm = tf.linalg.global_norm(devices.summed(gradients))
+        self.record(generator_gradient_norm=norm, diversity=gan.diversity(generated, real))
         return self.results(training=True)
 
     def _train_discriminator(self, real: Any, label: Any, generated: Any) -> None:
@@ -189,7 +189,7 @@ class GAN(gan.AdversarialNetworks):
             loss = self.discriminator_loss(*(self.judge(kind, label, training=True) for kind in (real, generated)))
         gradients = tape.gradient(loss, variables)
         self.discriminator_optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self.record(discriminator_gradient_norm=tf.linalg.global_norm(gradients))
+        self.record(discriminator_gradient_norm=tf.linalg.global_norm(devices.summed(gradients)))
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     validation = None
     if data.validation is not None:
         arrays = data.validation.arrays(labelled=config.conditional)
-        validation = pipeline.evaluation_batches(arrays, config.batch_size).map(gan.scaled)
+        validation = pipeline.evaluation_batches(arrays, config.batch_size, devices=config.devices).map(gan.scaled)
         some = data.validation.some(config.validation_pictures)
         noise, space = drawn.noise(len(some), seed=0), config.space(data)
         others.append(feature_space.FrechetDistance(space, some.images, lambda: drawn.draw(noise, some.labels)))

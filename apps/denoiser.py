@@ -79,6 +79,8 @@ class Config(Squares, Noise, Training, epochs=16, learning_rate=RECIPE, warmup_e
         at_least(max(11, 2 ** (self.depth - 1)), patch_size=self.patch_size)  # the SSIM's window
         if self.photographs is not None and (self.data is not None or self.dataset != "cifar10"):
             raise UserError("--photographs are learned from beside --dataset cifar10; of own pictures give one --data")
+        if self.photographs is not None and self.devices > 1:
+            raise UserError("--photographs has a graph for each size of picture, on one device; leave --devices out")
 
 
 OBJECTIVE = Objective(metric="val_psnr_db", direction="max")
@@ -180,7 +182,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     validation = None
     if data.validation is not None:
         noisy = noisy_of(config, data.validation, config.strength, seed=0)
-        validation = pipeline.evaluation_batches((noisy, data.validation.astype(np.float32)), 100)
+        validation = pipeline.evaluation_batches(
+            [noisy, data.validation.astype(np.float32)], 100, devices=config.devices
+        )
     return _training.fit_in_turn(config, model, data.train, callbacks, noise_maker(config), validation=validation)
 
 

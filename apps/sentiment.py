@@ -158,12 +158,13 @@ def build_model(config: Config, data: Splits) -> keras.Model:
 
 
 def _compile(config: Config, model: keras.Model, num_texts: int) -> None:
-    model.compile(
-        optimizer=optimizers.make("adamw", config, pipeline.num_steps(num_texts, config.batch_size)),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False,  # the lengths of the texts differ from batch to batch
-    )
+    with model.distribute_strategy.scope():
+        model.compile(
+            optimizer=optimizers.make("adamw", config, pipeline.num_steps(num_texts, config.batch_size)),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            jit_compile=False,  # the lengths of the texts differ from batch to batch
+        )
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -205,7 +206,8 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
     if data.validation is not None:
         order = np.argsort([len(text) for text in data.validation.texts], kind="stable")
         arrays = np.array(data.validation.texts, object)[order], one_hot[data.validation.labels[order]]
-        validation = pipeline.evaluation_batches(arrays, 250).map(lambda text, target: (words(text), target)).cache()
+        validation = pipeline.evaluation_batches(arrays, 250, devices=config.devices)
+        validation = validation.map(lambda text, target: (words(text), target)).cache()
     steps, first = pipeline.num_steps(len(sequences), config.batch_size), saver.initial_epoch
     batches = pipeline.bucketed_batches(sequences, [targets], config.batch_size, initial_epoch=first, seed=config.seed)
     return fit.fit(model, batches, callbacks, config, steps=steps, validation=validation)

@@ -29,7 +29,7 @@ from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import check_output, separate, write_bytes
 from kerasdl.models import vae
-from kerasdl.training import optimizers, precision
+from kerasdl.training import devices, optimizers, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +180,11 @@ class VariationalAutoencoder(vae.LatentVariableModel):
     ) -> Any:
         """The negative bound, in nats a picture: divergence minus reconstruction, or the importance-weighted one."""
         if self.objective == "iwae":
-            return -keras.ops.mean(variational.importance_weighted_bound(y_pred["log_weights"]))
+            return devices.share(-keras.ops.mean(variational.importance_weighted_bound(y_pred["log_weights"])))
         reconstruction = keras.ops.mean(y_pred["log_likelihood"])
         divergence = variational.free_bits(y_pred["kl"], self.minimum_kl if training else 0.0)
         factor = variational.kl_warmup(self.optimizer.iterations, self.kl_warmup_steps) if training else 1.0
-        return factor * divergence - reconstruction
+        return devices.share(factor * divergence - reconstruction)
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -197,7 +197,9 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
         return (vae.observed(config.likelihood, images, seed),)
 
     held = data.validation
-    validation = None if held is None else pipeline.evaluation_batches(observed(held, seed=[0, 0]), 100)
+    validation = None
+    if held is not None:
+        validation = pipeline.evaluation_batches(observed(held, seed=[0, 0]), 100, devices=config.devices)
     return _training.fit_arrays(config, model, [data.train], callbacks, observed, validation=validation)
 
 

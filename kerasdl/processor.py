@@ -20,6 +20,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Resolved = Literal["float32", "bfloat16"]
 
 SWITCH, ONEDNN, LIMIT = "KERASDL_PROCESSOR", "TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA"
+DIVIDED = "KERASDL_CPU_DEVICES"
+"""Environment variable: how many devices the processor is for TensorFlow, to try training on several without GPUs."""
 NATIVE = {"avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX"}
 # AVX-NE-CONVERT and Arm's bf16 are left out until someone has measured them.
 SLOW = "bfloat16 can take ten to fifty times as long as float32"
@@ -68,6 +70,20 @@ def configure() -> None:
     _narrowed()
     _onednn_is_off()
     os.environ.setdefault(ONEDNN, "1")
+
+
+def divide(tf: ModuleType) -> None:
+    """Makes as many devices of the processor as `KERASDL_CPU_DEVICES` says; call it before the first operation.
+
+    Raises:
+        UserError: it says no number from 1 to 8.
+    """
+    value = os.environ.get(DIVIDED) or "1"
+    if value not in {*"12345678"}:
+        raise UserError(f"{DIVIDED} is {value!r}; expected a number of devices from 1 to 8")
+    if value != "1":
+        parts = [tf.config.LogicalDeviceConfiguration() for _ in range(int(value))]
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
 
 
 def tune_for_inference(tf: ModuleType) -> None:

@@ -69,6 +69,7 @@ def import_tensorflow(*, inference: bool = False) -> ModuleType:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    processor.divide(tf)
     if keras.config.backend() != "tensorflow":
         raise UserError(f"Keras was imported with the backend {keras.config.backend()}; expected tensorflow")
     keras.config.set_image_data_format("channels_last")

@@ -140,6 +140,10 @@ def _check(name: str, options: Options, config: Any) -> None:
     if options.engine == "ray" and options.memory_limit is not None:
         raise UserError("--memory-limit is for --engine local; on a cluster Ray ends workers that take too much memory")
     at_least(1, memory_limit=options.memory_limit, max_parameters=options.max_parameters)
+    if config.devices > 1:
+        raise UserError(
+            f"--devices is {config.devices}; a trial is trained on one: workers share the graphics cards out"
+        )
     if options.folds:
         at_least(2, folds=options.folds)
         if options.tiny:

@@ -175,7 +175,7 @@ class WhiteningConvolution(keras.layers.Layer):
 
     The kernel starts as the one for images that are white already (each filter one pixel of one channel, then
     the negatives); set it to that of the data before training:
-    `layer.kernel.assign(whitening_kernel(images))`. Filters of zeros have no bias.
+    `layer.kernel.assign(whitening_kernel(images))`.
 
     Args:
         kernel_size: height and width of the patches, in pixels.
@@ -203,11 +203,8 @@ class WhiteningConvolution(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Maps float32[batch, height, width, channels] to the same without the last kernel_size - 1 pixels."""
-        # A filter of zeros has no pictures to shift: its bias would be all there is, and grow without end.
-        there = ops.any(ops.not_equal(self.kernel, 0), axis=(0, 1, 2))
         # A plain sum: the gradient of TensorFlow's bias_add is accumulated in bfloat16, and useless there.
-        convolved = ops.conv(x, self.kernel, padding="valid", data_format="channels_last")
-        return convolved + self.bias * ops.cast(there, self.bias.dtype)
+        return ops.conv(x, self.kernel, padding="valid", data_format="channels_last") + self.bias
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
@@ -218,8 +215,10 @@ def whitening_kernel(images: npt.ArrayLike, *, kernel_size: int = 2, epsilon: fl
     """Kernel whose outputs are uncorrelated and of unit variance over the patches of `images`.
 
     The filters are the eigenvectors v of the patches' second moment, largest eigenvalue first, divided by
-    sqrt(eigenvalue + epsilon), and then their negatives. Directions that the images do not have, such as colour in
-    grey ones, get filters of zeros: nothing is known of them, and a later picture that has them would be blown up.
+    sqrt(eigenvalue + epsilon), and then their negatives. In place of directions that the images do not have, such as
+    colour in grey ones, those that they have come again: a later picture that has the others would be blown up, and
+    filters of zeros would leave constant channels, whose gradient each batch normalization multiplies by
+    1 / sqrt(epsilon).
 
     Args:
         images: float32[num_images, height, width, channels], normalized to zero mean as for the network; a
@@ -250,4 +249,5 @@ def whitening_kernel(images: npt.ArrayLike, *, kernel_size: int = 2, epsilon: fl
     eigenvalues, eigenvectors = np.linalg.eigh(moment)
     there = eigenvalues > 1e-5 * eigenvalues[-1]  # the rest is rounding, of 8 bits or of the sum
     filters = (there * eigenvectors / np.sqrt(np.maximum(eigenvalues, 0) + epsilon))[:, ::-1]
+    filters = filters[:, np.resize(np.arange(max(1, np.sum(there))), len(filters))]
     return np.concatenate([filters, -filters], axis=1).reshape(size, size, channels, -1).astype(np.float32)

@@ -1,5 +1,6 @@
 """tf.data pipelines whose batches depend on (seed, epoch) alone, so that training resumes exactly."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,8 +22,10 @@ def steps_per_execution(num_steps: int) -> int:
     """How many steps `fit` is to take at a time, for short ones: at most ten, and such that an epoch ends with them.
 
     Between them it takes a millisecond. Keras 3.15 does whole executions alone, so that other numbers make an epoch
-    longer than its `steps_per_epoch`.
+    longer than its `steps_per_epoch`. On several devices it can take one alone: more fail in TensorFlow 2.21.
     """
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return 1
     return next(steps for steps in range(10, 0, -1) if num_steps % steps == 0)
 
 
@@ -99,13 +102,17 @@ def in_turn(datasets: Sequence[tf.data.Dataset]) -> tf.data.Dataset:
     return _without_autotune(tf.data.Dataset.choose_from_datasets(list(datasets), choice, stop_on_empty_dataset=False))
 
 
-def evaluation_batches(arrays: Sequence[np.ndarray], batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(arrays: Sequence[np.ndarray], batch_size: int, *, devices: int = 1) -> tf.data.Dataset:
     """All examples once, in order; the last batch may be smaller.
 
     Args:
         arrays: arrays of equal length.
-        batch_size: examples a batch.
+        batch_size: examples a batch; a few more where the last one would have fewer than devices.
+        devices: among which a batch is divided: the mean loss of one without an example would be no number.
     """
+    count = len(arrays[0])
+    sizes = itertools.count(batch_size)
+    batch_size = next(size for size in sizes if size >= count or count % size == 0 or count % size >= devices)
     return _without_autotune(tf.data.Dataset.from_tensor_slices(tuple(arrays)).batch(batch_size).prefetch(1))
 
 

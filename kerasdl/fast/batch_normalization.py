@@ -15,7 +15,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     to 2.6 times as fast. Arguments, weights, config and results are those of Keras' layer.
 
     Anything but float32, bfloat16 or float16 of shape [batch, height, width, channels] normalized over its
-    last axis, without mask, `renorm` or `synchronized`, on the TensorFlow backend, is left to Keras' code.
+    last axis, without mask, `renorm` or `synchronized`, on the TensorFlow backend, is left to Keras' code. So is
+    training on several devices at once, where the layer is always `synchronized`: it takes the statistics of the whole
+    batch.
 
     Args:
         **kwargs: those of `keras.layers.BatchNormalization`.
@@ -24,9 +26,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalizes float[batch, height, width, channels], or whatever Keras' layer takes."""
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+                self.synchronized = True
         if not self._can_fuse(inputs) or mask is not None:
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
 
         channels = inputs.shape[-1]
         moving_mean = ops.cast(self.moving_mean, "float32")

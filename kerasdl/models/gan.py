@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from kerasdl.figures import plots
+from kerasdl.training import devices
 
 Loss = Literal["minimax", "non-saturating", "hinge"]
 
@@ -227,7 +228,8 @@ class AdversarialNetworks(keras.Model):
         generated = self.generate(self.average, pictures, label, training=False)
         logits = [self.judge(kind, label, training=False) for kind in (pictures, generated)]
         self.discriminator_loss(*logits)
-        self.record(generator_loss=self.generator_loss(logits[1]), diversity=diversity(generated, pictures))
+        self.generator_loss(logits[1])
+        self.record(diversity=diversity(generated, pictures))
         return self.results(training=False)
 
     def unpack(self, data: Any) -> tuple[Any, Any]:
@@ -253,15 +255,17 @@ class AdversarialNetworks(keras.Model):
         return self.discriminator(pictures if label is None else [pictures, label], training=training)
 
     def discriminator_loss(self, real: Any, generated: Any) -> Any:
-        """Loss of the logits of real and of generated pictures, which also goes into the log."""
+        """Loss of the logits of real and of generated pictures, to differentiate; the whole goes into the log."""
         options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
         loss = LOSSES[self.game][0](real, generated, **options)
         self.record(discriminator_loss=loss, real_accuracy=real > 0, generated_accuracy=generated <= 0)
-        return loss
+        return devices.share(loss)
 
     def generator_loss(self, generated: Any) -> Any:
-        """Loss of the logits of generated pictures."""
-        return LOSSES[self.game][1](generated)
+        """Loss of the logits of generated pictures, likewise."""
+        loss = LOSSES[self.game][1](generated)
+        self.record(generator_loss=loss)
+        return devices.share(loss)
 
     def update_average(self) -> None:
         """One step of the exponential moving average of the generator's weights."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from kerasdl.errors import UserError
 from kerasdl.files import atomic_path, write_text
+from kerasdl.training import optimizers
 from kerasdl.training.run import CHECKPOINT, LOG, MODEL
 
 
@@ -213,7 +214,7 @@ class Checkpoint(keras.callbacks.Callback):
         return arrays
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.model.optimizer.build(self.model.trainable_variables)
+        optimizers.build(self.model)
         variables = self._variables()
         count = len(arrays)
         if self.initial_epoch == self.optimizer_since:  # the saved optimizer is that of the phase before

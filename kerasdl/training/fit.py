@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import keras
 
-from kerasdl.training import optimizers, progress
+from kerasdl.training import devices, optimizers, progress
 from kerasdl.training.checkpoint import Checkpoint
 
 PLATEAU = 5
@@ -63,6 +63,7 @@ def fit(
         saver.plateau = PLATEAU if getattr(settings, "schedule", None) == "plateau" else None
     last = saver.initial_epoch if saver.stopped else epochs or settings.epochs
     optimizers.build(model)
+    devices.prepare(model)
     print(f"{steps:,} step{'s' * (steps > 1)} an epoch", flush=True)
     return model.fit(
         batches,

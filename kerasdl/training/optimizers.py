@@ -5,8 +5,8 @@ from typing import Any, Literal, Protocol
 import keras
 from keras import ops
 
-from kerasdl.fast.fused_adam import FusedAdam
-from kerasdl.training import schedule
+from kerasdl.fast.fused_adam import FusedAdam, SummedGradients
+from kerasdl.training import devices, schedule
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -47,7 +47,8 @@ def build(model: keras.Model) -> None:
     Keras makes them within the first step; TensorFlow, seeing variables made, then traces the whole step again.
     """
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
 
 
 def make(
@@ -84,13 +85,24 @@ def make(
         total_steps=steps * (epochs or settings.epochs),
         warmup_steps=0 if settings.schedule == "plateau" else round(steps * settings.warmup_epochs),
     )
-    options |= {"learning_rate": rate, "global_clipnorm": settings.clip_norm}
+    alone = devices.replicas() == 1
+    options |= {"learning_rate": rate, "global_clipnorm": settings.clip_norm if alone else None}
+    options["weight_decay"] = settings.weight_decay if kind == "adamw" else settings.weight_decay or None
     if kind == "adamw":
-        return keras.optimizers.AdamW(weight_decay=settings.weight_decay, **options)
-    options["weight_decay"] = settings.weight_decay or None
-    if kind == "sgd":
-        return keras.optimizers.SGD(momentum=0.9, nesterov=True, **options)
-    return {"adam": FusedAdam, "muon": Muon, "normalized_muon": NormalizedMuon}[kind](**options)
+        optimizer = AdamW(**options)
+    elif kind == "sgd":
+        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **options)
+    else:
+        optimizer = {"adam": FusedAdam, "muon": Muon, "normalized_muon": NormalizedMuon}[kind](**options)
+    return optimizer if alone else devices.clipped(optimizer, settings.clip_norm)
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class AdamW(SummedGradients, keras.optimizers.AdamW):
+    """Keras' AdamW, which sums the gradients of a word that a batch holds more than once, see `SummedGradients`.
+
+    Source: Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2.
+    """
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
@@ -102,7 +114,8 @@ class NormalizedMuon(keras.optimizers.Optimizer):
     and gives other weights to Adam.
 
     All rates follow one schedule: `learning_rate` is that of the kernels, the others are stated as ratios to it.
-    The defaults are those of the source, whose loss is a sum over the batch, turned into a mean over 2,000.
+    The defaults are those of the source, whose loss is a sum over the batch, turned into a mean over 2,000; with
+    smaller batches these rates fall with the root of the size. A kernel's step has one size, whatever its gradient's.
 
     Args:
         learning_rate: of the 4-d kernels: the spectral norm of a step.
@@ -112,10 +125,12 @@ class NormalizedMuon(keras.optimizers.Optimizer):
         sgd_momentum: Nesterov momentum of vectors and matrices.
         weight_decay: a step takes learning_rate * weight_decay of a vector or matrix; kernels have a fixed norm.
         newton_schulz_steps: iterations of the orthogonalisation.
+        batch_size: examples of a step.
         **kwargs: as `keras.optimizers.Optimizer`.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", as used for CIFAR-10 in
-    github.com/KellerJordan/cifar10-airbench, airbench94_muon.
+    github.com/KellerJordan/cifar10-airbench, airbench94_muon; root of the size: Krizhevsky 2014, arXiv:1404.5997,
+    section 5.
     """
 
     def __init__(
@@ -128,6 +143,7 @@ class NormalizedMuon(keras.optimizers.Optimizer):
         sgd_momentum: float = 0.85,
         weight_decay: float | None = 0.11,
         newton_schulz_steps: int = 3,
+        batch_size: int = 2000,
         name: str = "normalized_muon",
         **kwargs: Any,
     ) -> None:
@@ -137,6 +153,7 @@ class NormalizedMuon(keras.optimizers.Optimizer):
         self.matrix_ratio = matrix_ratio
         self.sgd_momentum = sgd_momentum
         self.newton_schulz_steps = newton_schulz_steps
+        self.batch_size = batch_size
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Creates one momentum a variable."""
@@ -159,6 +176,7 @@ class NormalizedMuon(keras.optimizers.Optimizer):
             self.assign(variable, variable * scale - learning_rate * step)
         else:
             ratio = self.matrix_ratio if len(variable.shape) == 2 else self.vector_ratio
+            ratio *= min(1.0, self.batch_size / 2000) ** 0.5
             self.assign(buffer, self.sgd_momentum * buffer + gradient)
             self.assign_sub(variable, ratio * learning_rate * (gradient + self.sgd_momentum * buffer))
 
@@ -170,6 +188,7 @@ class NormalizedMuon(keras.optimizers.Optimizer):
             "matrix_ratio": self.matrix_ratio,
             "sgd_momentum": self.sgd_momentum,
             "newton_schulz_steps": self.newton_schulz_steps,
+            "batch_size": self.batch_size,
         }
 
 

@@ -60,11 +60,11 @@ def test_tiny_is_learned_and_shuffled_pictures_are_not(tmp_path):
     assert exact(fitted(config, data, tmp_path / "a"), data) > 0.8
     order = np.random.default_rng(0).permutation(len(data.train.captions))
     shuffled = caption_examples.Examples(data.train.pictures[order], data.train.captions)
-    short = dataclasses.replace(config, epochs=2)
+    short = dataclasses.replace(config, epochs=1)
     assert exact(fitted(short, dataclasses.replace(data, train=shuffled), tmp_path / "b"), data) < 0.03
 
 
-@pytest.mark.parametrize("changes", [{"attention": "none"}, {"flip": True}, {"precision": "float32"}])
+@pytest.mark.parametrize("changes", [{"attention": "none", "flip": True}, {"precision": "float32"}])
 def test_other_settings_train(changes, tmp_path):
     config = dataclasses.replace(SMALL, **changes)
     data = splits(config)
@@ -195,18 +195,13 @@ def test_the_top_of_the_encoder_is_tuned_and_the_rest_is_not(own, tmp_path):
     assert restored.top.get_weights()[0].shape == top[0].shape
 
 
-@pytest.mark.parametrize("done", [1, 2])
-def test_resume_before_and_within_the_tuning_is_exact(own, tmp_path, done):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == done:
-                raise KeyboardInterrupt
-
+def test_resume_before_and_within_the_tuning_is_exact(own, tmp_path):
     config = with_encoder(own, tune_from="block_15_add", tune_epochs=2)
     data = captioner.load_data(config)
     whole = fitted(config, data, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        fitted(config, data, tmp_path / "parts", Stop())
+    for done in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            fitted(config, data, tmp_path / "parts", fitting.StopsBefore(done), resume=done > 1)
     parts = fitted(config, data, tmp_path / "parts", resume=True)
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -23,6 +23,7 @@ from apps._contract import Splits, jsonable
 from kerasdl import export
 from kerasdl.data import augmentation, image_data, synthetic
 from kerasdl.errors import UserError
+from kerasdl.metrics import classification
 from kerasdl.models import pretrained
 from kerasdl.training import run
 
@@ -92,6 +93,15 @@ def test_pictures_of_one_channel_are_learned_as_their_grey_version_is():
         assert np.abs(model(colour)).max() < 30, kind
 
 
+def test_the_fast_network_learns_few_pictures_of_one_channel_in_small_batches(tmp_path):
+    """Three steps an epoch; a channel that is constant may not blow up the first gradient."""
+    whole = of_one_channel("green", 66)
+    train, held = (whole.of(part) for part in np.split(np.arange(66), [48]))
+    info = {"image_size": 32, "class_names": ["a", "b"], **train.normalization()}
+    data = Splits(train, held, lambda: held, info, "green waves")
+    assert accuracy(cifar10.Config(epochs=6, batch_size=16, progressive="none"), data, tmp_path) >= 0.95
+
+
 def test_pictures_that_are_all_alike_teach_nothing_and_break_nothing(tmp_path):
     drawn = shapes(60)
     for value in (0, 128):
@@ -103,7 +113,7 @@ def test_pictures_that_are_all_alike_teach_nothing_and_break_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["lenet", "alexnet", "vgg19", "resnet20", "plain20", "resnet56", "se-resnet20", "preresnet20"]
+    "architecture", ["lenet", "alexnet", "vgg19", "resnet20", "plain20", "se-resnet20", "preresnet20"]
 )
 def test_every_architecture_trains_a_step_and_predicts(architecture, tmp_path):
     config = cifar10.Config(architecture=architecture, epochs=1, batch_size=16)
@@ -503,10 +513,9 @@ def test_the_trained_export_has_the_accuracy_on_its_card(data_dir):
     recorded = json.loads((folder / "metrics.json").read_text())
     config = cifar10.Config(data_dir=data_dir)
     data = cifar10.load_data(config)
-    measured = cifar10.evaluate(config, export.signatures(folder), data, temperature=recorded["temperature"])
+    measured = classification.classification_report(*cifar10.predictions(export.signatures(folder), data.test()))
     assert measured["accuracy"] == pytest.approx(recorded["accuracy"], abs=2e-4)
     assert measured["calibration_error"] == pytest.approx(recorded["calibration_error"], abs=1e-3)
-    assert measured["flip_average_accuracy"] == pytest.approx(recorded["flip_average_accuracy"], abs=2e-4)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8 * 2**20
 
 

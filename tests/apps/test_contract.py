@@ -4,12 +4,12 @@ import base64
 import dataclasses
 import importlib
 import json
-import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import fitting
 import keras
 import numpy as np
 import pytest
@@ -29,59 +29,63 @@ APPLICATIONS = sorted(path.stem for path in (ROOT / "apps").glob("[!_]*"))
 
 @pytest.fixture(scope="module", params=APPLICATIONS)
 def trained(request, tmp_path_factory):
-    """Two epochs of the tiny configuration, with all that draws numbers: module, config, data, run folder."""
+    """Two short epochs, with all that draws numbers: module, config, data, run folder and what `Recording` has seen."""
     module = importlib.import_module(f"apps.{request.param}")
-    config, data = module.tiny()
     runs = tmp_path_factory.mktemp("runs")
-    changes = {"epochs": 2, "dropout": 0.1, "cache": runs / "features"}
+    changes = {"epochs": 2, "batch_size": 32, "dropout": 0.1, "cache": runs / "features"}
+    config, data = module.tiny()
     config = dataclasses.replace(config, **{name: value for name, value in changes.items() if hasattr(config, name)})
-    return request.param, module, config, data, _run.train(module, request.param, config, data, runs=runs)
+    data = fitting.few(data, 128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run.checkpoint, "Checkpoint", Recording)
+        folder = _run.train(module, request.param, config, data, runs=runs)
+    return request.param, module, config, data, folder, Recording.last
+
+
+class Recording(Checkpoint):
+    """Sees the first step of a training: `before` and `after`, the weights by path, and its `logs`; and all traces."""
+
+    last = None
+
+    def set_model(self, model):
+        super().set_model(model)
+        Recording.last, self.traces, self.logs, step = self, 0, None, model.train_step
+
+        def counted(data):
+            self.traces += 1
+            return step(data)
+
+        model.train_step = counted
+
+    def weights(self):
+        return {variable.path: np.array(variable) for variable in self.model.trainable_variables}
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.before = self.weights()
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.logs is None:
+            self.logs, self.after = dict(logs), self.weights()
 
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    name, module, config, data, folder = trained
+    name, module, config, data, folder, _ = trained
     root = tmp_path_factory.mktemp("saved_models")
     return _run.export_run(module, name, config, data, folder, root=root, version=None)
 
 
-def first_steps(module, data, *, seed=0, **cache):
-    """The model after the first batches of its training, its weights before them, and what was logged."""
-    config = dataclasses.replace(module.tiny()[0], epochs=1, seed=seed, **cache)
-    keras.utils.set_random_seed(seed)
-    model = module.build_model(config, data)
-    before = [variable.numpy().copy() for variable in model.trainable_variables]
-    logged, traced, step = {}, [], model.train_step
-    model.train_step = lambda data: traced.append(data) or step(data)
-
-    class FirstStep(Checkpoint):
-        def on_train_batch_end(self, batch, logs=None):
-            logged.update(logs)
-            raise KeyboardInterrupt
-
-        def on_epoch_end(self, epoch, logs=None):
-            pass
-
-    with pytest.raises(KeyboardInterrupt):
-        module.train(config, model, data, [FirstStep(Path("unused"), monitor="loss", maximize=False)])
-    assert len(traced) == 1, "the step makes variables, so that it is traced twice; make them before"
-    return model, before, logged
+def test_one_step_moves_every_weight(trained):
+    seen = trained[-1]
+    assert len(seen.before) == len(seen.after) > 0
+    assert [path for path, weight in seen.before.items() if (weight == seen.after[path]).all()] == []
 
 
-@pytest.fixture(scope="module")
-def first_step(trained):
-    _, module, config, data, _ = trained
-    return first_steps(module, data, **cache_of(config))
-
-
-def cache_of(config):
-    return {"cache": config.cache} if hasattr(config, "cache") else {}
-
-
-def test_one_step_moves_every_weight(first_step):
-    model, before, _ = first_step
-    moved = zip(before, model.trainable_variables, strict=True)
-    assert [variable.path for old, variable in moved if (old == variable.numpy()).all()] == []
+def test_the_step_is_traced_once(trained):
+    """Twice, if it makes variables: they are to be made before."""
+    assert trained[-1].traces == 1
 
 
 def state(folder):
@@ -94,7 +98,7 @@ def state(folder):
 
 def test_a_run_that_breaks_down_goes_on_exactly_from_its_last_good_epoch(trained, tmp_path, monkeypatch, capsys):
     """In the second epoch a weight becomes no number; resumed without that, the run equals the one that never broke."""
-    name, module, config, data, whole = trained
+    name, module, config, data, whole, _ = trained
     look = Checkpoint.on_train_batch_end
 
     def spoil(saver, batch, logs=None):
@@ -127,13 +131,23 @@ def test_a_run_that_breaks_down_goes_on_exactly_from_its_last_good_epoch(trained
     assert [path.name for path in broken.rglob(".*")] == []
 
 
-def test_another_seed_gives_another_run(trained, first_step):
-    _, module, config, data, _ = trained
-    assert first_steps(module, data, seed=1, **cache_of(config))[2]["loss"] != first_step[2]["loss"]
+def test_another_seed_gives_another_run(trained, tmp_path, monkeypatch):
+    name, module, config, data, _, seen = trained
+    first = seen.logs["loss"]
+
+    class Stopped(Recording):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run.checkpoint, "Checkpoint", Stopped)
+    with pytest.raises(KeyboardInterrupt, match="go on with: python -m apps"):
+        _run.train(module, name, dataclasses.replace(config, seed=1), data, runs=tmp_path)
+    assert Recording.last.logs["loss"] != first
 
 
 def test_a_run_that_patience_has_stopped_stays_stopped(trained, tmp_path, capsys):
-    name, module, config, data, whole = trained
+    name, module, config, data, whole, _ = trained
     folder = tmp_path / "stopped"
     shutil.copytree(whole, folder)
     arrays, history = state(whole)
@@ -147,12 +161,11 @@ def test_a_run_that_patience_has_stopped_stays_stopped(trained, tmp_path, capsys
         assert len(state(folder)[1]) == 3
 
 
-def test_golden_parameters_and_first_loss(trained, first_step, golden):
+def test_golden_parameters_and_first_loss(trained, golden):
     """Half precision differs among processors by 0.5 % after one step; what follows may differ by any amount."""
-    model, _, logged = first_step
-    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    facts = {"trainable_parameters": parameters, "first_loss": float(logged["loss"])}
-    golden(f"{trained[0]}_tiny", facts, rel=0.02)
+    name, *_, seen = trained
+    parameters = sum(weight.size for weight in seen.before.values())
+    golden(f"{name}_tiny", {"trainable_parameters": parameters, "first_loss": float(seen.logs["loss"])}, rel=0.02)
 
 
 def requests(folder):
@@ -311,7 +324,7 @@ def test_what_has_no_answer_is_refused_by_name(exported):
 
 
 def test_a_run_folder_is_complete(trained):
-    _, _, config, _, folder = trained
+    _, _, config, _, folder, _ = trained
     assert json.loads((folder / "config.json").read_text())["precision"] == processor.resolve(config.precision)[0]
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "run.json", "log.csv", "checkpoint.npz", "model.keras", "figures"} <= names
@@ -334,8 +347,38 @@ def test_an_export_holds_all_that_a_server_and_a_reader_need(trained, exported):
         assert metric == "split" or f"| {metric} |" in card
 
 
-def test_export_equals_the_model_in_a_fresh_process_with_tensorflow_alone(trained, exported, tmp_path):
-    name, module, config, data, folder = trained
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(["keras", "kerasdl", "apps"]))  # None: importing them fails
+import numpy as np
+import tensorflow as tf
+for line in sys.stdin:
+    folder, data, *names = line.rstrip("\\n").split("\\t")
+    model = tf.saved_model.load(folder)
+    for name in names:
+        with np.load(f"{data}/{name}.npz", allow_pickle=True) as file:
+            inputs = {k: tf.constant(file[k]) for k in file.files}
+        answer = model.signatures[name](**inputs)
+        np.savez(f"{data}/{name}.answer.npz", **{k: v.numpy() for k, v in answer.items()})
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def tensorflow_alone():
+    """Lets a process without Keras and this project answer NAME.npz by NAME.answer.npz, by an export's signatures."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", ALONE], **pipes) as process:
+
+        def answer(folder, data, names):
+            print(folder, data, *names, sep="\t", file=process.stdin, flush=True)
+            assert process.stdout.readline() == "done\n"
+
+        yield answer
+
+
+def test_export_equals_the_model_in_a_process_with_tensorflow_alone(trained, exported, tensorflow_alone, tmp_path):
+    name, module, config, data, folder, _ = trained
     model = _weights.restore(module, config, data, folder)
     settings, _ = _calibration.calibration(module, model, data)
     for variable in model.variables:  # rounded as an export stores them, so that nothing else may differ
@@ -347,19 +390,7 @@ def test_export_equals_the_model_in_a_fresh_process_with_tensorflow_alone(traine
         inputs = {key: tf.constant(value, endpoint.inputs[key].dtype) for key, value in endpoint.example.items()}
         np.savez(tmp_path / f"{signature}.npz", **{k: v.numpy() for k, v in inputs.items()})
         expected[signature] = {k: v.numpy() for k, v in endpoint.function(**inputs).items()}
-    script = (
-        "import sys, numpy as np\n"
-        "sys.modules.update(dict.fromkeys(['keras', 'kerasdl', 'apps']))\n"  # None: importing them fails
-        "import tensorflow as tf\n"
-        "folder, data, names = sys.argv[1], sys.argv[2], sys.argv[3:]\n"
-        "model = tf.saved_model.load(folder)\n"
-        "for name in names:\n"
-        "    with np.load(f'{data}/{name}.npz', allow_pickle=True) as file:\n"
-        "        inputs = {k: tf.constant(file[k]) for k in file.files}\n"
-        "    answer = model.signatures[name](**inputs)\n"
-        "    np.savez(f'{data}/{name}.answer.npz', **{k: v.numpy() for k, v in answer.items()})\n"
-    )
-    subprocess.run([sys.executable, "-c", script, str(exported), str(tmp_path), *endpoints], check=True)
+    tensorflow_alone(exported, tmp_path, endpoints)
     for signature, outputs in expected.items():
         with np.load(tmp_path / f"{signature}.answer.npz", allow_pickle=True) as file:
             assert set(file.files) == set(outputs)
@@ -393,7 +424,7 @@ def test_a_picture_without_loss_is_answered_as_its_pixels(exported):
 
 
 def test_exports_are_never_overwritten(trained, exported):
-    name, module, config, data, folder = trained
+    name, module, config, data, folder, _ = trained
     root = exported.parent.parent
     with pytest.raises(ValueError, match="never overwritten"):
         _run.export_run(module, name, config, data, folder, root=root, version=1)
@@ -401,7 +432,7 @@ def test_exports_are_never_overwritten(trained, exported):
 
 
 def test_only_classifiers_take_the_temperature_of_another_run(trained, tmp_path):
-    name, module, config, data, folder = trained
+    name, module, config, data, folder, _ = trained
     if not hasattr(module, "predictions"):
         other = {"version": None, "calibrate_on": (config, data, folder)}
         with pytest.raises(UserError, match="--calibrate-on is for classifiers"):
@@ -410,7 +441,7 @@ def test_only_classifiers_take_the_temperature_of_another_run(trained, tmp_path)
 
 def test_the_model_of_a_run_opens_with_keras_after_one_import(trained, tmp_path):
     """In a fresh process, compiled and with the weights of the run."""
-    name, *_, folder = trained
+    name, module, config, data, folder, _ = trained
     script = (
         f"import sys, numpy as np, keras, apps.{name}\n"
         "model = keras.models.load_model(sys.argv[1])\n"
@@ -421,7 +452,6 @@ def test_the_model_of_a_run_opens_with_keras_after_one_import(trained, tmp_path)
         [sys.executable, "-c", script, str(folder / "model.keras"), str(tmp_path / "weights.npz")], cwd=ROOT, check=True
     )
     keras.utils.set_random_seed(3)
-    _, module, config, data, _ = trained
     expected = _weights.restore(module, config, data, folder).weights
     with np.load(tmp_path / "weights.npz") as found:
         assert len(found.files) == len(expected) > 0

@@ -247,6 +247,7 @@ def test_two_searches_in_one_folder_are_refused(tmp_path, capsys):
         (["--budget=-1m"], "--budget is -1m; expected a time"),
         (["--set", "padding=0,1", "--set", "flip=none,random"], "--set stands twice"),
         (["--retrain", "1"], "--retrain is 1"),
+        (["--devices", "2"], "--devices is 2; a trial is trained on one"),
         (["--set", "paddng=0,1"], "did you mean padding"),
         (["--workers", "1000"], "--workers is 1000; this machine has"),
         (["--algorithm", "anneal"], "anneal"),

@@ -1,3 +1,4 @@
+import functools
 import types
 
 import keras
@@ -6,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kerasdl.fast.fused_adam import FusedAdam
-from kerasdl.training.optimizers import Muon, NormalizedMuon, make, orthogonalize
+from kerasdl.training.optimizers import AdamW, Muon, NormalizedMuon, make, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(18, 64), (64, 18), (32, 32)])
@@ -34,12 +35,19 @@ def kernel_step(gradient, buffer, kernel, *, rate, momentum, steps):
     return kernel - rate * x.T.reshape(kernel.shape), buffer
 
 
-def test_steps_equal_numpy():
+@pytest.mark.parametrize(("batch_size", "share"), [(2000, 1), (8000, 1), (80, 0.2)])
+def test_steps_equal_numpy(batch_size, share):
     random = np.random.default_rng(1)
     kernel, bias, head = (random.normal(size=s).astype(np.float32) for s in [(3, 3, 4, 6), (6,), (6, 3)])
     variables = [keras.Variable(value) for value in (kernel, bias, head)]
     optimizer = NormalizedMuon(
-        0.1, momentum=0.6, vector_ratio=2.0, matrix_ratio=3.0, sgd_momentum=0.85, weight_decay=0.5
+        0.1,
+        momentum=0.6,
+        vector_ratio=2.0,
+        matrix_ratio=3.0,
+        sgd_momentum=0.85,
+        weight_decay=0.5,
+        batch_size=batch_size,
     )
     kernel_buffer, bias_buffer, head_buffer = np.zeros_like(kernel), np.zeros_like(bias), np.zeros_like(head)
     for _ in range(3):
@@ -49,17 +57,18 @@ def test_steps_equal_numpy():
         bias, head = bias * (1 - 0.1 * 0.5), head * (1 - 0.1 * 0.5)
         bias_buffer = 0.85 * bias_buffer + gradients[1]
         head_buffer = 0.85 * head_buffer + gradients[2]
-        bias = bias - 0.1 * 2 * (gradients[1] + 0.85 * bias_buffer)
-        head = head - 0.1 * 3 * (gradients[2] + 0.85 * head_buffer)
+        bias = bias - 0.1 * 2 * share * (gradients[1] + 0.85 * bias_buffer)
+        head = head - 0.1 * 3 * share * (gradients[2] + 0.85 * head_buffer)
         for variable, expected in zip(variables, (kernel, bias, head), strict=True):
             np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-4, atol=2e-5)
 
 
 def test_serialises_completely():
-    optimizer = NormalizedMuon(0.3, momentum=0.5, vector_ratio=7.0, matrix_ratio=8.0, sgd_momentum=0.4)
+    optimizer = NormalizedMuon(0.3, momentum=0.5, vector_ratio=7.0, matrix_ratio=8.0, sgd_momentum=0.4, batch_size=16)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again.get_config() == optimizer.get_config()
     assert (again.momentum, again.vector_ratio, again.matrix_ratio, again.sgd_momentum) == (0.5, 7.0, 8.0, 0.4)
+    assert again.batch_size == 16
 
 
 @pytest.mark.parametrize("weight_decay", [None, 0.3])
@@ -87,6 +96,27 @@ def test_fused_adam_equals_keras(sparse, amsgrad, weight_decay):
     assert np.abs(results[1][0] - starts[0]).max() > 0.05
     for ours, keras_own in zip(*results, strict=True):
         np.testing.assert_allclose(ours, keras_own, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("kind", [FusedAdam, AdamW, functools.partial(FusedAdam, amsgrad=True)])
+def test_a_word_that_a_batch_holds_twice_has_the_step_of_its_whole_gradient(kind, clip):
+    """Keras 3.15 takes the parts of a sparse gradient one by one, see findings/keras_adam_repeated_words.sh."""
+    rows, places, shape = [[1.0, 1.0], [0.5, 2.0], [1.0, -0.5]], [1, 2, 1], [4, 2]
+    parts = [tf.IndexedSlices(tf.constant(rows), tf.constant(places), tf.constant(shape)) for _ in range(3)]
+    results = []
+    for gradients in (parts, [tf.convert_to_tensor(gradient) for gradient in parts]):
+        optimizer, words = (
+            kind(0.1, weight_decay=0.1, global_clipnorm=clip),
+            keras.Variable(np.ones((4, 2), np.float32)),
+        )
+        optimizer.build([words])
+        step = tf.function(lambda gradient, optimizer=optimizer: optimizer.apply([gradient]))
+        for gradient in gradients:
+            step(gradient)
+        results.append([words.numpy(), *(variable.numpy() for variable in optimizer.variables[2:])])
+    for sparse, dense in zip(*results, strict=True):
+        np.testing.assert_allclose(sparse, dense, rtol=1e-5, atol=1e-7)
 
 
 def test_fused_adam_is_one_operation_a_weight_and_serialises():
@@ -151,7 +181,7 @@ def rate_at(optimizer, step):
     ("kind", "made"),
     [
         ("adam", FusedAdam),
-        ("adamw", keras.optimizers.AdamW),
+        ("adamw", AdamW),
         ("sgd", keras.optimizers.SGD),
         ("muon", Muon),
         ("normalized_muon", NormalizedMuon),
