@@ -144,7 +144,8 @@ def evaluate(module: Application, opened: list[tuple[Any, Splits]], folders: lis
     else:
         if not hasattr(module, "ensemble"):
             raise UserError(f"evaluate takes one run here, got {len(folders)}; models of this kind are not averaged")
-        model, folder = module.ensemble(models), folders[0] / "ensemble"
+        members = "+".join(folder.name for folder in folders[1:])
+        model, folder = module.ensemble(models), folders[0] / f"ensemble+{members}"[:200]
     settings, note = _calibration.calibration(module, model, data)
     if note is not None:
         print(note)

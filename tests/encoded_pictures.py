@@ -50,7 +50,7 @@ def turned(pixels, orientation):
 def tiff(orientation, order="<", kind=3, before=()):
     """EXIF data: a directory of the tags `before` and the orientation, in either byte order."""
     entries = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in before]
-    value = struct.pack(f"{order}H", orientation) + b"\xaa\xbb" if kind == 3 else struct.pack(f"{order}I", orientation)
+    value = struct.pack(order + {3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}[kind], orientation).ljust(4, b"\xaa")
     entries.append(struct.pack(f"{order}HHI", ORIENTATION, kind, 1) + value)
     header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     return header + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
@@ -94,6 +94,10 @@ def jpegs():
     yield "jpeg behind others", jpeg_with(*others, exif), turned(plain, 6)
     yield "jpeg before others", jpeg_with(exif, *others), turned(plain, 6)
     yield "jpeg long value", jpeg_with(long), turned(plain, 8)
+    for kind in (4, 6, 8, 9):
+        for order in "<>":
+            strange = jpeg_with(segment(0xE1, b"Exif\0\0" + tiff(6, order, kind=kind)))
+            yield f"jpeg exif type {kind} {order}", strange, turned(plain, 6)
     yield "jpeg two", jpeg_with(exif, segment(0xE1, b"Exif\0\0" + tiff(3))), turned(plain, 6)
     without_jfif = jpeg_with(exif)
     yield "jpeg exif first", without_jfif[:2] + without_jfif[20:], turned(plain, 6)

@@ -15,9 +15,12 @@ from kerasdl import startup
 startup.import_keras()
 
 import fitting  # noqa: E402
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 from apps import _run  # noqa: E402  after Keras is set up
-from kerasdl.training import optimizers  # noqa: E402
+from kerasdl.training import devices, optimizers  # noqa: E402
 
 FIELDS = {
     "cifar10": {"architecture": "lenet"},
@@ -31,8 +34,8 @@ MAKE = optimizers.make
 optimizers.make = lambda kind, *values, **options: MAKE("sgd", *values)  # Adam would divide rounding by rounding
 
 
-def trained(module, name, folder, devices, *others, resume=False):
-    fields = {"epochs": 3, "batch_size": 8, "learning_rate": 0.02, "precision": "float32", "devices": devices}
+def trained(module, name, folder, count, *others, resume=False):
+    fields = {"epochs": 3, "batch_size": 8, "learning_rate": 0.02, "precision": "float32", "devices": count}
     fields |= {"cache": folder.parent / "cache", **FIELDS[name]}
     known = {field.name for field in dataclasses.fields(module.Config)}
     config = dataclasses.replace(module.tiny()[0], **{name: value for name, value in fields.items() if name in known})
@@ -42,12 +45,24 @@ def trained(module, name, folder, devices, *others, resume=False):
     module.train(config, _run.built(module, config, data), data, [*others, saver])
 
 
+def drawn(file):
+    """What dropout draws on each of two devices, in two steps."""
+    with devices.scope(2):
+        noise = keras.Input((50,))
+        model = keras.Model(noise, keras.layers.Dropout(0.5, seed=0)(noise))
+    devices.prepare(model)
+    step = tf.function(lambda: model(tf.ones([1, 50]), training=True))
+    strategy = model.distribute_strategy
+    np.save(file, [strategy.experimental_local_results(strategy.run(step)) for _ in range(2)])
+
+
 if __name__ == "__main__":
     root = Path(sys.argv[1])
+    drawn(root / "drawn.npy")
     for name in FIELDS:
         module = importlib.import_module(f"apps.{name}")
-        for devices in (1, 2):
-            trained(module, name, root / name / str(devices), devices)
+        for count in (1, 2):
+            trained(module, name, root / name / str(count), count)
         if name == "denoiser":
             try:
                 trained(module, name, root / name / "resumed", 2, fitting.StopsBefore(1))

@@ -103,7 +103,8 @@ def curves(trials: Sequence[Trial], objective: Objective) -> go.Figure:
                 text=_hover(trial, objective),
                 line_dash="dot" if trial.status == "pruned" else "solid",
             )
-    figure.update_layout(xaxis_title="epoch", yaxis_title=objective.metric)
+    longest = max((len(trial.curve) for trial in trials), default=1)
+    figure.update_layout(xaxis_title="epoch", xaxis_dtick=-(-longest // 10), yaxis_title=objective.metric)
     return figure
 
 
@@ -113,7 +114,10 @@ def coordinates(scored: Sequence[Trial], parameters: Sequence[Any], objective: O
     for name, position, labels in _positions(scored, parameters):
         axis: dict[str, Any] = {"label": name, "values": position}
         if labels is not None:
-            axis |= {"tickvals": [place for place, _ in labels], "ticktext": [text for _, text in labels]}
+            places = [place for place, _ in labels]
+            axis |= {"tickvals": places, "ticktext": [text for _, text in labels]}
+            if places[0] < places[-1]:
+                axis["range"] = [places[0], places[-1]]  # else marks beyond the trials' values are drawn off the axis
         axes.append(axis)
     scores = [trial.score for trial in scored]
     line = {"color": scores, "colorscale": "Viridis", "showscale": True, "reversescale": objective.direction == "min"}
@@ -134,11 +138,12 @@ def _positions(
             labels: list[tuple[float, str]] | None = [(mark, f"{10**mark:.2g}") for mark in marks]
             position = [math.log10(value) for value in values]
         elif isinstance(values[0], (int, float)) and not isinstance(values[0], bool):
-            labels, position = None, [float(value) for value in values]
+            known = sorted(getattr(parameter, "values", []))
+            labels, position = [(float(value), str(value)) for value in known] or None, [float(v) for v in values]
         else:
-            known = [str(value) for value in getattr(parameter, "values", [])] or sorted({str(one) for one in values})
-            labels = [(float(place), text) for place, text in enumerate(known)]
-            position = [float(known.index(str(value))) for value in values]
+            names = [str(value) for value in getattr(parameter, "values", [])] or sorted({str(one) for one in values})
+            labels = [(float(place), text) for place, text in enumerate(names)]
+            position = [float(names.index(str(value))) for value in values]
         found.append((parameter.name, position, labels))
     return found
 

@@ -30,6 +30,7 @@ from tuning._worker import Task, fold_folder
 Report = Callable[[dict[str, float]], bool]
 """Takes the log's row of an epoch that ended; false ends the trial."""
 TRACEBACK = "traceback.txt"
+_SECONDS = "build_seconds", "fit_seconds", "earlier_seconds"  # the last: of epochs before the worker was killed
 
 
 class LimitExceeded(Exception):
@@ -190,7 +191,8 @@ class Trials:
             found = {"status": "failed", "kind": _kind(error), "reason": reason[:500]}
         keras.utils.clear_session(free_memory=False)
         gc.collect()
-        return {**found, "seconds": round(time.perf_counter() - began, 2)}
+        seconds = found.pop("earlier_seconds", 0.0) + time.perf_counter() - began
+        return {**found, "seconds": round(seconds, 2)}
 
     def _run_folds(self, folder: Path, report: Report) -> dict[str, Any]:
         """The mean of the scores of all folds, and their standard deviation; of one that ended early, no other."""
@@ -203,9 +205,9 @@ class Trials:
             found.append(self._run(part, _of_fold(report, number)))
             keras.utils.clear_session(free_memory=False)
             if found[-1]["status"] != "finished":
-                return found[-1]
+                return found[-1] | {"earlier_seconds": sum(one.get("earlier_seconds", 0.0) for one in found)}
         scores = [one["score"] for one in found]
-        seconds = {name: sum(one[name] for one in found) for name in ("build_seconds", "fit_seconds")}
+        seconds = {name: sum(one[name] for one in found) for name in _SECONDS}
         return {
             **found[0],
             **seconds,
@@ -232,10 +234,11 @@ class Trials:
             resume=(folder / run.CHECKPOINT).exists(),
         )
         saver.patience = config.patience
-        built = time.perf_counter()
+        built, earlier = time.perf_counter(), sum(row["seconds"] for row in saver.history)
         if saver.initial_epoch < config.last_epoch and not saver.stopped:
             self.module.train(config, model, data, [saver])
-        fitted = {"build_seconds": round(built - began, 3), "fit_seconds": round(time.perf_counter() - built, 3)}
+        seconds = built - began, earlier + time.perf_counter() - built, earlier
+        fitted = {name: round(value, 3) for name, value in zip(_SECONDS, seconds, strict=True)}
         score = saver.history[saver.best_epoch - 1].get(objective.metric)
         if score is None or not math.isfinite(score):
             reason = f"{objective.metric} was no finite number in any epoch"

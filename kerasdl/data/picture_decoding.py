@@ -35,7 +35,7 @@ MAX_PIXELS = 178_956_970
 _KINDS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF....WEBP")
 """What the content of each format begins with, in the order of `FORMATS`; a dot stands for any byte."""
 
-_SHORT, _LONG = 3, 4  # types of EXIF values
+_SIZES = {3: 2, 4: 4, 6: 1, 8: 2, 9: 4}  # bytes of the EXIF types that hold a number, by the types' numbers
 
 
 def square(encoded: tf.Tensor, size: int | tf.Tensor, *, squash: bool = False) -> tf.Tensor:
@@ -402,8 +402,10 @@ def _orientation(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
             return tf.reduce_sum(entries[:, at : at + size] * _weights(size, big), -1)
 
         kind = column(2, 2)
-        value = tf.where(kind == _SHORT, column(8, 2), column(8, 4))
-        found = value[(column(0, 2) == 0x0112) & ((kind == _SHORT) | (kind == _LONG))]
+        value = tf.zeros_like(kind)
+        for number, size in _SIZES.items():
+            value = tf.where(kind == number, column(8, size), value)
+        found = value[(column(0, 2) == 0x0112) & tf.reduce_any(kind[:, None] == [*_SIZES], -1)]
         first = tf.concat([found, [1]], 0)[0]
         return _either((first >= 1) & (first <= 8), first, 1)
 

@@ -256,7 +256,9 @@ def test_ensemble_averages_probabilities(tmp_path):
     np.testing.assert_allclose(probabilities(cifar10.ensemble(models), data), np.mean(single, axis=0), atol=1e-5)
     metrics = _run.evaluate(cifar10, [(QUICK, data)] * 2, folders)
     assert 0 <= metrics["accuracy"] <= 1
-    assert json.loads((folders[0] / "ensemble" / "metrics.json").read_text())["runs"] == [str(f) for f in folders]
+    [written] = folders[0].glob("ensemble*/metrics.json")
+    assert written.parent.name == f"ensemble+{folders[1].name}"
+    assert json.loads(written.read_text())["runs"] == [str(f) for f in folders]
 
 
 # --- A person's own pictures ---------------------------------------------------------------------

@@ -53,6 +53,13 @@ def test_what_is_drawn_differs_among_devices_and_all_else_is_alike(runs, name):
         assert row["loss"] == pytest.approx(expected_row["loss"], rel=0.2)
 
 
+def test_each_device_draws_its_own_numbers_in_each_step(runs):
+    masks = np.load(runs / "drawn.npy")[:, :, 0] != 0
+    assert masks.shape == (2, 2, 50)
+    assert len(np.unique(masks.reshape(4, 50), axis=0)) == 4
+    assert 0.3 < masks.mean() < 0.7
+
+
 def test_a_run_on_two_devices_goes_on_exactly(runs):
     (arrays, log), (expected, expected_log) = (state(runs / "denoiser" / part) for part in ("resumed", "2"))
     assert [row["val_loss"] for row in log] == [row["val_loss"] for row in expected_log]

@@ -74,7 +74,13 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_epoch_bit_for_bit(
     assert engine.free == 1
 
     engine.start(1, tmp_path / "killed")  # in a process of its own
-    assert [event.kind for event in run_to_the_end(engine)] == ["epoch"] * 2 + ["ended"]
+    events = run_to_the_end(engine)
+    assert [event.kind for event in events] == ["epoch"] * 2 + ["ended"]
+    with np.load(tmp_path / "killed/checkpoint.npz") as file:
+        seconds = [row["seconds"] for row in json.loads(str(file["state"]))["history"]]
+    ended = events[-1].content
+    assert ended["seconds"] > ended["fit_seconds"] >= sum(seconds) > 0  # also of the epoch before the kill
+    assert "earlier_seconds" not in ended
     with np.load(tmp_path / "whole/checkpoint.npz") as one, np.load(tmp_path / "killed/checkpoint.npz") as other:
         for name in set(one.files) - {"state"}:
             np.testing.assert_array_equal(one[name], other[name])
