@@ -28,10 +28,11 @@ from kerasdl.blocks import caption_decoder, convolution
 from kerasdl.data import captioned_pictures, divided, pipeline, synthetic
 from kerasdl.decoding import beam_search
 from kerasdl.errors import UserError
+from kerasdl.fast import fused_adam
 from kerasdl.files import as_json
 from kerasdl.metrics import caption_scores
 from kerasdl.models import caption_examples, caption_search, captioner, pretrained
-from kerasdl.training import fit, optimizers, precision, schedule
+from kerasdl.training import fit, precision, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ def _compile(config: Config, model: keras.Model, steps: int, peak: float) -> Non
     warmup = 0 if config.schedule == "plateau" else round(steps * config.warmup_epochs / config.epochs)
     rate = schedule.schedule(kind, peak, total_steps=steps, warmup_steps=warmup)
     model.compile(
-        optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm),
+        fused_adam.FusedAdam(rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm),
         jit_compile=False,  # the lengths of the captions differ from batch to batch
     )
 
@@ -224,8 +225,7 @@ def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]
 
 def _phases(config: Config) -> list[tuple[int, int, Literal["fit", "tune", "reinforce"]]]:
     """(first epoch, end, what is done)."""
-    first = config.epochs
-    second = first + config.tune_epochs
+    first, second = config.epochs, config.epochs + config.tune_epochs
     return [(0, first, "fit"), (first, second, "tune"), (second, second + config.reinforce_epochs, "reinforce")]
 
 

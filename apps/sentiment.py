@@ -172,8 +172,7 @@ def _compile(config: Config, model: keras.Model, num_texts: int) -> None:
 
 def train(config: Config, model: keras.Model, data: Splits, callbacks: list[Any]) -> keras.callbacks.History:
     """Fits the model; before the first epoch come the n-grams and the language model."""
-    saver, words = callbacks[-1], vocabulary_of(data)
-    texts, labels = list(data.train.texts), data.train.labels
+    saver, words, texts, labels = callbacks[-1], vocabulary_of(data), list(data.train.texts), data.train.labels
     sequences = words.sequences(texts)
     one_hot = np.eye(len(data.info["class_names"]), dtype=np.float32)
     targets = one_hot[labels]

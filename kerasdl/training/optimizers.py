@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 import keras
 from keras import ops
 
-from kerasdl.fast.fused_adam import FusedAdam, SummedGradients
+from kerasdl.fast.fused_adam import FusedAdam
 from kerasdl.training import devices, schedule
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -63,8 +63,8 @@ def make(
     """The optimizer that a configuration asks for.
 
     Args:
-        kind: adam, also with weight decay: `kerasdl.fast.fused_adam.FusedAdam`; adamw: Keras'; sgd: with Nesterov
-            momentum of 0.9; muon and normalized_muon: those of this module.
+        kind: adam and adamw, which is adam with the weight decay of the settings: `kerasdl.fast.fused_adam.FusedAdam`;
+            sgd: with Nesterov momentum of 0.9; muon and normalized_muon: those of this module.
         settings: the configuration.
         steps: of an epoch.
         epochs: length of the schedule, where it is not that of the settings.
@@ -87,22 +87,13 @@ def make(
     )
     alone = devices.replicas() == 1
     options |= {"learning_rate": rate, "global_clipnorm": settings.clip_norm if alone else None}
-    options["weight_decay"] = settings.weight_decay if kind == "adamw" else settings.weight_decay or None
-    if kind == "adamw":
-        optimizer = AdamW(**options)
-    elif kind == "sgd":
+    options["weight_decay"] = settings.weight_decay or None
+    if kind == "sgd":
         optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **options)
     else:
-        optimizer = {"adam": FusedAdam, "muon": Muon, "normalized_muon": NormalizedMuon}[kind](**options)
+        made = {"adam": FusedAdam, "adamw": FusedAdam, "muon": Muon, "normalized_muon": NormalizedMuon}
+        optimizer = made[kind](**options)
     return optimizer if alone else devices.clipped(optimizer, settings.clip_norm)
-
-
-@keras.saving.register_keras_serializable(package="kerasdl")
-class AdamW(SummedGradients, keras.optimizers.AdamW):
-    """Keras' AdamW, which sums the gradients of a word that a batch holds more than once, see `SummedGradients`.
-
-    Source: Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2.
-    """
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")

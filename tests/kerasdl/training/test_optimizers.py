@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kerasdl.fast.fused_adam import FusedAdam
-from kerasdl.training.optimizers import AdamW, Muon, NormalizedMuon, make, orthogonalize
+from kerasdl.training.optimizers import Muon, NormalizedMuon, make, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(18, 64), (64, 18), (32, 32)])
@@ -99,7 +99,7 @@ def test_fused_adam_equals_keras(sparse, amsgrad, weight_decay):
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("kind", [FusedAdam, AdamW, functools.partial(FusedAdam, amsgrad=True)])
+@pytest.mark.parametrize("kind", [FusedAdam, functools.partial(FusedAdam, amsgrad=True)])
 def test_a_word_that_a_batch_holds_twice_has_the_step_of_its_whole_gradient(kind, clip):
     """Keras 3.15 takes the parts of a sparse gradient one by one, see findings/keras_adam_repeated_words.sh."""
     rows, places, shape = [[1.0, 1.0], [0.5, 2.0], [1.0, -0.5]], [1, 2, 1], [4, 2]
@@ -181,7 +181,7 @@ def rate_at(optimizer, step):
     ("kind", "made"),
     [
         ("adam", FusedAdam),
-        ("adamw", AdamW),
+        ("adamw", FusedAdam),
         ("sgd", keras.optimizers.SGD),
         ("muon", Muon),
         ("normalized_muon", NormalizedMuon),
