@@ -10,18 +10,16 @@ import importlib
 import sys
 from pathlib import Path
 
+import fitting
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps import _run
 from kerasdl import startup
+from kerasdl.training import devices, optimizers
 
-startup.import_keras()
-
-import fitting  # noqa: E402
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
-from apps import _run  # noqa: E402  after Keras is set up
-from kerasdl.training import devices, optimizers  # noqa: E402
-
+startup.import_keras()  # divides the processor
 FIELDS = {
     "cifar10": {"architecture": "lenet"},
     "denoiser": {"clip_norm": 0.05},

@@ -10,13 +10,21 @@ import keras
 from keras import ops
 
 
-class SummedGradients(keras.optimizers.Optimizer):
-    """Sums the gradients of a word that a batch holds more than once, before they are squared.
+@keras.saving.register_keras_serializable(package="kerasdl")
+class FusedAdam(keras.optimizers.Adam):
+    """Keras' Adam, also with decoupled weight decay, whose step is one pass over a weight on the TensorFlow backend.
 
-    An embedding has a sparse gradient, with a part for each place of a word. Keras 3.15 squares the parts one by one,
-    so that Adam's second moment of a word that a batch holds n times is the sum of n squares, not the square of the
-    sum: the word's step is up to sqrt(n) times as large as Adam's. The norm that `global_clipnorm` looks at is that of
-    the parts, too. Shown by findings/keras_adam_repeated_words.sh.
+    Keras' own is a dozen operations for each weight, and reads and writes memory as often: with this one a step of the
+    VAE's dense networks takes about a tenth less. State, configuration and result, up to rounding, are those of
+    `keras.optimizers.Adam`.
+
+    `amsgrad` goes Keras' way, and so do embeddings, whose gradients are sparse, with a part for each place of a word.
+    But the parts of one word are summed first. Keras 3.15 squares them one by one, so that the second moment of a word
+    that a batch holds n times is the sum of n squares, not the square of the sum, and the word's step up to sqrt(n)
+    times as large as Adam's; and `global_clipnorm` takes the norm of the parts. Shown by
+    findings/keras_adam_repeated_words.sh.
+
+    Source: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1, in the form of the end of section 2.
     """
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
@@ -29,36 +37,17 @@ class SummedGradients(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable."""
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            if isinstance(gradient, tf.IndexedSlices):
-                words, places = tf.unique(gradient.indices)
-                sums = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(words))
-                gradient = tf.IndexedSlices(sums, words, gradient.dense_shape)
-        super().update_step(gradient, variable, learning_rate)
-
-
-@keras.saving.register_keras_serializable(package="kerasdl")
-class FusedAdam(SummedGradients, keras.optimizers.Adam):
-    """Keras' Adam, also with decoupled weight decay, whose step is one pass over a weight on the TensorFlow backend.
-
-    Keras' own is a dozen operations for each weight, and reads and writes memory as often: with this one a step of the
-    VAE's dense networks takes about a tenth less. State, configuration and result, up to rounding, are those of
-    `keras.optimizers.Adam`.
-    Gradients of embeddings, which are sparse, and `amsgrad` go Keras' way, see `SummedGradients`.
-
-    Source: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1, in the form of the end of section 2.
-    """
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One step of one variable."""
-        if keras.backend.backend() != "tensorflow" or self.amsgrad:
+        if keras.backend.backend() != "tensorflow":
             super().update_step(gradient, variable, learning_rate)
             return
         import tensorflow as tf
 
-        if isinstance(gradient, tf.IndexedSlices):
+        sparse = isinstance(gradient, tf.IndexedSlices)
+        if sparse:
+            words, places = tf.unique(gradient.indices)
+            sums = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(words))
+            gradient = tf.IndexedSlices(sums, words, gradient.dense_shape)
+        if sparse or self.amsgrad:
             super().update_step(gradient, variable, learning_rate)
             return
         index = self._get_variable_index(variable)
