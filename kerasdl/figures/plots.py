@@ -549,7 +549,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     with atomic_path(path) as temporary:
         # Without the name and version of the software, the same figure is the same file.
-        figure.savefig(temporary, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
+        figure.savefig(temporary, format="png", metadata={"Software": None})
     return path
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 import keras
 from keras import ops
 
-from kerasdl.fast.fused_adam import FusedAdam
+from kerasdl.fast.fused_adam import FusedAdam, RateOnce
 from kerasdl.training import devices, schedule
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -89,7 +89,7 @@ def make(
     options |= {"learning_rate": rate, "global_clipnorm": settings.clip_norm if alone else None}
     options["weight_decay"] = settings.weight_decay or None
     if kind == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **options)
+        optimizer = SGD(momentum=0.9, nesterov=True, **options)
     else:
         made = {"adam": FusedAdam, "adamw": FusedAdam, "muon": Muon, "normalized_muon": NormalizedMuon}
         optimizer = made[kind](**options)
@@ -97,7 +97,12 @@ def make(
 
 
 @keras.saving.register_keras_serializable(package="kerasdl")
-class NormalizedMuon(keras.optimizers.Optimizer):
+class SGD(RateOnce, keras.optimizers.SGD):
+    """Keras' stochastic gradient descent."""
+
+
+@keras.saving.register_keras_serializable(package="kerasdl")
+class NormalizedMuon(RateOnce):
     """Muon on convolution kernels of constant norm, Nesterov SGD on everything else.
 
     A kernel float32[height, width, in, out] is first scaled to Frobenius norm sqrt(out). Its step is the orthogonalised

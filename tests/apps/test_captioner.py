@@ -10,6 +10,7 @@ import fitting
 import keras
 import numpy as np
 import pytest
+import small_network
 import tensorflow as tf
 from PIL import Image
 
@@ -94,7 +95,7 @@ def test_mirrored_pictures_exchange_left_and_right():
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """Files of drawn scenes with captions, and a network from keras.applications with made-up weights."""
+    """Files of drawn scenes with captions, and made-up weights of a small network, here keras.applications' one."""
     root = tmp_path_factory.mktemp("own")
     images, said = synthetic.scenes(40, size=48, seed=5)
     (root / "images").mkdir()
@@ -103,13 +104,15 @@ def own(tmp_path_factory):
     rows = [f"{index}.png,{caption}\n{index}.png,I see {caption}." for index, caption in enumerate(said)]
     (root / "captions.csv").write_text("image,caption\n" + "\n".join(rows) + "\n")
     keras.utils.set_random_seed(0)
-    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(64, 64, 3))
+    network = small_network.network()
     for layer in network.layers:  # its statistics are those of these pictures, so that features do not vanish
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     network(tf.image.resize(images, [64, 64]) / 127.5 - 1, training=True)
     network.save_weights(root / "network.weights.h5")
-    return root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.applications, "MobileNetV2", small_network.network)
+        yield root
 
 
 def arguments(own, *more):

@@ -54,12 +54,10 @@ def probabilities(model, data):
     return cifar10.probabilities(export.in_memory(cifar10.endpoints(model, data)), data.test().images)
 
 
-def test_tiny_is_learned_and_shuffled_labels_are_not(tmp_path):
-    """A linear model stays below 35 % on four of these shapes: tests/kerasdl/data/test_synthetic.py."""
+def test_shuffled_labels_are_not_learned(tmp_path):
+    """Those of `--tiny` are, as they stand: tests/apps/test_demo.py."""
     config, data = cifar10.tiny()
-    assert accuracy(config, data, tmp_path) >= 0.9
-    rng = np.random.default_rng(0)
-    broken = image_data.Images(data.train.images, rng.permutation(data.train.labels))
+    broken = image_data.Images(data.train.images, np.random.default_rng(0).permutation(data.train.labels))
     assert accuracy(dataclasses.replace(config, epochs=1), dataclasses.replace(data, train=broken), tmp_path) < 0.3
 
 

@@ -77,6 +77,12 @@ def exported(trained, tmp_path_factory):
     return _run.export_run(module, name, config, data, folder, root=root, version=None)
 
 
+@pytest.fixture(scope="module")
+def signatures(exported):
+    """The signatures of the export, loaded once: asked a second time, they answer by frozen weights."""
+    return export.signatures(exported)
+
+
 def test_one_step_moves_every_weight(trained):
     seen = trained[-1]
     assert len(seen.before) == len(seen.after) > 0
@@ -232,8 +238,7 @@ def as_json(array):
     return array.tolist()
 
 
-def test_every_signature_answers_over_http_and_odd_bytes_are_no_server_error(exported):
-    signatures = export.signatures(exported)
+def test_every_signature_answers_over_http_and_odd_bytes_are_no_server_error(exported, signatures):
     repository = ModelRepository(exported.parent.parent)
     repository.poll()
     model = exported.parent.name
@@ -293,9 +298,8 @@ def extremes(name, spec):
         yield from (np.array([value]) for value in (-(2**31), -1, 2**31 - 1))
 
 
-def test_every_answer_is_made_of_finite_numbers(exported):
+def test_every_answer_is_made_of_finite_numbers(exported, signatures):
     """JSON has no others. Whatever the inputs are, one after another at the ends of their types."""
-    signatures = export.signatures(exported)
     for signature, usual in requests(exported):
         for name, spec in signatures[signature].inputs.items():
             for value in extremes(name, spec):
@@ -305,9 +309,9 @@ def test_every_answer_is_made_of_finite_numbers(exported):
                     assert not wrong, f"{signature}, {name} {str(value)[:80]}: {key} is {np.ravel(array)[:5]}"
 
 
-def test_what_has_no_answer_is_refused_by_name(exported):
-    """No numbers, and classes that are not there; also by frozen weights, from the second call on."""
-    signatures = export.signatures(exported)
+def test_what_has_no_answer_is_refused_by_name(exported, signatures):
+    """No numbers, and classes that are not there; by the graph as exported, and by frozen weights."""
+    loaded = tf.saved_model.load(str(exported)).signatures
     for signature, usual in requests(exported):
         for name, spec in signatures[signature].inputs.items():
             wrong = []
@@ -318,9 +322,11 @@ def test_what_has_no_answer_is_refused_by_name(exported):
             elif name in ("index", "class_index"):
                 wrong = [np.array([value]) for value in (-2, 10**6)]
             for value in wrong:
-                for _ in range(3):
+                given = {key: tf.constant(one, signatures[signature].inputs[key].dtype) for key, one in usual.items()}
+                given[name] = tf.constant(value, given[name].dtype)
+                for function in (loaded[signature], signatures[signature], signatures[signature]):
                     with pytest.raises(tf.errors.InvalidArgumentError, match=name.replace("_", ".")):
-                        signatures[signature](**{**usual, name: value})
+                        function(**given)
 
 
 def test_a_run_folder_is_complete(trained):
@@ -402,14 +408,13 @@ def test_export_equals_the_model_in_a_process_with_tensorflow_alone(trained, exp
                     np.testing.assert_allclose(file[key], value, atol=1e-5)
 
 
-def test_signatures_have_a_free_batch_dimension(exported):
-    for signature in export.signatures(exported).values():
+def test_signatures_have_a_free_batch_dimension(signatures):
+    for signature in signatures.values():
         assert all(spec.shape[0] is None for spec in signature.inputs.values())
 
 
-def test_a_picture_without_loss_is_answered_as_its_pixels(exported):
+def test_a_picture_without_loss_is_answered_as_its_pixels(signatures):
     """What the card measures by pixels holds for files, which all go through the same decoder."""
-    signatures = export.signatures(exported)
     if "pixels" not in signatures or signatures["pixels"].inputs["image"].dtype != tf.uint8:
         pytest.skip("takes no pixels, or noisy ones, which no file holds")
     shape = signatures["pixels"].inputs["image"].shape[1:]
@@ -439,21 +444,48 @@ def test_only_classifiers_take_the_temperature_of_another_run(trained, tmp_path)
             _run.export_run(module, name, config, data, folder, root=tmp_path, **other)
 
 
-def test_the_model_of_a_run_opens_with_keras_after_one_import(trained, tmp_path):
-    """In a fresh process, compiled and with the weights of the run."""
+OPEN = """
+import importlib, os, sys
+import keras
+import numpy as np
+for line in sys.stdin:
+    name, path, weights = line.rstrip("\\n").split("\\t")
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            importlib.import_module(f"apps.{name}")
+            model = keras.models.load_model(path)
+            assert model.optimizer is not None
+            np.savez(weights, *[variable.numpy() for variable in model.weights])
+            status = 0
+        finally:
+            os._exit(status)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """Opens model.keras of an application in a process that knows Keras and that application alone."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", OPEN], cwd=ROOT, **pipes) as process:
+
+        def weights(name, path, found):
+            print(name, path, found, sep="\t", file=process.stdin, flush=True)
+            assert process.stdout.readline() == "0\n"
+            with np.load(found) as file:
+                return [file[key] for key in file.files]
+
+        yield weights
+
+
+def test_the_model_of_a_run_opens_with_keras_after_one_import(trained, opened, tmp_path):
+    """Compiled, and with the weights of the run."""
     name, module, config, data, folder, _ = trained
-    script = (
-        f"import sys, numpy as np, keras, apps.{name}\n"
-        "model = keras.models.load_model(sys.argv[1])\n"
-        "assert model.optimizer is not None\n"
-        "np.savez(sys.argv[2], *[variable.numpy() for variable in model.weights])\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", script, str(folder / "model.keras"), str(tmp_path / "weights.npz")], cwd=ROOT, check=True
-    )
+    found = opened(name, folder / "model.keras", tmp_path / "weights.npz")
     keras.utils.set_random_seed(3)
     expected = _weights.restore(module, config, data, folder).weights
-    with np.load(tmp_path / "weights.npz") as found:
-        assert len(found.files) == len(expected) > 0
-        for key, weight in zip(found.files, expected, strict=True):
-            np.testing.assert_array_equal(found[key], weight.numpy(), err_msg=weight.path)
+    assert len(found) == len(expected) > 0
+    for array, weight in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(array, weight.numpy(), err_msg=weight.path)

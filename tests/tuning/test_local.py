@@ -19,6 +19,7 @@ from apps.__main__ import main as apps_main
 from kerasdl.files import write_json
 from tuning import _local, _worker
 from tuning.__main__ import main, seconds_of, spaces
+from tuning._trial import Limits, Trials
 from tuning._worker import Task
 
 SMALL = ["--tiny", "--architecture", "lenet", "--precision", "float32", "--batch-size", "250"]
@@ -141,21 +142,28 @@ def test_what_a_training_prints_stands_in_the_trials_folder(engine, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("limits", "memory", "kind", "reason"),
+    ("limits", "reason"),
     [
-        ({"parameters": 100}, None, "limit", "parameters 61,836 is more than 100"),
-        ({"latency_ms": 1e-3}, None, "limit", "latency_ms"),
-        ({"export_mib": 1e-3}, None, "limit", "export_mib"),
-        ({}, 200, "memory", "more than 200"),
+        ({"parameters": 100}, "parameters 61,836 is more than 100"),
+        ({"latency_ms": 1e-3}, "latency_ms"),
+        ({"export_mib": 1e-3}, "export_mib"),
     ],
 )
-def test_limits(limits, memory, kind, reason, tmp_path):
-    engine = _local.Local(Task("cifar10", True, limits), 1, memory_mib=memory)
+def test_a_model_that_costs_too_much_is_not_trained(limits, reason, tmp_path):
+    write_json(tmp_path / "config.json", config(epochs=1))
+    epochs = []
+    end = Trials.of(Task("cifar10", True, limits)).run(tmp_path, epochs.append)
+    assert (end["status"], end["kind"]) == ("failed", "limit")
+    assert reason in end["reason"]
+    assert epochs == []
+
+
+def test_a_trial_that_takes_too_much_memory_is_ended(tmp_path):
+    engine = _local.Local(Task("cifar10", True, {}), 1, memory_mib=200)
     try:
-        end = trained(engine, 0, tmp_path, epochs=1)[-1]
-        assert end.content["status"] == "failed", end
-        assert end.content["kind"] == kind
-        assert reason in end.content["reason"]
+        end = trained(engine, 0, tmp_path, epochs=1)[-1].content
+        assert (end["status"], end["kind"]) == ("failed", "memory")
+        assert "more than 200" in end["reason"]
     finally:
         engine.close()
 
@@ -315,8 +323,6 @@ def test_workers_share_out_the_graphics_cards_that_are_visible(visible, cards, m
 
 @pytest.mark.parametrize("tiny", [False, True])
 def test_data_are_read_again_where_a_field_differs_that_they_depend_on(tiny):
-    from tuning._trial import Limits, Trials
-
     trials = Trials("cifar10", tiny=tiny, limits=Limits())
     trials.module = SimpleNamespace(
         load_data=lambda config: [config.padding],

@@ -1,5 +1,6 @@
 """Networks of keras.applications: what they give, and what is said of wrong names."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -35,6 +36,20 @@ def test_tuning_moves_kernels_and_leaves_batch_normalization_as_it_was():
         moved = {weight.path for weight in base.weights if (weight.numpy() != before[weight.path]).any()}
         assert (kernel.path in moved) == tuned
         assert not [path for path in moved if "moving" in path or "BN" in path or "bn" in path]
+
+
+def test_an_encoder_in_two_parts_equals_the_whole():
+    keras.utils.set_random_seed(0)
+    whole, nothing = pretrained.encoder("MobileNetV2", None, 64)
+    keras.utils.set_random_seed(0)
+    bottom, top = pretrained.encoder("MobileNetV2", None, 64, cut="block_12_add")
+    assert nothing is None
+    assert top.layers[1].name == "block_13_expand"
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    found, expected = top(bottom(images), training=False), whole(images)
+    assert found.shape == (2, 2, 2, 1280)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
+    assert float(np.abs(expected).max()) > 0
 
 
 @pytest.mark.parametrize(

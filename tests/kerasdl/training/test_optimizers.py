@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kerasdl.fast.fused_adam import FusedAdam
-from kerasdl.training.optimizers import Muon, NormalizedMuon, make, orthogonalize
+from kerasdl.training.optimizers import SGD, Muon, NormalizedMuon, make, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(18, 64), (64, 18), (32, 32)])
@@ -61,6 +61,30 @@ def test_steps_equal_numpy(batch_size, share):
         head = head - 0.1 * 3 * share * (gradients[2] + 0.85 * head_buffer)
         for variable, expected in zip(variables, (kernel, bias, head), strict=True):
             np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "muon", "normalized_muon"])
+def test_the_schedule_is_computed_once_a_step(kind):
+    asked = []
+
+    class Asked(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            asked.append(step)
+            return 0.1 / (1.0 + tf.cast(step, tf.float32))
+
+    settings = types.SimpleNamespace(
+        epochs=1, learning_rate=0.1, schedule="constant", warmup_epochs=0, weight_decay=0.5, clip_norm=1.0
+    )
+    optimizer = make(kind, settings, 10)
+    optimizer.learning_rate = Asked()
+    variables = [keras.Variable(np.ones(shape, np.float32)) for shape in ((2, 2), (2,), (3, 3, 1, 2))]
+    optimizer.build(variables)
+    step = tf.function(lambda: optimizer.apply([tf.ones(one.shape) for one in variables], variables))
+    asked.clear()
+    step()
+    assert len(asked) == 1
+    optimizer.iterations.assign(4)
+    assert float(optimizer.learning_rate) == pytest.approx(0.02)
 
 
 def test_serialises_completely():
@@ -182,7 +206,7 @@ def rate_at(optimizer, step):
     [
         ("adam", FusedAdam),
         ("adamw", FusedAdam),
-        ("sgd", keras.optimizers.SGD),
+        ("sgd", SGD),
         ("muon", Muon),
         ("normalized_muon", NormalizedMuon),
     ],
