@@ -16,7 +16,7 @@ from apps._contract import Application, Splits, jsonable
 from kerasdl import export, model_card, processor
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
-from kerasdl.files import claim, tidy, write_json
+from kerasdl.files import claim, is_full, tidy, write_json
 from kerasdl.training import checkpoint, devices, run
 
 
@@ -64,6 +64,11 @@ def train(
             saver = _train(module, config, data, folder, model)
     except KeyboardInterrupt as stop:
         raise type(stop)(f"go on with: python -m apps {application} train --resume {folder}") from None
+    except OSError as error:
+        if is_full(error):
+            words = f"{error.strerror}; free some space, then go on with: python -m apps {application} train --resume"
+            raise OSError(error.errno, f"{words} {folder}") from None
+        raise
     except UserError:
         if resume is None and not (folder / run.LOG).exists():
             shutil.rmtree(folder)

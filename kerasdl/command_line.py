@@ -21,7 +21,7 @@ import tyro
 
 from kerasdl import interruptions
 from kerasdl.errors import UserError
-from kerasdl.files import read_json
+from kerasdl.files import is_full, read_json
 
 _LARGEST = 3.4028234e38  # of float32
 _WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -56,6 +56,11 @@ def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> i
         if isinstance(error, UserError):
             print(f"error: {message}", file=sys.stderr)
             return 2
+        if isinstance(error, OSError) and is_full(error):
+            words = str(error.strerror)
+            hint = "" if "; " in words else "; free some space, then run the command again"
+            print(f"failed: {words}{hint}", file=sys.stderr)
+            return 1
         print(
             f"failed: {message}{'' if debug else f' ({type(error).__name__}; --debug shows where)'}",
             file=sys.stderr,

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import functools
 import io
 import itertools
@@ -48,6 +49,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         except BaseException:
             _remove(temporary)
             raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a file could not be written since the disk is full, or what one user may take of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _lock_of(temporary: Path) -> Path:

@@ -21,7 +21,7 @@ from apps._lazy import defer_heavy_imports, sketch, start_keras
 from apps._settings import PLACES, at_least
 from kerasdl import command_line
 from kerasdl.errors import UserError
-from kerasdl.files import check_output, claim, write_json
+from kerasdl.files import check_output, claim, is_full, write_json
 
 RUNNING = ".running"
 
@@ -214,11 +214,14 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
                 print(f"training anew from {options.retrain} seeds each", flush=True)
                 print("\n".join(_again.retrain(search, options.retrain, lambda line: print(line, flush=True))))
                 search.journal.add(compared=options.retrain)
-        except (KeyboardInterrupt, UserError) as error:
+        except (KeyboardInterrupt, UserError, OSError) as error:
             if before is None and not (folder / JOURNAL).exists():
                 shutil.rmtree(folder)
             elif isinstance(error, KeyboardInterrupt):
                 raise type(error)(f"go on with the same command, or with --folder {folder}") from None
+            elif isinstance(error, OSError) and is_full(error):
+                words = f"{error.strerror}; free some space, then go on with the same command, or with --folder"
+                raise OSError(error.errno, f"{words} {folder}") from None
             raise
         finally:
             engine.close()

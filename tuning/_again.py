@@ -13,6 +13,7 @@ from apps._contract import jsonable
 from kerasdl.errors import UserError
 from kerasdl.files import write_json
 from kerasdl.training import run
+from tuning import _worker
 from tuning._search import Search, searched, shortened
 
 AGAIN = "retrain"
@@ -35,6 +36,7 @@ def retrain(search: Search, seeds: int, say: Callable[[str], None]) -> list[str]
 
     Raises:
         UserError: a training fails.
+        OSError: the disk is full.
     """
     best = search.best
     assert best is not None
@@ -68,10 +70,11 @@ def retrain(search: Search, seeds: int, say: Callable[[str], None]) -> list[str]
                     search.engine.answer(event.number, True)
                     continue
                 kind, seed = running.pop(event.number)
-                if event.content.get("status") != "finished":
-                    raise UserError(f"training {kind} anew with seed {seed} failed: {event.content['reason']}")
+                content = _worker.result(event)
+                if content.get("status") != "finished":
+                    raise UserError(f"training {kind} anew with seed {seed} failed: {content['reason']}")
                 metric = search.objective.metric
-                metrics = {metric: event.content["score"], **event.content["metrics"]}
+                metrics = {metric: content["score"], **content["metrics"]}
                 search.journal.add(again=kind, seed=seed, of=best.number, metrics=metrics)
                 found[kind, seed] = metrics
                 say(f"{kind}, seed {seed}: {metric} {metrics[metric]:.4f}")

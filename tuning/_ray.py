@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from kerasdl.errors import UserError
-from tuning._worker import OUTPUT, Event, Task, facts_or_refusal, redirected
+from tuning._worker import Event, Task, facts_or_refusal, run_trial
 
 
 class _Actor:
@@ -54,9 +54,7 @@ class _Actor:
             self.news.put(("epoch", row))
             return self.answers.get()
 
-        with (folder / OUTPUT).open("a", encoding="utf-8") as output, redirected(output.fileno()):
-            found = self.trials.run(folder, report, evaluate=evaluate)
-        self.news.put(("ended", found))
+        self.news.put(("ended", run_trial(self.trials, folder, report, evaluate=evaluate)))
 
     def poll(self) -> tuple[str, Mapping[str, Any]]:
         """Waits for the next news of the trial."""

@@ -197,6 +197,7 @@ class Search:
 
         Raises:
             UserError: every trial fails.
+            OSError: the disk is full.
         """
         try:
             while True:
@@ -298,7 +299,7 @@ class Search:
             return
         del self.running[event.number]
         if event.kind == "ended":
-            self._end(trial, event.content)
+            self._end(trial, _worker.result(event))
             return
         trial.attempts += 1
         if trial.attempts < _ATTEMPTS:

@@ -23,7 +23,7 @@ from apps import _data, _run
 from apps._contract import Splits, jsonable
 from kerasdl import command_line, export
 from kerasdl.errors import UserError
-from kerasdl.files import write_json, write_text
+from kerasdl.files import is_full, write_json, write_text
 from kerasdl.training import checkpoint, run
 from tuning._worker import Task, fold_folder
 
@@ -179,6 +179,9 @@ class Trials:
         Returns:
             status `finished`, `pruned` or `failed`; the score, its epoch and what the model costs; or the kind of
             failure and the reason. A traceback is written into the folder.
+
+        Raises:
+            OSError: the disk is full; the folder holds the last finished epoch.
         """
         began = time.perf_counter()
         try:
@@ -186,6 +189,8 @@ class Trials:
             if evaluate and found["status"] == "finished":
                 found["metrics"] = self._evaluate(folder)
         except Exception as error:
+            if is_full(error):
+                raise  # no fault of the trial
             write_text(folder / TRACEBACK, traceback.format_exc())
             reason = " ".join(str(error).split()) or type(error).__name__
             found = {"status": "failed", "kind": _kind(error), "reason": reason[:500]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ import psutil
 
 OUTPUT = "output.txt"
 """File of a trial's folder that receives what its training prints."""
+FULL = "full disk"
+"""Kind of what ends a search, and no trial: there is no room for what one writes."""
 
 
 def fold_folder(number: int | str) -> str:
@@ -56,6 +59,17 @@ class Event:
     content: Mapping[str, Any] = field(default_factory=dict)
 
 
+def result(event: Event) -> Mapping[str, Any]:
+    """The content of a trial's or worker's end.
+
+    Raises:
+        OSError: the disk is full, which is no fault of the trial: it goes on when there is room.
+    """
+    if event.content.get("kind") == FULL:
+        raise OSError(errno.ENOSPC, event.content["reason"])
+    return event.content
+
+
 def serve(connection: Connection, task: Task, cores: Sequence[int], environment: Mapping[str, str]) -> None:
     """Answers requests until the connection closes, or the process at its other end is gone.
 
@@ -93,10 +107,21 @@ def serve(connection: Connection, task: Task, cores: Sequence[int], environment:
         if request == "facts":
             connection.send(facts_or_refusal(trials, Path(path), batch_size_given=rest[0]))
             continue
-        folder = Path(path)
-        with (folder / OUTPUT).open("a", encoding="utf-8") as output, redirected(output.fileno()):
-            found = trials.run(folder, report, evaluate=rest[0])
+        found = run_trial(trials, Path(path), report, evaluate=rest[0])
         connection.send(("ended", {**found, "memory_mib": psutil.Process().memory_info().rss >> 20}))
+
+
+def run_trial(trials: Any, folder: Path, report: Any, *, evaluate: bool) -> dict[str, Any]:
+    """What `_trial.Trials.run` returns, with what it prints in a file; of a full disk the kind `FULL` and the words."""
+    from kerasdl.files import is_full
+
+    try:
+        with (folder / OUTPUT).open("a", encoding="utf-8") as output, redirected(output.fileno()):
+            return trials.run(folder, report, evaluate=evaluate)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return {"status": "failed", "kind": FULL, "reason": error.strerror}
 
 
 def facts_or_refusal(trials: Any, path: Path, *, batch_size_given: bool) -> tuple[str, Any]:

@@ -25,7 +25,7 @@ from apps import __main__ as command
 from apps import _data, _run, _settings, _weights, chargen, cifar10
 from kerasdl import command_line, files, processor
 from kerasdl.errors import UserError
-from kerasdl.training import run
+from kerasdl.training import checkpoint, run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -609,6 +609,24 @@ def test_a_wrong_path_is_one_line_whatever_meets_it(capsys):
 
         assert command_line.guarded(meet, []) == 2
         assert f"some/file: {os.strerror(number)}" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_that_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def meet(arguments):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "some/file")
+
+    assert command_line.guarded(meet, []) == 1
+    words = "Disk quota exceeded; free some space, then run the command again"
+    assert capsys.readouterr().err == f"failed: {words}\n"
+
+    def full(saver):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "_save_state", full)
+    assert command.main(["vae", "train", "--tiny", "--epochs", "1", "--runs", str(tmp_path)]) == 1
+    [folder] = (tmp_path / "vae").iterdir()
+    words = f"No space left on device; free some space, then go on with: python -m apps vae train --resume {folder}"
+    assert capsys.readouterr().err == f"failed: {words}\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from apps import cifar10
 from apps.__main__ import main as apps_main
 from kerasdl.files import write_json
+from kerasdl.training import checkpoint
 from tuning import _local, _worker
 from tuning.__main__ import main, seconds_of, spaces
 from tuning._trial import Limits, Trials
@@ -156,6 +158,26 @@ def test_a_model_that_costs_too_much_is_not_trained(limits, reason, tmp_path):
     assert (end["status"], end["kind"]) == ("failed", "limit")
     assert reason in end["reason"]
     assert epochs == []
+
+
+def test_a_trial_that_meets_a_full_disk_is_not_at_fault_and_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    trials, save = Trials.of(Task("cifar10", True, {})), checkpoint.Checkpoint._save_state
+    write_json(tmp_path / "config.json", config())
+
+    def full(saver):
+        if saver.initial_epoch == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(saver)
+
+    rows = []
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "_save_state", full)
+        found = _worker.run_trial(trials, tmp_path, lambda row: not rows.append(row), evaluate=False)
+    assert found == {"status": "failed", "kind": _worker.FULL, "reason": "No space left on device"}
+    assert not (tmp_path / "traceback.txt").exists()
+    found = _worker.run_trial(trials, tmp_path, lambda row: not rows.append(row), evaluate=False)
+    assert found["status"] == "finished"
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
 def test_a_trial_that_takes_too_much_memory_is_ended(tmp_path):

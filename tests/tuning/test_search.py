@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import random
 
@@ -10,8 +11,9 @@ from simulated import Silent, Simulated
 
 from apps import captioner, cifar10
 from kerasdl.errors import UserError
+from kerasdl.files import is_full
 from tuning import __main__ as command
-from tuning import _again, _report, _search
+from tuning import _again, _report, _search, _worker
 from tuning._journal import Journal, Trial, changed
 from tuning._space import Space, parsed
 
@@ -107,6 +109,43 @@ def test_a_search_that_is_killed_at_any_moment_goes_on_as_if_it_had_not_been(alg
     assert kills > 3
     assert outcome(again) == outcome(whole)
     assert epochs == whole.epochs
+
+
+def test_a_full_disk_ends_the_search_and_no_trial(tmp_path, monkeypatch):
+    """Whoever meets it, a worker or the search itself; the same search then goes on as if there had been room."""
+    whole = search(tmp_path / "whole", trials=4)
+    whole.run()
+    engine = Simulated(score)
+    waiting, full = engine.wait, {"status": "failed", "kind": _worker.FULL, "reason": "No space left on device"}
+
+    def wait(seconds):
+        if list(engine.running) != [1]:
+            return waiting(seconds)
+        return [_worker.Event(1, "ended", full)]
+
+    engine.wait = wait
+    job = search(tmp_path / "full", engine, trials=4)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        job.run()
+    assert is_full(caught.value)
+    assert job.engine.closed
+    assert [trial.status for trial in job.trials] == ["finished", "running"]
+
+    job = search(tmp_path / "full", trials=4)
+    write = _search.write_text
+
+    def write_or_not(path, text):
+        if "\n2," in text:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        write(path, text)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Disk quota exceeded"):
+        patch.setattr(_search, "write_text", write_or_not)
+        job.run()
+    job = search(tmp_path / "full", trials=4)
+    job.run()
+    assert outcome(job) == outcome(whole)
+    assert table(tmp_path / "full") == table(tmp_path / "whole")
 
 
 def test_a_line_of_the_journal_that_a_kill_has_cut_is_left_out(tmp_path):
