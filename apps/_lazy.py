@@ -1,6 +1,7 @@
 """Lets a command line be parsed before Keras and TensorFlow are imported, which takes seconds."""
 
 import ast
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -98,3 +99,4 @@ def start_keras(*, inference: bool = False) -> None:
     from kerasdl.startup import import_keras
 
     import_keras(inference=inference)
+    gc.freeze()  # looking for garbage takes 0.02 s instead of 0.2 without the 370,000 objects of the imports
