@@ -73,5 +73,5 @@ def fit_in_turn(
         )
         for number, (images, area) in enumerate(zip(arrays, areas, strict=True))
     ]
-    model.sizes = [images.shape[1:3] for images in arrays]
+    model.several = len(arrays) > 1
     return fit.fit(model, pipeline.in_turn(batches), callbacks, config, steps=steps * len(arrays), **options)
