@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -64,14 +66,14 @@ def train(
             saver = _train(module, config, data, folder, model)
     except KeyboardInterrupt as stop:
         raise type(stop)(f"go on with: python -m apps {application} train --resume {folder}") from None
-    except OSError as error:
-        if is_full(error):
-            words = f"{error.strerror}; free some space, then go on with: python -m apps {application} train --resume"
-            raise OSError(error.errno, f"{words} {folder}") from None
-        raise
     except UserError:
         if resume is None and not (folder / run.LOG).exists():
             shutil.rmtree(folder)
+        raise
+    except Exception as error:
+        if is_full(error):
+            words = f"go on with: python -m apps {application} train --resume {folder}"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; free some space, then {words}") from None
         raise
     print(f"trained {saver.initial_epoch} epochs; log, checkpoint and model in {folder}")
     print(f"next: python -m apps {application} evaluate {folder}")

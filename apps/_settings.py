@@ -24,6 +24,10 @@ OF_DATA = (
 """Fields that say which examples are read; `--tiny` has its own."""
 
 
+LARGEST = 2**31 - 1
+"""Largest whole number of a field, if it says no other: sizes and counts are int32 in TensorFlow."""
+
+
 class _Bounds:
     """`AtLeast[int, 1]` is an int of 1 or more, `Between[float, 0, 1]` a float in [0, 1]; a field's None passes.
 
@@ -41,10 +45,14 @@ class _Bounds:
         """Checks the value of a field.
 
         Raises:
-            UserError: it is not within the bounds.
+            UserError: it is not within the bounds, or a whole number that TensorFlow cannot hold.
         """
-        if value is not None and not (self.low <= value <= self.high and math.isfinite(value)):
-            expected = f"{self.low} or more" if self.high == math.inf else f"{self.low} to {self.high}"
+        if value is None:
+            return
+        whole = isinstance(value, int)
+        high = LARGEST if whole and self.high == math.inf else self.high
+        if not (self.low <= value <= high and (whole or math.isfinite(value))):
+            expected = f"{self.low} or more" if self.high == math.inf and not value > high else f"{self.low} to {high}"
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
 
 
@@ -256,7 +264,7 @@ class Augmentation(Settings):
     """Random rotation of up to this angle either way."""
     scale_ratio: Between[float, 0, 0.9] = 0.0
     """Random zoom of up to this share either way."""
-    color_jitter: AtLeast[float, 0] = 0.0
+    color_jitter: Between[float, 0, 1] = 0.0
     """Random brightness, contrast and saturation, each by up to this share."""
     corrupted: Between[float, 0, 1] = 0.0
     """Share of the training pictures with noise, blurred or compressed as JPEG, so that the network bears it."""
@@ -266,6 +274,13 @@ class Augmentation(Settings):
     """Mix pairs of pictures and labels by a share drawn from Beta(alpha, alpha)."""
     progressive: Literal["none", "resize", "crop"] = "none"
     """Train at 3/4 and 7/8 of the picture size in the first half and the third quarter of the epochs: scaled or cut."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        super().__post_init__()
+        side = getattr(self, "image_size", None)
+        if side is not None and self.augment:  # a cut takes an eighth of the side besides
+            between(0, max(0, side - 1 - (side // 8 if self.progressive == "crop" else 0)), padding=self.padding)
 
     @property
     def laid_out(self) -> str | None:
@@ -310,7 +325,7 @@ class Squares(PictureData):
 
     data: Path | None = None
     """Own pictures in place of --dataset: a folder, searched with its sub-folders; squares are cut out of them."""
-    patch_size: int = 48
+    patch_size: AtLeast[int, 1] = 48
     """Side of the squares cut out of --data, in pixels."""
     patches: AtLeast[int, 1] = RECIPE
     """Squares of each picture: 50 of --data, 4 of --photographs."""

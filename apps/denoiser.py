@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from apps import _pictures, _training
 from apps._contract import Card, Objective, Splits
-from apps._settings import RECIPE, AtLeast, Noise, Squares, Training, at_least
+from apps._settings import RECIPE, AtLeast, Between, Noise, Squares, Training, at_least
 from kerasdl import export
 from kerasdl.blocks import autoencoding
 from kerasdl.data import (
@@ -55,7 +55,7 @@ class Config(Squares, Noise, Training, epochs=16, learning_rate=RECIPE, warmup_e
     """autoencoder: everything goes through the smallest map; unet: a way past it for details, at each size."""
     width: AtLeast[int, 1] = 48
     """Channels at the picture's size; each smaller size has twice as many."""
-    depth: AtLeast[int, 2] = 3
+    depth: Between[int, 2, 10] = 3
     """Sizes, each half the one before."""
     upsampling: Literal["transposed", "resize"] = "transposed"
     """How a map doubles its sides: a transposed convolution, or repeated pixels and a convolution, which is slower."""

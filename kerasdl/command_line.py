@@ -9,6 +9,7 @@ import functools
 import inspect
 import io
 import itertools
+import os
 import re
 import sys
 import textwrap
@@ -56,8 +57,8 @@ def guarded(dispatch: Callable[[list[str]], int], arguments: Sequence[str]) -> i
         if isinstance(error, UserError):
             print(f"error: {message}", file=sys.stderr)
             return 2
-        if isinstance(error, OSError) and is_full(error):
-            words = str(error.strerror)
+        if is_full(error):
+            words = str(error.strerror) if isinstance(error, OSError) else os.strerror(errno.ENOSPC)
             hint = "" if "; " in words else "; free some space, then run the command again"
             print(f"failed: {words}{hint}", file=sys.stderr)
             return 1
@@ -255,7 +256,11 @@ def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(fields))}"
             raise UserError(f"{origin}: {name} is no field of this application; {hint}")
         flag = name.replace("_", "-")
-        if fields[name] in (bool, "bool") and isinstance(value, bool):
+        if isinstance(value, list) and not re.search("tuple|list|Sequence", str(fields[name])):
+            raise UserError(f"{origin}: {name} is a list; expected one value")
+        if fields[name] in (bool, "bool") and not isinstance(value, bool):
+            raise UserError(f"{origin}: {name} is {value!r}; expected true or false")
+        if fields[name] in (bool, "bool"):
             found.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             found += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]

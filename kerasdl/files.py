@@ -52,8 +52,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be written since the disk is full, or what one user may take of it."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether a file could not be written, also by TensorFlow, since the disk is full or a quota is used up."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _lock_of(temporary: Path) -> Path:

@@ -23,7 +23,7 @@ from kerasdl import command_line
 from kerasdl.errors import UserError
 from kerasdl.files import check_output, claim, is_full, write_json
 
-RUNNING = ".running"
+RUNNING, START = ".running", "start.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,8 +186,8 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
             )
         try:
             Journal(folder).check(settings)
-            write_json(folder / "start.json", jsonable(config))
-            facts = engine.facts(folder / "start.json", batch_size_given=batch_size_given)
+            write_json(folder / START, jsonable(config))
+            facts = engine.facts(folder / START, batch_size_given=batch_size_given)
             config = dataclasses.replace(config, batch_size=facts["batch_size"])
             space = _space.Space(declare, config)
             space.check()
@@ -215,8 +215,10 @@ def _search(name: str, options: Options, config: Any, budget: float | None, batc
                 print("\n".join(_again.retrain(search, options.retrain, lambda line: print(line, flush=True))))
                 search.journal.add(compared=options.retrain)
         except (KeyboardInterrupt, UserError, OSError) as error:
-            if before is None and not (folder / JOURNAL).exists():
-                shutil.rmtree(folder)
+            if not (folder / JOURNAL).exists():
+                (folder / START).unlink(missing_ok=True)
+                if before is None:
+                    shutil.rmtree(folder)
             elif isinstance(error, KeyboardInterrupt):
                 raise type(error)(f"go on with the same command, or with --folder {folder}") from None
             elif isinstance(error, OSError) and is_full(error):

@@ -118,10 +118,10 @@ def run_trial(trials: Any, folder: Path, report: Any, *, evaluate: bool) -> dict
     try:
         with (folder / OUTPUT).open("a", encoding="utf-8") as output, redirected(output.fileno()):
             return trials.run(folder, report, evaluate=evaluate)
-    except OSError as error:
+    except Exception as error:
         if not is_full(error):
             raise
-        return {"status": "failed", "kind": FULL, "reason": error.strerror}
+        return {"status": "failed", "kind": FULL, "reason": os.strerror(errno.ENOSPC)}
 
 
 def facts_or_refusal(trials: Any, path: Path, *, batch_size_given: bool) -> tuple[str, Any]:

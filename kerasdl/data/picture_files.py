@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -370,6 +371,12 @@ def _scan_classes(root: Path, train_names: tuple[str, ...] | None = None) -> tup
             " each class; move the pictures of each class into one."
         )
     class_names = train_names or tuple(folder.name for folder in inside)
+    shown = [unicodedata.normalize("NFC", name) for name in class_names]
+    if alike := next((name for name in shown if shown.count(name) > 1), None):
+        raise UserError(
+            f"{root} has two class folders that are shown as '{alike}', with letter and accent as one character and as"
+            " two; put their pictures into one."
+        )
     examples: list[Example] = []
     others: list[Path] = []
     empty: list[str] = []

@@ -14,6 +14,7 @@ import itertools
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _rows(path: Path, columns_of: dict[str, str], quoting: str) -> list[_Row]:
     for column, content_of in columns_of.items():
         if column not in columns:
             hint = _hint(column, columns)
-            if suffix in _SEPARATORS and len(columns) == 1:
+            if suffix in _SEPARATORS and (len(columns) == 1 or any(";" in name for name in columns)):
                 # Spreadsheets of many countries separate by semicolons.
                 hint = f", and separate columns by {'a comma' if suffix == '.csv' else 'a tab'}"
             raise UserError(
@@ -366,7 +367,9 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
         if not written.strip():
             continue
         try:
-            row = json.loads(written, object_pairs_hook=_distinct)
+            row = json.loads(written, object_pairs_hook=_distinct, parse_constant=_no_number)
+        except _NoNumber as error:
+            row, found = None, f"holds {error}, which is no JSON"
         except json.JSONDecodeError as error:
             row, found = None, f"is no JSON ({error.msg} at character {error.pos + 1})"
         except KeyError as error:
@@ -378,6 +381,14 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
                 f"{path}, line {line}: the line {found}; expected a JSON object with text and label; correct the line."
             )
         yield line, row
+
+
+class _NoNumber(ValueError):
+    """NaN or Infinity, as the message."""
+
+
+def _no_number(name: str) -> float:
+    raise _NoNumber(name)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -413,7 +424,7 @@ def _label(path: Path, line: int, row: dict[str, Any], column: str) -> str:
         )
     if isinstance(label, bool | int | float):
         label = json.dumps(label)
-    label = (label or "").strip()
+    label = unicodedata.normalize("NFC", (label or "").strip())  # one letter with an accent, or letter and accent
     if not label:
         raise UserError(
             f"{path}, line {line}: the row has no label in '{column}'; expected one in each row; add it, or delete"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
 import pytest
+import tensorflow as tf
 import tyro
 from PIL import Image
 
@@ -129,6 +130,8 @@ def test_mistakes_are_one_line_with_the_nearest_name(capsys, tmp_path):
         ("{", "is not readable JSON"),
         ("[1]", "holds a list"),
         ('{"epoch": 3}', "epoch is no field of this application; did you mean epochs?"),
+        ('{"epochs": [1, 2]}', "epochs is a list; expected one value"),
+        ('{"augment": "yes"}', "augment is 'yes'; expected true or false"),
         ('{"epochs": "many"}', "--epochs is many; expected"),
         ('{"epochs": 0}', "--epochs is 0"),
     ],
@@ -242,6 +245,14 @@ def test_a_fresh_process_opens_a_run(application, tmp_path):
         ),
         ("chargen generate saved_models/chargen --temperature nan", "--temperature is nan; expected a finite number"),
         ("chargen generate saved_models/chargen --top-k 2147483648", "--top-k is 2147483648; expected 0 to 2147483647"),
+        ("cifar10 train --color-jitter 1.5", "--color-jitter is 1.5; expected 0 to 1"),
+        ("cifar10 train --padding 40", "--padding is 40; expected 0 to 31"),
+        ("cifar10 train --padding 28 --progressive crop", "--padding is 28; expected 0 to 27"),
+        (f"vae train --units {10**21}", f"--units is {10**21}; expected 1 to 2147483647"),
+        (f"vae train --bound-samples {10**21}", f"--bound-samples is {10**21}; expected 100 to 2147483647"),
+        (f"sentiment train --max-words {10**400}", "expected 1 to 2147483647"),
+        (f"cifar10 train --cutout-size {10**21}", f"--cutout-size is {10**21}; expected 0 to 2147483647"),
+        (f"denoiser train --depth {10**21}", f"--depth is {10**21}; expected 2 to 10"),
         ("vae train --epochs 3 --warmup-epochs 3", "--warmup-epochs is 3; expected less than 3"),
         ("denoiser train --epochs 4 --warmup-epochs 2 --schedule step", "--warmup-epochs is 2; expected less than 2"),
         (
@@ -617,6 +628,13 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(tmp_path, capsys, monkey
 
     assert command_line.guarded(meet, []) == 1
     words = "Disk quota exceeded; free some space, then run the command again"
+    assert capsys.readouterr().err == f"failed: {words}\n"
+
+    def meet_in_tensorflow(arguments):
+        raise tf.errors.ResourceExhaustedError(None, None, f"saved_model.pb; {os.strerror(errno.ENOSPC)}")
+
+    assert command_line.guarded(meet_in_tensorflow, []) == 1
+    words = "No space left on device; free some space, then run the command again"
     assert capsys.readouterr().err == f"failed: {words}\n"
 
     def full(saver):

@@ -313,6 +313,9 @@ def test_a_search_that_did_not_begin_leaves_no_folder(words, tmp_path, monkeypat
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     assert main(["cifar10", *SMALL, *words]) == 2
     assert not any(tmp_path.glob("runs/tuning/cifar10/*"))
+    (tmp_path / "own").mkdir()
+    assert main(["cifar10", *SMALL, *words, "--folder", "own"]) == 2
+    assert [path.name for path in tmp_path.glob("own/[!.]*")] == []
 
 
 def test_a_search_that_is_interrupted_before_it_began_leaves_no_folder(tmp_path, monkeypatch, capsys):

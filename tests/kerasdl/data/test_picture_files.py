@@ -51,6 +51,12 @@ def test_scan_lists_classes_and_pictures_in_order_of_names(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_two_class_folders_that_look_alike_are_named(tmp_path):
+    make_folder(tmp_path, {"caf\u00e9": 2, "cafe\u0301": 2, "tea": 1})
+    with pytest.raises(UserError, match="two class folders that are shown as 'caf\u00e9'"):
+        picture_files.scan(tmp_path)
+
+
 @pytest.mark.parametrize(
     "names", [("train", "validation", "test"), ("Training", "val", "Testing"), ("train", "valid", "TEST")]
 )
