@@ -367,9 +367,7 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
         if not written.strip():
             continue
         try:
-            row = json.loads(written, object_pairs_hook=_distinct, parse_constant=_no_number)
-        except _NoNumber as error:
-            row, found = None, f"holds {error}, which is no JSON"
+            row = json.loads(written, object_pairs_hook=_distinct, parse_constant=_missing)
         except json.JSONDecodeError as error:
             row, found = None, f"is no JSON ({error.msg} at character {error.pos + 1})"
         except KeyError as error:
@@ -383,12 +381,8 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
         yield line, row
 
 
-class _NoNumber(ValueError):
-    """NaN or Infinity, as the message."""
-
-
-def _no_number(name: str) -> float:
-    raise _NoNumber(name)
+def _missing(_: str) -> None:
+    """What NaN is, which is no JSON, but what programs write for a missing value; and Infinity."""
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

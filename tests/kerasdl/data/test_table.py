@@ -98,6 +98,11 @@ def test_an_accent_is_one_label_as_one_character_and_as_two(tmp_path):
     assert read(path)[1] == ["\u00e9", "\u00e9", "x", "x"]
 
 
+def test_a_number_that_is_none_is_a_missing_value(tmp_path):
+    rows = ['{"text": "a", "label": "x", "score": -Infinity}', '{"text": NaN, "label": "y"}']
+    assert read(write(tmp_path / "a.jsonl", "\n".join(2 * rows))) == (["a", ""] * 2, ["x", "y"] * 2)
+
+
 def test_half_a_character_in_json_is_replaced(tmp_path):
     lines = [r'{"text": "cut \ud83d", "label": "x\ud83d"}', r'{"text": "whole \ud83d\ude42", "label": "y"}']
     path = write(tmp_path / "a.jsonl", "\n".join(lines * 2))
@@ -147,8 +152,7 @@ def test_a_wrong_column_names_the_nearest_and_the_known(tmp_path, suffix):
         ("a.csv", "text;label\na;x\n", "separate columns by a comma."),
         ("a.tsv", "text,label\na,x\n", "separate columns by a tab."),
         ("a.csv", "text;label;x,y\na;x;1,2\n", "separate columns by a comma."),
-        ("a.jsonl", '{"text": "a", "label": NaN}', "line 1: the line holds NaN, which is no JSON"),
-        ("a.jsonl", '{"text": "a", "label": "x", "score": -Infinity}', "the line holds -Infinity, which is no JSON"),
+        ("a.jsonl", '{"text": "a", "label": NaN}', "line 1: the row has no label"),
         ("a.csv", "text,label\na,x\n\nb, \nc,y\n", "line 4: the row has no label in 'label'"),
         ("a.csv", 'text,label\n"a\nb",x\nb,\n', "line 4: the row has no label in 'label'"),
         ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"}', "line 2: the row has no label in 'label'"),
