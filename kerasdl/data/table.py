@@ -33,8 +33,8 @@ _DIALECTS: dict[str, dict[str, Any]] = {
 }
 _HOLDS_SEPARATOR = {
     "none": "take the separator out of its text, or give --quoting double if double quotes enclose fields.",
-    "double": "put a text that holds the separator in double quotes.",
-    "backslash": "put a text that holds the separator in double quotes.",
+    "double": "put a text that holds the separator in double quotes, without a space before them.",
+    "backslash": "put a text that holds the separator in double quotes, without a space before them.",
 }
 
 _THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}\b)")  # as in 1,000 dollars
