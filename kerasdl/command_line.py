@@ -258,9 +258,9 @@ def words(content: dict[str, Any], config_class: type[Any], origin: str) -> list
         flag = name.replace("_", "-")
         if isinstance(value, list) and not re.search("tuple|list|Sequence", str(fields[name])):
             raise UserError(f"{origin}: {name} is a list; expected one value")
-        if fields[name] in (bool, "bool") and not isinstance(value, bool):
-            raise UserError(f"{origin}: {name} is {value!r}; expected true or false")
         if fields[name] in (bool, "bool"):
+            if not isinstance(value, bool):
+                raise UserError(f"{origin}: {name} is {value!r}; expected true or false")
             found.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             found += [f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))]

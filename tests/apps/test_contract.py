@@ -1,6 +1,7 @@
 """What holds for every application that is found."""
 
 import base64
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -353,6 +354,19 @@ def test_an_export_holds_all_that_a_server_and_a_reader_need(trained, exported):
         assert metric == "split" or f"| {metric} |" in card
 
 
+@contextlib.contextmanager
+def asked(program):
+    """Gives a function that writes words to a process, in a line with tabs, and reads the line that it answers."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as process:
+
+        def ask(*words):
+            print(*words, sep="\t", file=process.stdin, flush=True)
+            return process.stdout.readline()
+
+        yield ask
+
+
 ALONE = """
 import sys
 sys.modules.update(dict.fromkeys(["keras", "kerasdl", "apps"]))  # None: importing them fails
@@ -373,12 +387,10 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def tensorflow_alone():
     """Lets a process without Keras and this project answer NAME.npz by NAME.answer.npz, by an export's signatures."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", ALONE], **pipes) as process:
+    with asked(ALONE) as ask:
 
         def answer(folder, data, names):
-            print(folder, data, *names, sep="\t", file=process.stdin, flush=True)
-            assert process.stdout.readline() == "done\n"
+            assert ask(folder, data, *names) == "done\n"
 
         yield answer
 
@@ -468,12 +480,10 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def opened():
     """Opens model.keras of an application in a process that knows Keras and that application alone."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", OPEN], cwd=ROOT, **pipes) as process:
+    with asked(OPEN) as ask:
 
         def weights(name, path, found):
-            print(name, path, found, sep="\t", file=process.stdin, flush=True)
-            assert process.stdout.readline() == "0\n"
+            assert ask(name, path, found) == "0\n"
             with np.load(found) as file:
                 return [file[key] for key in file.files]
 
