@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import tensorflow as tf
 
@@ -59,3 +61,21 @@ def test_what_one_signature_changes_another_reads(tmp_path):
     for expected in (2, 4, 6):
         assert int(add(by=tf.constant(2))["count"]) == expected
         assert int(read(times=tf.constant(10))["count"]) == 10 * expected
+
+
+def test_a_call_raises_no_hidden_error_which_would_hold_its_inputs_as_text(tmp_path):
+    made = frozen(loaded(tmp_path, "look_up", "read"), "look_up")
+    errors = []
+
+    def trace(frame, event, argument):
+        errors.extend([argument[0]] if event == "exception" and issubclass(argument[0], Exception) else [])
+        return trace
+
+    x, word = tf.ones((1, 2)), tf.constant([b"b" * 1000])
+    made(x=x, word=word)
+    sys.settrace(trace)
+    try:
+        made(x=x, word=word)
+    finally:
+        sys.settrace(None)
+    assert TypeError not in errors
