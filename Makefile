@@ -25,6 +25,9 @@ check: $(STAMP)  ## format, lint and types
 test: check  ## check, then all tests
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
+verify: $(STAMP)  ## measure every export on its whole test split and compare with its card; needs KERASDL_DATA_DIR
+	$(BIN)/pytest tests/apps -k on_its_card --whole-splits
+
 format: $(STAMP)  ## format and repair what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -42,4 +45,4 @@ lock: $(STAMP)  ## write requirements.lock from what pyproject.toml allows today
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help install demo check test format serve results lock clean
+.PHONY: help install demo check test verify format serve results lock clean

@@ -1,10 +1,16 @@
-"""Settings of every test: two threads, silence, real data only where the environment names them; goldens."""
+"""Settings of every test: a thread an operation, silence, real data only where the environment names them; goldens."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
+# Files of tests run beside each other, a process a core: threads that wait for each other cost a quarter of the time.
+# NumPy and TensorFlow read these when they are imported.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
+os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ.get("TF_NUM_INTRAOP_THREADS", "1")
+
+import numpy as np
 import pytest
 
 from kerasdl import processor
@@ -18,13 +24,16 @@ def pytest_addoption(parser):
     parser.addoption(
         "--write-golden", action="store_true", help="write tests/golden/ anew instead of comparing with it"
     )
+    parser.addoption(
+        "--whole-splits", action="store_true", help="measure the exports on whole test splits, as their cards have it"
+    )
 
 
 @pytest.fixture
 def golden(request):
-    """`golden(name, facts, rel)`: compares numbers with those of tests/golden/<name>.json, to a relative tolerance."""
+    """`golden(name, facts, rel)`: compares numbers with those of tests/golden/<name>.json, to a tolerance."""
 
-    def compare(name, facts, rel):
+    def compare(name, facts, rel=0.0, abs=None):
         path = ROOT / "tests" / "golden" / f"{name}.json"
         command = f"python -m pytest '{request.node.nodeid}' --write-golden"
         kept = json.loads(path.read_text()) if path.exists() else {}
@@ -35,12 +44,39 @@ def golden(request):
             for key, value in facts.items():
                 assert key in kept, f"{path} has no {key}; write it: {command}"
                 words = isinstance(value, list) and any(isinstance(item, str) for item in value)
-                expected = kept[key] if words else pytest.approx(kept[key], rel=rel, abs=rel)
+                expected = kept[key] if words else pytest.approx(kept[key], rel=rel, abs=rel if abs is None else abs)
                 assert value == expected, (
                     f"{key} of {path}; if it should change, say why in CHANGELOG.md, then: {command}"
                 )
 
     return compare
+
+
+class Card:
+    """What the card of an export says, beside what was measured: on a part of the test split unless it is asked for."""
+
+    def __init__(self, whole, golden):
+        self._whole, self._golden, self._part = whole, golden, 1.0
+
+    def rows(self, count, some):
+        """Indices of the examples to measure: all of `count`, or the first `some`."""
+        self._part = 1.0 if self._whole else some / count
+        return np.arange(count if self._whole else some)
+
+    def compare(self, folder, measured, **tolerances):
+        """By the absolute tolerance of each figure on the whole split; a part's are wider by its share, and golden."""
+        recorded = json.loads((folder / "metrics.json").read_text())
+        for name, tolerance in tolerances.items():
+            if self._whole:
+                assert measured[name] == pytest.approx(recorded[name], abs=tolerance), name
+            else:
+                self._golden(f"{folder.parent.name}_part", {name: measured[name]}, abs=tolerance / self._part)
+
+
+@pytest.fixture
+def card(request, golden):
+    """`card.rows(...)`, then `card.compare(...)`."""
+    return Card(request.config.getoption("--whole-splits"), golden)
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
 """Command line of the searches: `python -m tuning APPLICATION --trials 30 [--field value]`."""
 
+import os
 import sys
 
 from kerasdl import interruptions
 
 if __name__ == "__main__":
     interruptions.end_at_once()  # the imports that follow take a third of a second
+    # A proposal's matrix products are small: beside trainings on all cores, threads that wait make it several times as
+    # slow. NumPy reads this when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import dataclasses
 import importlib

@@ -21,6 +21,7 @@ from apps._contract import Splits
 from kerasdl import export
 from kerasdl.data import divided, text_data, tfds
 from kerasdl.errors import UserError
+from kerasdl.metrics import classification
 from kerasdl.models import language_model, teacher
 
 ROOT = Path(__file__).parent.parent.parent
@@ -657,3 +658,12 @@ def test_damaged_answers_of_a_teacher_are_asked_for_anew(content, tmp_path, caps
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"config\.json has no validation_ratio"):
         ask()
+
+
+@pytest.mark.real
+def test_the_trained_export_has_the_accuracy_on_its_card(data_dir, card):
+    folder = ROOT / "saved_models/sentiment/1"
+    test = sentiment.load_data(sentiment.Config(data_dir=data_dir)).test()
+    test = test.of(np.random.default_rng(0).permutation(len(test))[card.rows(len(test), 1000)])
+    measured = classification.classification_report(*sentiment.predictions(export.signatures(folder), test))
+    card.compare(folder, measured, accuracy=2e-4, calibration_error=1e-3)
