@@ -1,5 +1,6 @@
 """Settings of every test: a thread an operation, silence, real data only where the environment names them; goldens."""
 
+import gc
 import json
 import os
 import sys
@@ -50,6 +51,14 @@ def golden(request):
                 )
 
     return compare
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seldom_garbage():
+    """What a file leaves behind, graphs above all, is not looked through again for garbage: a second each time."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 class Card:

@@ -368,7 +368,7 @@ def test_a_pretrained_backbone_beats_its_random_twin(pictures, data_dir, tmp_pat
     scores = []
     for path in (None, str(weights)):
         config = cifar10.Config(
-            architecture="backbone", data=pictures, image_size=96, weights=path, epochs=4, head_epochs=4,
+            architecture="backbone", data=pictures, image_size=96, weights=path, epochs=2, head_epochs=2,
             batch_size=32, learning_rate=3e-3,
         )  # fmt: skip
         scores.append(accuracy(config, cifar10.load_data(config), tmp_path))

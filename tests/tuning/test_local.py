@@ -211,7 +211,7 @@ def test_workers_share_out_the_cores_and_end_with_the_search(tmp_path):
 
 def test_a_search_that_is_killed_leaves_no_worker_and_goes_on_by_the_same_command(tmp_path):
     """The whole search by SIGKILL, in its second trial; afterwards all is as if it had not been."""
-    words = [sys.executable, "-m", "tuning", "cifar10", *SMALL, "--epochs", "4", "--trials", "3", "--prune", "none"]
+    words = [sys.executable, "-m", "tuning", "cifar10", *SMALL, "--epochs", "4", "--trials", "2", "--prune", "none"]
     whole = subprocess.run([*words, "--folder", tmp_path / "whole"], capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
     folder = tmp_path / "killed"
