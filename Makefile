@@ -23,7 +23,7 @@ check: $(STAMP)  ## format, lint and types
 	$(BIN)/mypy
 
 test: check  ## check, then all tests
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 verify: $(STAMP)  ## measure every export on its whole test split and compare with its card; needs KERASDL_DATA_DIR
 	$(BIN)/pytest tests/apps -k on_its_card --whole-splits

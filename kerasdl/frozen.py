@@ -45,6 +45,24 @@ def frozen(model: Any, name: str) -> Callable[..., dict[str, tf.Tensor]]:
     return call
 
 
+def frozen_all(model: Any) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+    """`frozen` of every signature by its name; one that stands under two names, as the default does, is made once."""
+    made: dict[tuple[Any, ...], Callable[..., dict[str, tf.Tensor]]] = {}
+    functions = {}
+    for name, signature in model.signatures.items():
+        # Of a signature's graph: its inputs, one call of a function by its name, its outputs, and what they read.
+        nodes = signature.graph.as_graph_def().node
+        for node in nodes:
+            node.attr.pop("_user_specified_name", None)  # of captures a number that counts up
+        read = tuple(id(outer) for outer, _ in signature.graph.captures)
+        outputs = tuple(sorted(signature.structured_outputs))
+        same = (read, outputs, *(node.SerializeToString(deterministic=True) for node in nodes))
+        if same not in made:
+            made[same] = frozen(model, name)
+        functions[name] = made[same]
+    return functions
+
+
 def _changes_variables(signature: Any) -> bool:
     graph = signature.graph.as_graph_def()
     operations = {node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part}

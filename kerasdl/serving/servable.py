@@ -53,7 +53,7 @@ class Servable:
         self.version = int(folder.name)
         # The signatures hold their variables weakly: without this reference they would be gone.
         self._loaded = tf.saved_model.load(str(folder))
-        self._functions = {name: frozen.frozen(self._loaded, name) for name in self._loaded.signatures}
+        self._functions = frozen.frozen_all(self._loaded)
         self._inputs, self.metadata = _read_signatures(folder)
         _warm_up(self, folder / WARMUP)
 

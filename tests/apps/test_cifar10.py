@@ -515,7 +515,7 @@ def test_the_trained_export_has_the_accuracy_on_its_card(data_dir, card):
     test = cifar10.load_data(cifar10.Config(data_dir=data_dir)).test()
     test = test.of(card.rows(len(test), 2000))
     measured = classification.classification_report(*cifar10.predictions(export.signatures(folder), test))
-    card.compare(folder, measured, accuracy=2e-4, calibration_error=1e-3)
+    card.compare(folder, measured, accuracy=(2e-4, 2e-3), calibration_error=(1e-3, 4e-3))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8 * 2**20
 
 

@@ -666,4 +666,4 @@ def test_the_trained_export_has_the_accuracy_on_its_card(data_dir, card):
     test = sentiment.load_data(sentiment.Config(data_dir=data_dir)).test()
     test = test.of(np.random.default_rng(0).permutation(len(test))[card.rows(len(test), 1000)])
     measured = classification.classification_report(*sentiment.predictions(export.signatures(folder), test))
-    card.compare(folder, measured, accuracy=2e-4, calibration_error=1e-3)
+    card.compare(folder, measured, accuracy=(2e-4, 3e-3), calibration_error=(1e-3, 4e-3))

@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from kerasdl.frozen import frozen
+from kerasdl.frozen import frozen, frozen_all
 
 
 class Model(tf.Module):
@@ -61,6 +61,39 @@ def test_what_one_signature_changes_another_reads(tmp_path):
     for expected in (2, 4, 6):
         assert int(add(by=tf.constant(2))["count"]) == expected
         assert int(read(times=tf.constant(10))["count"]) == 10 * expected
+
+
+def test_a_signature_of_two_names_is_made_once_and_is_no_other(tmp_path):
+    model = Model()
+    signatures = {"serving_default": model.look_up, "look_up": model.look_up, "read": model.read}
+    tf.saved_model.save(model, str(tmp_path), signatures)
+    made = frozen_all(tf.saved_model.load(str(tmp_path)))
+    assert made.keys() == signatures.keys()
+    assert made["serving_default"] is made["look_up"]
+    assert int(made["read"](times=tf.constant(10))["count"]) == 0
+    answer = made["look_up"](x=tf.ones((1, 2)), word=tf.constant(["b"]))
+    assert (int(answer["a_second"][0]), answer["z_first"].numpy().tolist()) == (2, [[9, 15, 21]])
+
+
+def test_signatures_that_differ_in_a_name_alone_are_two(tmp_path):
+    class Two(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "x")])
+        def first(self, x):
+            return {"y": x + 1}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "x")])
+        def second(self, x):
+            return {"y": x + 2}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "x")])
+        def third(self, x):
+            return {"z": x + 1}
+
+    model = Two()
+    tf.saved_model.save(model, str(tmp_path), {name: getattr(model, name) for name in ("first", "second", "third")})
+    made = frozen_all(tf.saved_model.load(str(tmp_path)))
+    said = {name: {key: int(value) for key, value in call(x=tf.constant(1)).items()} for name, call in made.items()}
+    assert said == {"first": {"y": 2}, "second": {"y": 3}, "third": {"z": 2}}
 
 
 def test_a_call_raises_no_hidden_error_which_would_hold_its_inputs_as_text(tmp_path):
