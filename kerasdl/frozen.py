@@ -13,7 +13,7 @@ def frozen(model: Any, name: str) -> Callable[..., dict[str, tf.Tensor]]:
     """Makes constants of the variables that a signature reads.
 
     What depends on constants alone is then computed once, such as the float32 form of weights that are stored in half
-    precision; and oneDNN keeps the order of weights that it likes best. It takes 0.05 to 1 s, and memory for the
+    precision; and oneDNN keeps the order of weights that it likes best. It takes 0.05 to 2 s, and memory for the
     weights.
 
     Args:
@@ -25,9 +25,10 @@ def frozen(model: Any, name: str) -> Callable[..., dict[str, tf.Tensor]]:
         A function of the same keyword tensors that returns the same dict; the signature itself if it cannot be
         converted, or if any signature of the model changes variables.
     """
-    signature = model.signatures[name]
-    if any(_changes_variables(other) for other in model.signatures.values()):
-        return signature
+    return model.signatures[name] if _changes_variables(model) else _with_constants(model.signatures[name])
+
+
+def _with_constants(signature: Any) -> Callable[..., dict[str, tf.Tensor]]:
     try:
         converted = convert_variables_to_constants_v2(signature)
     except (ValueError, KeyError, tf.errors.OpError):
@@ -47,6 +48,8 @@ def frozen(model: Any, name: str) -> Callable[..., dict[str, tf.Tensor]]:
 
 def frozen_all(model: Any) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """`frozen` of every signature by its name; one that stands under two names, as the default does, is made once."""
+    if _changes_variables(model):
+        return dict(model.signatures)
     made: dict[tuple[Any, ...], Callable[..., dict[str, tf.Tensor]]] = {}
     functions = {}
     for name, signature in model.signatures.items():
@@ -58,12 +61,14 @@ def frozen_all(model: Any) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
         outputs = tuple(sorted(signature.structured_outputs))
         same = (read, outputs, *(node.SerializeToString(deterministic=True) for node in nodes))
         if same not in made:
-            made[same] = frozen(model, name)
+            made[same] = _with_constants(signature)
         functions[name] = made[same]
     return functions
 
 
-def _changes_variables(signature: Any) -> bool:
-    graph = signature.graph.as_graph_def()
-    operations = {node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part}
-    return any(operation.startswith(("Assign", "ResourceApply", "ResourceScatter")) for operation in operations)
+def _changes_variables(model: Any) -> bool:
+    """Whether any signature does, whose change others would have to see."""
+    graphs = [signature.graph.as_graph_def() for signature in model.signatures.values()]
+    parts = (part for graph in graphs for part in (graph.node, *(f.node_def for f in graph.library.function)))
+    changes = ("Assign", "ResourceApply", "ResourceScatter")
+    return any(node.op.startswith(changes) for part in parts for node in part)

@@ -57,7 +57,9 @@ def test_a_frozen_signature_answers_the_same_and_reads_no_variable(tmp_path):
 
 def test_what_one_signature_changes_another_reads(tmp_path):
     model = loaded(tmp_path, "add", "read")
-    add, read = (frozen(model, name) for name in ("add", "read"))
+    together = frozen_all(model)
+    add, read = frozen(model, "add"), together["read"]
+    assert together.keys() == {"add", "read"}
     for expected in (2, 4, 6):
         assert int(add(by=tf.constant(2))["count"]) == expected
         assert int(read(times=tf.constant(10))["count"]) == 10 * expected
