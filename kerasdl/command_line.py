@@ -227,6 +227,7 @@ def _defaults(config_class: type[Any], arguments: Sequence[str]) -> Any:
     return config_class(**vars(given))
 
 
+@functools.cache
 def _documented(config_class: Any) -> dict[str, tuple[str, str]]:
     """Of each field the first words of the docstring of the class that it comes from, and its own docstring."""
     found: dict[str, tuple[str, str]] = {}
@@ -279,6 +280,15 @@ def read_words(path: Path, config_class: type[Any], *, whole: bool = False) -> l
     Raises:
         UserError: unreadable, unknown field, value that does not fit; under `whole` a shared field that is missing.
     """
+    return _read(path, config_class, whole=whole)[0]
+
+
+def read_config(path: Path, config_class: type[Any]) -> Any:
+    """The configuration of a run from its JSON file; see `read_words`."""
+    return _read(path, config_class, whole=True)[1]
+
+
+def _read(path: Path, config_class: type[Any], *, whole: bool) -> tuple[list[str], Any]:
     try:
         content = read_json(path)
     except FileNotFoundError:
@@ -291,15 +301,9 @@ def read_words(path: Path, config_class: type[Any], *, whole: bool = False) -> l
         print(f"{path} is from before there was {', '.join(missing)}: the defaults are taken", file=sys.stderr)
     found = words(content, config_class, str(path))
     try:
-        parse_config(config_class, found, "train")
+        return found, parse_config(config_class, found, "train")
     except UserError as error:
         raise UserError(f"{path}: {str(error).removesuffix('; see train --help')}") from None
-    return found
-
-
-def read_config(path: Path, config_class: type[Any]) -> Any:
-    """The configuration of a run from its JSON file; see `read_words`."""
-    return parse_config(config_class, read_words(path, config_class, whole=True), str(path))
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:

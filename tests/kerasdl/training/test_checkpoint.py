@@ -7,6 +7,7 @@ import pytest
 
 from kerasdl.data.pipeline import training_batches
 from kerasdl.errors import UserError
+from kerasdl.training import checkpoint
 from kerasdl.training.checkpoint import Checkpoint, TrainingDiverged
 
 RANDOM = np.random.default_rng(0)
@@ -112,6 +113,26 @@ def test_log_has_one_row_an_epoch(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert {"loss", "mae", "val_loss", "val_mae", "learning_rate", "seconds"} <= set(rows[0])
+
+
+def test_a_further_best_epoch_is_saved_without_making_a_layer(tmp_path, monkeypatch):
+    fit(tmp_path)
+    model, made, before = build(), [], keras.layers.Layer.__init__
+    monkeypatch.setattr(keras.layers.Layer, "__init__", lambda self, *_, **__: made.append(self) or before(self))
+    model.save(tmp_path / "by_keras.keras")
+    checkpoint._save(model, tmp_path / "ours.keras")
+    assert not made
+    keras.utils.clear_session()
+    checkpoint._save(model, tmp_path / "first.keras")
+    assert made, "Keras itself no longer makes any: _save can go"
+    monkeypatch.undo()
+    kept = [
+        keras.saving.load_model(tmp_path / f"{name}.keras", compile=False).get_weights()
+        for name in ("by_keras", "ours", "first")
+    ]
+    for weights in kept[1:]:
+        for one, other in zip(kept[0], weights, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_keeps_the_best_epoch(tmp_path):
