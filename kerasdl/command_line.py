@@ -176,7 +176,7 @@ def parse_with_config(
     """
     defaults = _defaults(config_class, arguments)
     hints = get_type_hints(config_class, include_extras=True)
-    documented = _documented(config_class)
+    documented = _documented(config_class)  # type: ignore[arg-type]  # classes are hashable
     groups: dict[str, list[Any]] = {}
     for field in dataclasses.fields(config_class):
         heading, text = documented[field.name]

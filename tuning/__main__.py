@@ -317,6 +317,8 @@ def _conclude(name: str, search: Any, reason: str) -> None:
         f"start: {_start_words(start, metric)}",
         f"best: {metric} {_progress.scored(best)}, trial {best.number}, epoch {best.best_epoch} of {best.length}",
     ]
+    if search.unused:
+        lines.append(f"no trial has looked at {', '.join(search.unused)}: leave it out of what is searched")
     facts = {
         "application": name,
         "searched": f"{len(search.space.parameters)} parameters",

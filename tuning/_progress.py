@@ -21,6 +21,7 @@ class Progress:
     def __init__(self) -> None:
         self._live: Live | None = None
         self._begun: dict[int, float] = {}
+        self._told = False
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty():
@@ -40,12 +41,16 @@ class Progress:
             self._live.update(self._drawn(search), refresh=True)
 
     def ended(self, search: Search, trial: Trial) -> None:
-        """Prints a line for the trial."""
-        line = ended_line(search, trial)
-        if self._live is not None:
-            self._live.console.print(Text(line))
-        else:
-            print(line, flush=True)
+        """Prints a line for the trial, and once one about what is searched in vain."""
+        lines = [ended_line(search, trial)]
+        if search.unused and not self._told:
+            self._told = True
+            lines.append(f"so far {', '.join(search.unused)} changed nothing: no trial has looked at it")
+        for line in lines:
+            if self._live is not None:
+                self._live.console.print(Text(line))
+            else:
+                print(line, flush=True)
 
     def _drawn(self, search: Search) -> Group:
         metric = search.objective.metric

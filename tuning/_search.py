@@ -125,6 +125,8 @@ class Search:
         self.trials: list[Trial] = []
         self.running: dict[int, Trial] = {}
         self.waiting: list[Trial] = []
+        self.used: set[str] | None = None
+        """Fields of the configuration that any trial has looked at; None before one has ended."""
         self.journal.check(settings)
         if self.journal.settings is None:
             self.journal.add(search=settings)
@@ -186,6 +188,14 @@ class Search:
         """The best trial so far."""
         ranked = _journal.ranking(self.trials, self.objective)
         return ranked[0] if ranked and ranked[0].score is not None else None
+
+    @property
+    def unused(self) -> list[str]:
+        """What is searched although no trial has looked at it."""
+        if self.used is None:
+            return []
+        fields = {field.name for field in dataclasses.fields(self.space.config)}
+        return [parameter.name for parameter in self.space.parameters if parameter.name in fields - self.used]
 
     # --- The search ---------------------------------------------------------------------------------------------------
 
@@ -313,6 +323,8 @@ class Search:
                 setattr(trial, name, value)
             elif name in _COSTS:
                 trial.costs[name] = value
+        if "used" in found:
+            self.used = (self.used or set()) | {*found["used"]}
         trial.ended_at = self.seconds
         line = {name: value for name in (*_RESULT, "ended_at") if (value := getattr(trial, name)) not in (None, "", {})}
         self.journal.add(ended=trial.number, **line, spent=self.seconds)

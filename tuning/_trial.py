@@ -177,8 +177,8 @@ class Trials:
             evaluate: whether the model is trained once, without folds, and measured on the test split: `metrics`.
 
         Returns:
-            status `finished`, `pruned` or `failed`; the score, its epoch and what the model costs; or the kind of
-            failure and the reason. A traceback is written into the folder.
+            status `finished`, `pruned` or `failed`; the score, its epoch, what the model costs, and the fields that
+            were looked at, `used`; or the kind of failure and the reason. A traceback is written into the folder.
 
         Raises:
             OSError: the disk is full; the folder holds the last finished epoch.
@@ -222,7 +222,7 @@ class Trials:
         }
 
     def _run(self, folder: Path, report: Report) -> dict[str, Any]:
-        config = command_line.read_config(folder / run.CONFIG, self.module.Config)
+        config, used = _watched(command_line.read_config(folder / run.CONFIG, self.module.Config))
         data = self.data(config)
         began = time.perf_counter()
         keras.utils.set_random_seed(config.seed)
@@ -243,13 +243,14 @@ class Trials:
         if saver.initial_epoch < config.last_epoch and not saver.stopped:
             self.module.train(config, model, data, [saver])
         seconds = built - began, earlier + time.perf_counter() - built, earlier
-        fitted = {name: round(value, 3) for name, value in zip(_SECONDS, seconds, strict=True)}
+        facts: dict[str, Any] = {name: round(value, 3) for name, value in zip(_SECONDS, seconds, strict=True)}
+        facts |= {**costs, "used": sorted({*used, *self._data_fields})}
         score = saver.history[saver.best_epoch - 1].get(objective.metric)
         if score is None or not math.isfinite(score):
             reason = f"{objective.metric} was no finite number in any epoch"
-            return {"status": "failed", "kind": "no score", "reason": reason, **costs, **fitted}
+            return {"status": "failed", "kind": "no score", "reason": reason, **facts}
         status = "pruned" if saver.pruned else "finished"
-        return {"status": status, "score": score, "best_epoch": saver.best_epoch, **costs, **fitted}
+        return {"status": status, "score": score, "best_epoch": saver.best_epoch, **facts}
 
     def _evaluate(self, folder: Path) -> dict[str, float]:
         config = command_line.read_config(folder / run.CONFIG, self.module.Config)

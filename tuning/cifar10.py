@@ -19,13 +19,18 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         hp: where values are drawn from.
         config: every field that is not searched.
     """
-    return dataclasses.replace(
+    config = dataclasses.replace(
         config,
         learning_rate=logarithmic(
             hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
         ),
         weight_decay=logarithmic(hp, "weight_decay", 1e-5, 1.0, config.weight_decay),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.1, 0.2], config.label_smoothing)),
+    )
+    if not config.augment:
+        return config
+    return dataclasses.replace(
+        config,
         padding=hp.Choice("padding", **around([0, 2, 4], config.padding)),
         cutout_size=hp.Choice("cutout_size", **around([0, 8, 12], config.cutout_size)),
     )

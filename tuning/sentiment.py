@@ -28,8 +28,10 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         dropout=hp.Choice("dropout", **around([0.2, 0.35, 0.5, 0.65], config.dropout)),
         word_dropout=hp.Choice("word_dropout", **around([0.0, 0.1, 0.2, 0.3], config.word_dropout)),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.05, 0.1], config.label_smoothing)),
-        pooling=hp.Choice("pooling", **around(["mean", "max", "attention"], config.pooling)),
     )
+    if config.architecture != "cnn":
+        pooling = hp.Choice("pooling", **around(["mean", "max", "attention"], config.pooling))
+        config = dataclasses.replace(config, pooling=pooling)
     if not config.ngrams:
         return config
     return dataclasses.replace(

@@ -19,7 +19,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         hp: where values are drawn from.
         config: every field that is not searched.
     """
-    return dataclasses.replace(
+    config = dataclasses.replace(
         config,
         learning_rate=logarithmic(
             hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
@@ -27,5 +27,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         batch_size=hp.Choice("batch_size", **around([64, 128, 256, 512, 1024], config.batch_size)),
         latents=hp.Choice("latents", **around([10, 20, 40, 80], config.latents)),
         units=hp.Choice("units", **around([100, 200, 300, 500], config.units)),
-        filters=hp.Choice("filters", **around([16, 32, 64], config.filters)),
     )
+    if "convolutional" not in (config.encoder, config.decoder):
+        return config
+    return dataclasses.replace(config, filters=hp.Choice("filters", **around([16, 32, 64], config.filters)))

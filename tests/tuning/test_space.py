@@ -43,6 +43,22 @@ def test_dcgan_searches_the_loss_of_a_configuration_with_smoothed_labels():
     assert space.config_of({**space.start(), "loss": "hinge"}).label_smoothing == 0.0
 
 
+@pytest.mark.parametrize(
+    ("application", "given", "without"),
+    [
+        ("vae", {}, {"filters"}),
+        ("sentiment", {"architecture": "cnn"}, {"pooling"}),
+        ("sentiment", {"ngrams": False}, {"ngram_share", "ngram_strength"}),
+        ("cifar10", {"augment": False}, {"padding", "cutout_size"}),
+        ("captioner", {"attention": "none"}, {"doubly_stochastic", "attention_units"}),
+    ],
+)
+def test_what_a_configuration_does_not_use_is_not_searched(application, given, without):
+    usual = {"dataset": "cifar10"} if application == "vae" else {}
+    names = {parameter.name for parameter in space_of(application, **given).parameters}
+    assert {parameter.name for parameter in space_of(application, **usual).parameters} - names == without
+
+
 def test_points_are_counted_and_listed_each_once():
     config = chargen.Config()
     space = Space(parsed(["units=64,128", "depth=1..3", "dropout=0.1..0.5:step=0.1"], chargen.Config), config)
