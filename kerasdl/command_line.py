@@ -174,7 +174,16 @@ def parse_with_config(
     Raises:
         UserError: as `parse`; or the configuration refuses its values.
     """
-    defaults = _defaults(config_class, arguments)
+    whole, headings = _whole(options, config_class, _defaults(config_class, arguments))  # type: ignore[arg-type]
+    parsed = parse(whole, arguments, program)
+    own = options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)})
+    values = {name: value for heading in headings for name, value in vars(getattr(parsed, heading)).items()}
+    return own, config_class(**values)
+
+
+@functools.lru_cache(maxsize=16)
+def _whole(options: type[Any], config_class: type[Any], defaults: Any) -> tuple[type[Any], list[str]]:
+    """A dataclass of the options, and in it one for each heading of the fields; made once, since tyro keeps it."""
     hints = get_type_hints(config_class, include_extras=True)
     documented = _documented(config_class)  # type: ignore[arg-type]  # classes are hashable
     groups: dict[str, list[Any]] = {}
@@ -189,10 +198,7 @@ def parse_with_config(
     }
     whole = dataclasses.make_dataclass("Whole", list(views.items()), bases=(options,), frozen=True, kw_only=True)
     whole.__doc__ = options.__doc__
-    parsed = parse(whole, arguments, program)
-    own = options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)})
-    values = {name: value for heading in views for name, value in vars(getattr(parsed, heading)).items()}
-    return own, config_class(**values)
+    return whole, list(views)
 
 
 def parse_config(config_class: type[Any], arguments: Sequence[str], program: str) -> Any:

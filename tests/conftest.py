@@ -60,9 +60,12 @@ def golden(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def _seldom_garbage():
-    """What a file leaves behind, graphs above all, is not looked through again for garbage: a second each time."""
+    """What a file leaves behind is freed, or not looked through again for garbage: a second each time."""
     yield
-    gc.collect()
+    if "keras" in sys.modules:
+        from kerasdl.training import memory
+
+        memory.release()
     gc.freeze()
 
 

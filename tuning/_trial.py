@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import importlib
 import math
 import statistics
@@ -24,7 +23,7 @@ from apps._contract import Splits, jsonable
 from kerasdl import command_line, export
 from kerasdl.errors import UserError
 from kerasdl.files import is_full, write_json, write_text
-from kerasdl.training import checkpoint, run
+from kerasdl.training import checkpoint, memory, run
 from tuning._worker import Task, fold_folder
 
 Report = Callable[[dict[str, float]], bool]
@@ -194,8 +193,7 @@ class Trials:
             write_text(folder / TRACEBACK, traceback.format_exc())
             reason = " ".join(str(error).split()) or type(error).__name__
             found = {"status": "failed", "kind": _kind(error), "reason": reason[:500]}
-        keras.utils.clear_session(free_memory=False)
-        gc.collect()
+        memory.release()
         seconds = found.pop("earlier_seconds", 0.0) + time.perf_counter() - began
         return {**found, "seconds": round(seconds, 2)}
 
@@ -208,7 +206,7 @@ class Trials:
             if not (part / run.CONFIG).exists():
                 write_json(part / run.CONFIG, jsonable(self._fold(config, number)))
             found.append(self._run(part, _of_fold(report, number)))
-            keras.utils.clear_session(free_memory=False)
+            memory.release()
             if found[-1]["status"] != "finished":
                 return found[-1] | {"earlier_seconds": sum(one.get("earlier_seconds", 0.0) for one in found)}
         scores = [one["score"] for one in found]
