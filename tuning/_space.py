@@ -35,20 +35,19 @@ def around(values: Iterable[Any], given: Any) -> dict[str, Any]:
     return {"values": sorted({*values, given}), "default": given}
 
 
-def logarithmic(hp: keras_tuner.HyperParameters, name: str, low: float, high: float, given: float) -> float:
-    """A number between two bounds of which the logarithm is drawn, the configuration's own one tried first.
+def near(hp: keras_tuner.HyperParameters, config: Any, name: str, factor: float) -> float:
+    """A number that is at most so many times smaller or larger than the configuration's, its logarithm drawn.
 
     Args:
         hp: where values are drawn from.
+        config: the starting configuration. 0, which has no logarithm, stands beside seven values from 1e-5 to 0.1.
         name: of the field.
-        low: lower bound, above 0; the configuration's own value may lie beyond the bounds, which are widened then.
-        high: upper bound.
-        given: the value of the configuration. 0, which has no logarithm, stands beside seven values of the range.
+        factor: above 1.
     """
-    if given > 0:
-        return hp.Float(name, min(low, given), max(high, given), sampling="log", default=given)
-    between = [low * (high / low) ** (step / 6) for step in range(7)]
-    return hp.Choice(name, **around([float(f"{value:.2g}") for value in between], given))
+    given = getattr(config, name)
+    if given:
+        return hp.Float(name, given / factor, factor * given, sampling="log", default=given)
+    return hp.Choice(name, **around([float(f"{10 ** (-5 + step * 2 / 3):.2g}") for step in range(7)], given))
 
 
 @dataclasses.dataclass(frozen=True)

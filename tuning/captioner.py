@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.captioner import Config
-from tuning._space import around, logarithmic
+from tuning._space import around, near
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,9 +21,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     config = dataclasses.replace(
         config,
-        learning_rate=logarithmic(
-            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
-        ),
+        learning_rate=near(hp, config, "learning_rate", 4),
         dropout=hp.Choice("dropout", **around([0.3, 0.4, 0.5, 0.6], config.dropout)),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.1, 0.2], config.label_smoothing)),
         units=hp.Choice("units", **around([config.units // 2 or 1, config.units * 2], config.units)),

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.cifar10 import Config
-from tuning._space import around, logarithmic
+from tuning._space import around, near
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,10 +21,8 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     config = dataclasses.replace(
         config,
-        learning_rate=logarithmic(
-            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
-        ),
-        weight_decay=logarithmic(hp, "weight_decay", 1e-5, 1.0, config.weight_decay),
+        learning_rate=near(hp, config, "learning_rate", 4),
+        weight_decay=near(hp, config, "weight_decay", 10),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.1, 0.2], config.label_smoothing)),
     )
     if not config.augment:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from apps.dcgan import Config
-from tuning._space import around, logarithmic
+from tuning._space import around, near
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -20,8 +20,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
         config: every field that is not searched.
     """
     rates: dict[str, Any] = {
-        name: logarithmic(hp, name, getattr(config, name) / 4, 4 * getattr(config, name), getattr(config, name))
-        for name in ("generator_learning_rate", "discriminator_learning_rate")
+        name: near(hp, config, name, 4) for name in ("generator_learning_rate", "discriminator_learning_rate")
     }
     loss = hp.Choice("loss", **around(["minimax", "non-saturating", "hinge"], config.loss))
     return dataclasses.replace(

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.denoiser import Config
-from tuning._space import around, logarithmic
+from tuning._space import around, near
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,9 +21,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     return dataclasses.replace(
         config,
-        learning_rate=logarithmic(
-            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
-        ),
+        learning_rate=near(hp, config, "learning_rate", 4),
         batch_size=hp.Choice("batch_size", **around([16, 32, 64, 128], config.batch_size)),
         width=hp.Choice("width", **around([16, 32, 48, 64], config.width)),
         depth=hp.Choice("depth", **around([2, 3, 4], config.depth)),

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.sentiment import Config
-from tuning._space import around, logarithmic
+from tuning._space import around, near
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,10 +21,8 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     config = dataclasses.replace(
         config,
-        learning_rate=logarithmic(
-            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
-        ),
-        weight_decay=logarithmic(hp, "weight_decay", 1e-4, 1.0, config.weight_decay),
+        learning_rate=near(hp, config, "learning_rate", 4),
+        weight_decay=near(hp, config, "weight_decay", 10),
         dropout=hp.Choice("dropout", **around([0.2, 0.35, 0.5, 0.65], config.dropout)),
         word_dropout=hp.Choice("word_dropout", **around([0.0, 0.1, 0.2, 0.3], config.word_dropout)),
         label_smoothing=hp.Choice("label_smoothing", **around([0.0, 0.05, 0.1], config.label_smoothing)),
@@ -37,5 +35,5 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     return dataclasses.replace(
         config,
         ngram_share=hp.Choice("ngram_share", **around([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], config.ngram_share)),
-        ngram_strength=logarithmic(hp, "ngram_strength", 0.03, 3.0, config.ngram_strength),
+        ngram_strength=near(hp, config, "ngram_strength", 10),
     )

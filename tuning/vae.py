@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from apps.vae import Config
-from tuning._space import around, logarithmic
+from tuning._space import around, near
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,9 +21,7 @@ def space(hp: keras_tuner.HyperParameters, config: Config) -> Config:
     """
     config = dataclasses.replace(
         config,
-        learning_rate=logarithmic(
-            hp, "learning_rate", config.learning_rate / 4, 4 * config.learning_rate, config.learning_rate
-        ),
+        learning_rate=near(hp, config, "learning_rate", 4),
         batch_size=hp.Choice("batch_size", **around([64, 128, 256, 512, 1024], config.batch_size)),
         latents=hp.Choice("latents", **around([10, 20, 40, 80], config.latents)),
         units=hp.Choice("units", **around([100, 200, 300, 500], config.units)),
