@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from apps import _data, _run
@@ -93,16 +94,21 @@ def _export_mib(model: keras.Model, endpoints: Mapping[str, export.Endpoint]) ->
 class TrialCheckpoint(checkpoint.Checkpoint):
     """Reports each epoch once it is saved, and ends the training if it is told to.
 
+    The best model is written when a worse epoch follows, or none: most trials get better with each epoch, and a file
+    for each takes longer than all else around a small trial. Until then the checkpoint has its weights.
+
     Args:
         folder: of the trial.
         report: receives the epochs.
+        last_epoch: of the training.
         **options: those of `Checkpoint`.
     """
 
-    def __init__(self, folder: Path, report: Report, **options: Any) -> None:
+    def __init__(self, folder: Path, report: Report, last_epoch: int, **options: Any) -> None:
         super().__init__(folder, **options)
-        self.report = report
+        self.report, self.last_epoch = report, last_epoch
         self.pruned = False
+        self._best: list[np.ndarray] = []
 
     @property
     def stopped(self) -> bool:
@@ -112,8 +118,44 @@ class TrialCheckpoint(checkpoint.Checkpoint):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Saves, then reports."""
         super().on_epoch_end(epoch, logs)
+        if self._best:
+            (self.folder / run.MODEL).unlink(missing_ok=True)  # of an epoch that is no longer the best
         if not self.report(self.history[-1]):
             self.pruned = self.model.stop_training = True
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Restores; what the checkpoint alone has is still to be written."""
+        super().on_train_begin(logs)
+        if self.history and self.best_epoch == self.initial_epoch and not self._is_written_at_once:
+            self._best = [np.array(variable) for variable in self.model.variables]
+
+    @property
+    def _is_written_at_once(self) -> bool:
+        # The checkpoint has the weights that were averaged, and not their averages.
+        return self.initial_epoch >= self.last_epoch or self.model.optimizer.use_ema
+
+    def _keep_best(self, is_best: bool) -> None:
+        if not is_best:
+            self.write_best()
+        elif self._is_written_at_once:
+            self._best = []
+            super()._keep_best(is_best)
+        else:
+            self._best = [np.array(variable) for variable in self.model.variables]
+
+    def write_best(self) -> None:
+        """Writes the model of the best epoch, unless it is."""
+        if not self._best:
+            return
+        now = [np.array(variable) for variable in self.model.variables]
+        self._assign(self._best)
+        self._write_model()
+        self._assign(now)
+        self._best = []
+
+    def _assign(self, values: list[np.ndarray]) -> None:
+        for variable, value in zip(self.model.variables, values, strict=True):
+            variable.assign(value)
 
 
 class Trials:
@@ -232,6 +274,7 @@ class Trials:
         saver = TrialCheckpoint(
             folder,
             report,
+            config.last_epoch,
             monitor=objective.metric,
             maximize=objective.direction == "max",
             resume=(folder / run.CHECKPOINT).exists(),
@@ -240,6 +283,7 @@ class Trials:
         built, earlier = time.perf_counter(), sum(row["seconds"] for row in saver.history)
         if saver.initial_epoch < config.last_epoch and not saver.stopped:
             self.module.train(config, model, data, [saver])
+            saver.write_best()
         seconds = built - began, earlier + time.perf_counter() - built, earlier
         facts: dict[str, Any] = {name: round(value, 3) for name, value in zip(_SECONDS, seconds, strict=True)}
         facts |= {**costs, "used": sorted({*used, *self._data_fields})}

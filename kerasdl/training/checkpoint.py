@@ -139,9 +139,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._tell(measured)
         self._take_averages()
         waited = self.initial_epoch - self.best_epoch
-        if not waited:
-            with atomic_path(self.folder / MODEL) as temporary:
-                _save(self.model, temporary)
+        self._keep_best(not waited)
         for variable, weight in zip(self.model.trainable_variables, self._raw, strict=False):
             variable.assign(weight)
         self._raw = []
@@ -151,6 +149,15 @@ class Checkpoint(keras.callbacks.Callback):
         self._write_log()
         if self.stopped:
             self.model.stop_training = True
+
+    def _keep_best(self, is_best: bool) -> None:
+        """Sees to the model's file at the end of an epoch; the model has the averages of its weights, if there are."""
+        if is_best:
+            self._write_model()
+
+    def _write_model(self) -> None:
+        with atomic_path(self.folder / MODEL) as temporary:
+            _save(self.model, temporary)
 
     def _check_weights(self) -> None:
         for variable in self._variables():

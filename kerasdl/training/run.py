@@ -10,6 +10,7 @@ figures/         what it drew
 """
 
 import contextlib
+import functools
 import itertools
 import subprocess
 import sys
@@ -90,20 +91,23 @@ def elsewhere(recorded: dict[str, Any]) -> str:
 
 def provenance() -> dict[str, Any]:
     """The time, command, commit and library versions that a result came from."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-        commit = commit.strip() + ("+changes" if changed.stdout else "")
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
     return {
         "time": datetime.now().isoformat(timespec="seconds"),
         "command": " ".join(["python", "-m", *_module_and_arguments()]),
-        "commit": commit,
+        "commit": _commit(),
         "versions": {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
     }
+
+
+@functools.cache
+def _commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.strip() + ("+changes" if changed.stdout else "")
 
 
 def _module_and_arguments() -> list[str]:
