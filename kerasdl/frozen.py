@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import cancellation as tensorflow_cancellation
+from tensorflow.python.eager import context, execute
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 
-def frozen(model: Any, name: str) -> Callable[..., dict[str, tf.Tensor]]:
+class Cancellation:
+    """Ends the calls that it is given to, from another thread, before their next operation."""
+
+    def __init__(self) -> None:
+        self.manager = tensorflow_cancellation.CancellationManager()
+
+    def cancel(self) -> None:
+        """Ends them; they raise `tf.errors.CancelledError`, and so do later ones."""
+        self.manager.start_cancel()
+
+
+class SignatureFunction:
+    """A signature of a loaded model, for calls from many threads.
+
+    Args:
+        function: computes it.
+        given: of each tensor that `function` takes before its captures: the name of the input, or a tensor.
+        outputs: names of its outputs, sorted.
+    """
+
+    def __init__(self, function: Any, given: list[Any], outputs: list[str]) -> None:
+        self._function, self._given, self._outputs = function, given, outputs
+
+    def __call__(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The outputs of the inputs."""
+        return self.call(inputs)
+
+    def call(self, inputs: Mapping[str, tf.Tensor], cancellation: Cancellation | None = None) -> dict[str, tf.Tensor]:
+        """The outputs of the inputs.
+
+        Args:
+            inputs: tensors by name.
+            cancellation: may end the call.
+
+        Raises:
+            tf.errors.OpError: the graph refuses the values, or the call was ended.
+        """
+        values = [inputs[one] if isinstance(one, str) else one for one in self._given]
+        captured = self._function.captured_inputs
+        if cancellation is None:
+            # A call of the function itself may first try a signature that never fits; the hidden error holds all inputs
+            # as text, which takes a second for a batch of photographs (findings/tensorflow_frozen_calls.sh).
+            found = self._function._call_flat(values, captured)
+            found = [found[name] for name in self._outputs] if isinstance(found, Mapping) else found
+        else:
+            # TensorFlow's own way, `get_cancelable_function`, is one variable for all threads: what ends one call ends
+            # others, too (findings/tensorflow_cancellation_threads.sh).
+            inner, runtime = self._function._inference_function, context.context()
+            found = execute.execute_with_cancellation(
+                inner.name.decode(),
+                num_outputs=len(inner.function_type.flat_outputs),
+                inputs=[*values, *captured],
+                attrs=tuple(itertools.chain(*runtime.function_call_options.as_attrs().items())),
+                ctx=runtime,
+                cancellation_manager=cancellation.manager,
+            )
+        return dict(zip(self._outputs, found, strict=True))
+
+
+def frozen(model: Any, name: str) -> SignatureFunction:
     """Makes constants of the variables that a signature reads.
 
     What depends on constants alone is then computed once, such as the float32 form of weights that are stored in half
@@ -22,35 +84,28 @@ def frozen(model: Any, name: str) -> Callable[..., dict[str, tf.Tensor]]:
         name: of the signature.
 
     Returns:
-        A function of the same keyword tensors that returns the same dict; the signature itself if it cannot be
-        converted, or if any signature of the model changes variables.
+        The signature; as it is if it cannot be converted, or if any signature of the model changes variables.
     """
-    return model.signatures[name] if _changes_variables(model) else _with_constants(model.signatures[name])
+    return _signature(model.signatures[name], constant=not _changes_variables(model))
 
 
-def _with_constants(signature: Any) -> Callable[..., dict[str, tf.Tensor]]:
-    try:
-        converted = convert_variables_to_constants_v2(signature)
-    except (ValueError, KeyError, tf.errors.OpError):
-        return signature
-    tables = {inner.name: outer for outer, inner in signature.graph.captures}
-    names = [tensor.name for tensor in converted.inputs]
+def _signature(signature: Any, *, constant: bool) -> SignatureFunction:
     outputs = sorted(signature.structured_outputs)
+    function, tables = signature, {}
+    if constant:
+        try:
+            function = convert_variables_to_constants_v2(signature)
+            tables = {inner.name: outer for outer, inner in signature.graph.captures}
+        except (ValueError, KeyError, tf.errors.OpError):
+            pass
+    names = [tensor.name for tensor in function.inputs[: len(function.inputs) - len(function.captured_inputs)]]
+    return SignatureFunction(function, [tables.get(name, name.partition(":")[0]) for name in names], outputs)
 
-    def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        values = [tables[name] if name in tables else inputs[name.partition(":")[0]] for name in names]
-        # A call of `converted` itself first tries a signature that never fits; the hidden error holds all inputs as
-        # text, which takes a second for a batch of photographs (findings/tensorflow_frozen_calls.sh).
-        return dict(zip(outputs, converted._call_flat(values, converted.captured_inputs), strict=True))
 
-    return call
-
-
-def frozen_all(model: Any) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+def frozen_all(model: Any) -> dict[str, SignatureFunction]:
     """`frozen` of every signature by its name; one that stands under two names, as the default does, is made once."""
-    if _changes_variables(model):
-        return dict(model.signatures)
-    made: dict[tuple[Any, ...], Callable[..., dict[str, tf.Tensor]]] = {}
+    constant = not _changes_variables(model)
+    made: dict[tuple[Any, ...], SignatureFunction] = {}
     functions = {}
     for name, signature in model.signatures.items():
         # Of a signature's graph: its inputs, one call of a function by its name, its outputs, and what they read.
@@ -61,7 +116,7 @@ def frozen_all(model: Any) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
         outputs = tuple(sorted(signature.structured_outputs))
         same = (read, outputs, *(node.SerializeToString(deterministic=True) for node in nodes))
         if same not in made:
-            made[same] = _with_constants(signature)
+            made[same] = _signature(signature, constant=constant)
         functions[name] = made[same]
     return functions
 

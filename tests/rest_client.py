@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import uvicorn
-
+from kerasdl.serving.http import server as http_server
 from kerasdl.serving.rest import create_app
 
 
@@ -50,8 +49,7 @@ class Client:
 @contextmanager
 def serve(repository: Any, **options: Any) -> Iterator[Client]:
     """A client of a server of the repository, on a free port."""
-    config = uvicorn.Config(create_app(repository, **options), log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
+    server = http_server(create_app(repository, **options), read_seconds=options.get("read_seconds", 30.0))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))

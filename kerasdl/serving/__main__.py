@@ -1,7 +1,8 @@
 """Command line of the model server: `python -m kerasdl.serving saved_models --rest-port 8501`."""
 
+import contextlib
 import logging
-import math
+import os
 import signal
 import socket
 import sys
@@ -40,7 +41,15 @@ class Options:
     max_body_mib: int = 64
     """Longest request body in MiB, after decompression; a longer one is refused with status 413."""
     timeout_seconds: float = 30.0
-    """Longest wait for the answer of a model in seconds; then the reply is status 504."""
+    """Longest wait for the answer of a model in seconds; then the reply is status 504, and the work ends."""
+    read_seconds: float = 30.0
+    """Longest time in seconds in which the head of a request arrives, and as much again for its body (status 408)."""
+    max_waiting: int = 128
+    """Requests of a model that wait beside those that run; a further one is refused with status 429."""
+    max_connections: int = 1024
+    """Open connections, and requests; what comes beyond is refused with status 503."""
+    grace_seconds: float = 30.0
+    """Time in seconds for the requests under way when the server is told to stop; then they are ended."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,9 +73,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Options) -> None:
-    for name in ("max_body_mib", "timeout_seconds"):
+    for name in ("max_body_mib", "timeout_seconds", "read_seconds", "max_connections"):
         if getattr(options, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(options, name)}")
+    for name in ("max_waiting", "grace_seconds"):
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
     if not 0 <= options.rest_port <= 65535:
         raise UserError(f"--rest-port must be from 0 to 65535, not {options.rest_port}")
     root = options.models
@@ -96,7 +108,6 @@ def listen(options: Options) -> socket.socket:
 
 
 def _serve(options: Options, listener: socket.socket) -> None:
-    # The server library raises the signals again when it has shut down; by then they mean a clean end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
 
@@ -107,8 +118,7 @@ def _serve(options: Options, listener: socket.socket) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     _configure_log()
 
-    import uvicorn
-
+    from kerasdl.serving.http import server
     from kerasdl.serving.repository import ModelRepository
     from kerasdl.serving.rest import create_app
 
@@ -126,15 +136,23 @@ def _serve(options: Options, listener: socket.socket) -> None:
 
     with ModelRepository(options.models, report, begins) as repository:
         app = create_app(
-            repository, max_body_bytes=options.max_body_mib * 2**20, timeout_seconds=options.timeout_seconds
+            repository,
+            max_body_bytes=options.max_body_mib * 2**20,
+            timeout_seconds=options.timeout_seconds,
+            read_seconds=options.read_seconds,
+            max_waiting=options.max_waiting,
         )
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            lifespan="off",
-            timeout_graceful_shutdown=math.ceil(options.timeout_seconds),
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
+            server(
+                app,
+                read_seconds=options.read_seconds,
+                max_connections=options.max_connections,
+                grace_seconds=options.grace_seconds,
+            ).run(sockets=[listener])
+        ended = app.state.workers.close(seconds=5)
+    if not ended:  # an operation that cannot be interrupted would hold the process at its end
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _configure_log() -> None:
@@ -148,6 +166,8 @@ def _configure_log() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)  # it ends already
     raise SystemExit(0)
 
 

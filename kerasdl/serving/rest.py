@@ -6,9 +6,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from starlette.applications import Starlette
@@ -17,11 +15,13 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
+from kerasdl.frozen import Cancellation
 from kerasdl.serving import tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import Servable
+from kerasdl.serving.workers import Workers
 
 _HTTP_STATUS = {
     Code.OK: 200,
@@ -66,53 +66,76 @@ class _BodyTooLargeError(Exception):
     pass
 
 
+class _BodyTooSlowError(Exception):
+    pass
+
+
 def create_app(
-    repository: ModelRepository, *, max_body_bytes: int = 64 * 2**20, timeout_seconds: float = 30.0
+    repository: ModelRepository,
+    *,
+    max_body_bytes: int = 64 * 2**20,
+    timeout_seconds: float = 30.0,
+    read_seconds: float = 30.0,
+    max_waiting: int = 128,
 ) -> Starlette:
     """Builds the web application.
 
     Args:
         repository: models to serve.
         max_body_bytes: longest request body, after decompression; a longer one is refused with status 413.
-        timeout_seconds: longest wait for an answer of a model; then the reply is status 504.
+        timeout_seconds: longest wait for an answer of a model; then the reply is status 504, and the work ends.
+        read_seconds: longest time in which the body of a request arrives; then the reply is status 408.
+        max_waiting: requests of a model that wait beside those that run; a further one gets status 429.
 
     Returns:
-        An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers).
+        An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
+        `state.workers` are what runs the models.
     """
+    # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
+    workers = Workers(4 * (os.cpu_count() or 1), max_waiting)
 
     async def live(_: Request) -> Response:
         return PlainTextResponse("ok")
 
     async def ready(_: Request) -> Response:
-        return _ready(repository)
+        unavailable = repository.unavailable() | workers.full()
+        return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    api = _RestApi(repository, max_body_bytes, timeout_seconds)
-    return Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
-
-
-def _ready(repository: ModelRepository) -> Response:
-    unavailable = repository.unavailable()
-    return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
+    api = _RestApi(repository, workers, max_body_bytes, timeout_seconds, read_seconds)
+    app = Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
+    app.state.workers = workers
+    return app
 
 
 class _RestApi:
-    def __init__(self, repository: ModelRepository, max_body_bytes: int, timeout_seconds: float) -> None:
-        self._repository = repository
+    def __init__(
+        self,
+        repository: ModelRepository,
+        workers: Workers,
+        max_body_bytes: int,
+        timeout_seconds: float,
+        read_seconds: float,
+    ) -> None:
+        self._repository, self._workers = repository, workers
         self._max_body_bytes = max_body_bytes
-        self._timeout_seconds = timeout_seconds
-        # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
-        self._executor = ThreadPoolExecutor(4 * (os.cpu_count() or 1), thread_name_prefix="rest")
+        self._timeout_seconds, self._read_seconds = timeout_seconds, read_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
             response = await self._respond(request)
         except ServingError as error:
-            response = _json({"error": error.message}, _HTTP_STATUS[error.code])
+            status = _HTTP_STATUS[error.code]
+            response = _json({"error": error.message}, status, {"Retry-After": "1"} if status == 429 else None)
         except _BodyTooLargeError:
             response = _json({"error": f"Request body is longer than {self._max_body_bytes} bytes"}, 413)
+        except _BodyTooSlowError:
+            words = f"Request body did not arrive within {self._read_seconds:g} seconds"
+            response = _json({"error": words}, 408, {"Connection": "close"})
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # the server was told to stop, and the time of grace is over
+            response = _json({"error": "The server stops"}, 503, {"Connection": "close"})
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
@@ -130,9 +153,11 @@ class _RestApi:
             return Response(status_code=400, media_type="application/json")
         if request.method == "GET":
             return _json(self._describe(target))
-        body = await self._read(request)
-        compressed = request.headers.get("content-encoding", "").lower() == "gzip"
-        return await self._within_time(lambda: self._predict(target, body, compressed))
+        try:
+            body = await asyncio.wait_for(self._read(request), self._read_seconds)
+        except TimeoutError:
+            raise _BodyTooSlowError from None
+        return await self._answer(request, target, body)
 
     async def _read(self, request: Request) -> bytes:
         """Reads the body, but no further than the limit."""
@@ -145,15 +170,35 @@ class _RestApi:
                 raise _BodyTooLargeError
         return bytes(body)
 
-    async def _within_time(self, work: Callable[[], Response]) -> Response:
-        """Runs work on the thread pool, so that the event loop stays free."""
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+    async def _answer(self, request: Request, target: _Target, body: bytes) -> Response:
+        """Runs a model beside the event loop; what nobody waits for any more is ended."""
+        compressed = request.headers.get("content-encoding", "").lower() == "gzip"
+        call = self._workers.submit(
+            self._whose_threads(target), lambda cancellation: self._predict(target, body, compressed, cancellation)
+        )
+        answer, gone = asyncio.wrap_future(call.future), asyncio.ensure_future(_gone(request))
+        waited: set[asyncio.Future[Any]] = {answer, gone}
         try:
-            return await asyncio.wait_for(future, self._timeout_seconds)
-        except TimeoutError:
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"No answer within {self._timeout_seconds:g} seconds") from None
+            await asyncio.wait(waited, timeout=self._timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if gone.done():
+                raise ClientDisconnect
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"No answer within {self._timeout_seconds:g} seconds")
+        finally:
+            call.cancel()
+            answer.cancel()
+            gone.cancel()
 
-    def _predict(self, target: _Target, body: bytes, compressed: bool) -> Response:
+    def _whose_threads(self, target: _Target) -> str:
+        """The model's; those of all requests together that name none."""
+        try:
+            self._acquire(target)
+        except ServingError:
+            return ""
+        return target.model
+
+    def _predict(self, target: _Target, body: bytes, compressed: bool, cancellation: Cancellation) -> Response:
         if compressed:
             body = _inflate(body, self._max_body_bytes)
         try:
@@ -169,7 +214,7 @@ class _RestApi:
             expected = servable.inputs(signature)
             dtypes = {name: spec.dtype for name, spec in expected.items()}
             inputs, layout = tensor_json.decode_inputs(request, dtypes)
-            content = tensor_json.encode_outputs(servable.predict(signature, inputs), layout)
+            content = tensor_json.encode_outputs(servable.predict(signature, inputs, cancellation), layout)
         except ServingError:
             raise
         except Exception as error:
@@ -224,9 +269,15 @@ def _number(digits: str) -> int:
     return int((digits.lstrip("0") or "0")[:20])
 
 
-def _json(content: object, status: int = 200) -> Response:
+async def _gone(request: Request) -> None:
+    """Returns when the client of a request that was read whole has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     # Not starlette's JSONResponse: it fails on the lone surrogates that stand for bytes which are no UTF-8.
-    return Response(json.dumps(content), status, media_type="application/json")
+    return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
 def _decode(text: str) -> str:

@@ -71,12 +71,15 @@ class Servable:
             raise ServingError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {signature}")
         return self._inputs[signature]
 
-    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def predict(
+        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: frozen.Cancellation | None = None
+    ) -> dict[str, np.ndarray]:
         """Runs a signature.
 
         Args:
             signature: name of the signature.
             inputs: array for each of its inputs; strings as object arrays of bytes.
+            cancellation: may end the call.
 
         Returns:
             Array for each output; strings as object arrays of bytes.
@@ -99,7 +102,7 @@ class Servable:
             tensors = {
                 name: tf.constant(array, tf.string if array.dtype == object else None) for name, array in inputs.items()
             }
-            outputs = self._functions[signature](**tensors)
+            outputs = self._functions[signature].call(tensors, cancellation)
             return {
                 name: np.asarray(tensor.numpy(), object if tensor.dtype == tf.string else None)
                 for name, tensor in outputs.items()

@@ -1,0 +1,67 @@
+"""The HTTP server around the application: what it bears of slow clients and of many."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+
+def server(
+    app: Starlette, *, read_seconds: float = 30.0, max_connections: int = 1024, grace_seconds: float = 30.0
+) -> uvicorn.Server:
+    """A server that is still to be run.
+
+    Args:
+        app: answers.
+        read_seconds: longest time in which the head of a request arrives; then the connection is closed.
+        max_connections: open connections, and requests; what comes beyond is refused with status 503.
+        grace_seconds: for the requests under way when the server is told to stop; then they are cancelled.
+    """
+
+    class Protocol(_Impatient):
+        head_seconds = read_seconds
+
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        log_level="warning",
+        lifespan="off",
+        limit_concurrency=max_connections,
+        timeout_graceful_shutdown=math.ceil(grace_seconds),
+    )
+    return uvicorn.Server(config)
+
+
+class _Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes, by what is installed
+    """Closes a connection on which the head of a request takes too long; uvicorn waits for ever."""
+
+    head_seconds: float
+    _limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._limit = self.loop.call_later(self.head_seconds, self._close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if under_way and self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        elif not under_way and self._limit is None:
+            self._limit = self.loop.call_later(self.head_seconds, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        super().connection_lost(exc)
+
+    def _close(self) -> None:
+        self._limit = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()

@@ -1,0 +1,184 @@
+"""Nothing that one client sends, or leaves undone, ends the server, blocks it or starves others."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import tensorflow as tf
+
+from kerasdl.serving.repository import ModelRepository
+
+ENDLESS = json.dumps({"instances": [2_000_000_000]}).encode()
+
+
+def count(times):
+    """A loop of as many steps as it is told, each of which takes microseconds."""
+    begin = (tf.constant(0), tf.zeros([]))
+    last, _ = tf.while_loop(lambda i, _: i < tf.reduce_max(times), lambda i, x: (i + 1, tf.sin(x) + 1), begin)
+    return {"last": tf.repeat(last, tf.size(times))}
+
+
+@pytest.fixture(scope="module")
+def slow(root, tmp_path_factory):
+    """A folder of the model `count`, and of another one."""
+    folder = tmp_path_factory.mktemp("slow")
+    signature = tf.function(count, input_signature=[tf.TensorSpec([None], tf.int32, "times")])
+    tf.saved_model.save(tf.Module(), str(folder / "count/1"), signatures={"serving_default": signature})
+    (folder / "pair").symlink_to(root / "pair")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(slow):
+    repository = ModelRepository(slow)
+    repository.poll()
+    assert repository.unavailable() == {}
+    return repository
+
+
+def wait_for_idle(process, seconds=20):
+    """Until the process computes nothing for a moment."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        before = sum(process.cpu_times()[:2])
+        time.sleep(0.3)
+        if sum(process.cpu_times()[:2]) - before < 0.1:
+            return True
+    return False
+
+
+def test_work_ends_when_its_time_is_over(serve, repository):
+    with serve(repository, timeout_seconds=0.5) as client:
+        assert client.predict("count", {"instances": [3]}).json == {"predictions": [3]}
+        assert client.predict("count", ENDLESS).status == 504
+        assert wait_for_idle(psutil.Process())
+        assert client.predict("count", {"instances": [3]}).status == 200
+
+
+def test_work_ends_when_its_client_leaves(serve, repository):
+    with serve(repository, timeout_seconds=300) as client:
+        with socket.create_connection(("127.0.0.1", client.port)) as connection:
+            head = f"POST /v1/models/count:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n"
+            connection.sendall(head.encode() + ENDLESS)
+            time.sleep(0.5)
+        assert wait_for_idle(psutil.Process())
+
+
+def test_the_load_of_one_model_is_refused_and_leaves_the_others_answering(serve, repository):
+    most = 4 * (os.cpu_count() or 1) + 1
+    with serve(repository, timeout_seconds=6, max_waiting=1) as client, ThreadPoolExecutor(most) as threads:
+        asked = [threads.submit(client.predict, "count", ENDLESS) for _ in range(most)]
+        until = time.monotonic() + 5
+        while (ready := client("GET", "/readyz")).status == 200 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert ready.json == {"ready": False, "unavailable": {"count": f"{most} requests run or wait"}}
+        refused = client.predict("count", {"instances": [1]})
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+        assert refused.json == {"error": f"{most} requests of count run or wait; try again later"}
+        assert client.predict("pair", {"instances": [[1, 2]]}).status == 200
+        assert client("GET", "/v1/models/count").status == 200
+        assert [reply.result().status for reply in asked] == [504] * most
+        assert wait_for_idle(psutil.Process())
+        assert client("GET", "/readyz").status == 200
+        assert client.predict("count", {"instances": [1]}).status == 200
+
+
+@pytest.mark.parametrize("sent", ["", "POST /v1/mod", "POST /v1/models/pair:predict HTTP/1.1\r\nContent-Le"])
+def test_half_a_head_does_not_hold_a_connection(sent, serve, repository):
+    with (
+        serve(repository, read_seconds=0.5) as client,
+        socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection,
+    ):
+        connection.sendall(sent.encode())
+        assert connection.recv(1000) == b""
+
+
+def test_half_a_body_is_given_up(serve, repository):
+    with (
+        serve(repository, read_seconds=0.5) as client,
+        socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection,
+    ):
+        connection.sendall(b"POST /v1/models/pair:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        reply = connection.recv(1000)
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"Request body did not arrive within 0.5 seconds" in reply + connection.recv(1000)
+
+
+def test_a_kept_connection_may_pause_between_requests(serve, repository):
+    with serve(repository, read_seconds=0.5) as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+        try:
+            for _ in range(2):
+                connection.request("POST", "/v1/models/pair:predict", b'{"instances": [[1, 2]]}')
+                connected = connection.sock
+                assert json.loads(connection.getresponse().read()) == {"predictions": [[2.0, 4.0]]}
+                time.sleep(1)
+                assert connection.sock is connected
+        finally:
+            connection.close()
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]])
+def test_the_server_ends_though_work_does_not(signals, slow, tmp_path):
+    command = [sys.executable, "-m", "kerasdl.serving", str(slow), "--rest-port", "0", "--grace-seconds", "1"]
+    log = tmp_path / "log"
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until = time.monotonic() + 90
+            while len(re.findall(r":predict", log.read_text())) < 2:
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())[1])
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                head = f"POST /v1/models/count:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n"
+                connection.sendall(head.encode() + ENDLESS)
+                time.sleep(0.5)
+                began = time.monotonic()
+                for number in signals:
+                    process.send_signal(number)
+                    time.sleep(0.3)
+                _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert time.monotonic() - began < 20
+    assert "Traceback" not in errors
+
+
+def test_what_ends_one_call_leaves_the_others(slow):
+    from kerasdl.frozen import Cancellation, frozen
+
+    model = tf.saved_model.load(str(slow / "count/1"))
+    function = frozen(model, "serving_default")
+    first, second = Cancellation(), Cancellation()
+    found = {}
+
+    def run(name, times, cancellation):
+        try:
+            found[name] = int(function.call({"times": tf.constant([times])}, cancellation)["last"][0])
+        except tf.errors.CancelledError:
+            found[name] = "ended"
+
+    threads = [
+        threading.Thread(target=run, args=arguments)
+        for arguments in (("first", 2_000_000_000, first), ("second", 300_000, second), ("third", 300_000, None))
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    first.cancel()
+    for thread in threads:
+        thread.join()
+    assert found == {"first": "ended", "second": 300_000, "third": 300_000}
+    run("later", 1, first)
+    assert found["later"] == "ended"
