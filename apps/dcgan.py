@@ -267,11 +267,19 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         given = {"latent": latents.draw(count, seed, model.latent_dim, truncation)}
         if names:
             given["class_index"] = latents.classes(class_index, count, seed, len(names))
-        return {"image_bytes": export.with_png(from_latent(**given)["image"]), **given}
+
+        def drawn(*rows: tf.Tensor) -> tf.Tensor:
+            return export.with_png(from_latent(*rows)["image"])
+
+        return {
+            "image_bytes": latents.by_blocks(drawn, *given.values(), spec=tf.TensorSpec([None], tf.string)),
+            **given,
+        }
 
     meaning = (
-        f"`count` PNG pictures of each seed (1 to {latents.MAX_COUNT:,}) and their latents, which have no number "
-        "beyond `truncation` standard deviations (0: any)" + ("; class_index -1 draws classes, too" if names else "")
+        f"`count` PNG pictures of each seed ({latents.MAX_COUNT:,} in all at most) and their latents, which have no "
+        "number beyond `truncation` standard deviations (0: any)"
+        + ("; class_index -1 draws classes, too" if names else "")
     )
     pixels = "pixels 0..255, not rounded, of latents, which in training were standard normal numbers"
     latent = np.zeros((1, model.latent_dim), np.float32)

@@ -241,9 +241,13 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     """Pictures from a seed or a code; the code of a picture; how likely it is."""
     size = model.decoder.inputs[0].shape[-1]
     code, example = np.zeros([1, size]), data.train[:1]
+    shown = tf.TensorSpec([None, *example.shape[1:]], tf.float32)
+
+    def pictures(latent: tf.Tensor) -> tf.Tensor:
+        return tf.cast(model.pictures(latent), tf.float32)
 
     def decode(latent: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = tf.cast(model.pictures(export.finite(latent, "latent")), tf.float32)
+        image = latents.by_blocks(pictures, export.finite(latent, "latent"), spec=shown)
         return {"image": image, "image_bytes": export.with_png(255 * image)}
 
     def encode(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -253,8 +257,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     return {
         "generate": export.by_example(
             lambda count, seed: decode(latents.draw(count, seed, size)),
-            f"`count` new pictures of each seed (1 to {latents.MAX_COUNT:,}), as values 0..1 and as PNG; the same "
-            "seed gives the same pictures",
+            f"`count` new pictures of each seed ({latents.MAX_COUNT:,} in all at most), as values 0..1 and as PNG; "
+            "the same seed gives the same pictures",
             count=[1],
             seed=[0],
         ),

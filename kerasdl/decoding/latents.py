@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 MAX_COUNT = 10_000
-"""Most latents of a seed at once."""
+"""Most latents at once: seeds times the largest count."""
+BLOCK = 250
+"""Latents of which pictures are made at once."""
 
 
 def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Tensor:
@@ -16,7 +19,7 @@ def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Te
     The latents of a seed follow from it alone; a larger count begins with those of a smaller one.
 
     Args:
-        count: int32[batch], 1 to `MAX_COUNT`: latents of each seed.
+        count: int32[batch], 1 or more: latents of each seed; the largest for all seeds makes at most `MAX_COUNT`.
         seed: int32[batch].
         latent_dim: numbers a latent.
         truncation: float32[batch] or a number: numbers farther than so many standard deviations from zero are drawn
@@ -31,16 +34,12 @@ def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Te
     Source: truncation: Brock et al. 2018, arXiv:1809.11096, section 3.1; drawing again is done by the inverse of the
     distribution function.
     """
-    count, seed = tf.convert_to_tensor(count, tf.int32), tf.convert_to_tensor(seed, tf.int32)
-    limits = f"count is out of range, expected 1 to {MAX_COUNT:,}"
-    checks = [
-        tf.debugging.assert_greater_equal(count, 1, limits),
-        tf.debugging.assert_less_equal(count, MAX_COUNT, limits),
-    ]
+    count, seed = _checked(count), tf.convert_to_tensor(seed, tf.int32)
+    longest = tf.reduce_max(count)
     limit = tf.cast(truncation, tf.float32)
-    checks.append(tf.debugging.assert_non_negative(limit, "truncation is below 0, expected 0 for none, or more"))
-    with tf.control_dependencies(checks):
-        longest = tf.reduce_max(count)
+    check = tf.debugging.assert_non_negative(limit, "truncation is below 0, expected 0 for none, or more")
+    with tf.control_dependencies([check] if check is not None else []):
+        limit = tf.identity(limit)
     # Float32 has no uniform numbers so near to 0 or 1 that their normal ones would lie farther out than 6.
     farthest = tf.where(limit > 0, limit, 6.0)
 
@@ -52,6 +51,40 @@ def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Te
     normal = tf.math.ndtri(tf.clip_by_value(share + (1 - 2 * share) * uniform, 1e-9, 1 - 6e-8))
     used = tf.sequence_mask(count, longest)
     return tf.boolean_mask(tf.reshape(normal, [-1, longest, latent_dim]), used)
+
+
+def _checked(count: Any) -> tf.Tensor:
+    """Counts on which nothing can be computed before they are known to be in range."""
+    count = tf.convert_to_tensor(count, tf.int32)
+    limits = f"count is out of range, expected 1 to {MAX_COUNT:,}"
+    most = MAX_COUNT // tf.maximum(tf.size(count), 1)
+    checks = [
+        tf.debugging.assert_greater_equal(count, 1, limits),
+        tf.debugging.assert_less_equal(count, MAX_COUNT, limits),
+        tf.debugging.assert_less_equal(
+            count, most, f"count is out of range, expected {MAX_COUNT:,} for all seeds at most"
+        ),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(count)
+
+
+def by_blocks(function: Callable[..., tf.Tensor], *rows: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    """A function of rows, of `BLOCK` at a time, so that the memory does not grow with all that lies between.
+
+    Args:
+        function: takes rows of each tensor, gives as many.
+        *rows: of as many rows each.
+        spec: of the result.
+    """
+    blocks = tf.maximum(1, (tf.shape(rows[0])[0] + BLOCK - 1) // BLOCK)
+
+    def body(i: Any, made: Any) -> Any:
+        return i + 1, made.write(i, function(*(tensor[i * BLOCK : (i + 1) * BLOCK] for tensor in rows)))
+
+    made = tf.TensorArray(spec.dtype, blocks, infer_shape=False, element_shape=spec.shape)
+    _, made = tf.while_loop(lambda i, _: i < blocks, body, (0, made), parallel_iterations=1)
+    return tf.ensure_shape(made.concat(), spec.shape)
 
 
 def classes(asked: Any, count: Any, seed: Any, num_classes: int) -> tf.Tensor:
@@ -66,6 +99,7 @@ def classes(asked: Any, count: Any, seed: Any, num_classes: int) -> tf.Tensor:
     Returns:
         int32[sum(count)].
     """
+    count = _checked(count)
     # From a stream of its own, so that a truncation of the latents leaves the classes alone.
     share = tf.math.erfc(-draw(count, tf.bitwise.invert(seed), 1)[:, 0] / 2**0.5) / 2
     drawn = tf.minimum(tf.cast(share * num_classes, tf.int32), num_classes - 1)

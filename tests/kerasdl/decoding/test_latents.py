@@ -1,6 +1,7 @@
 """Latents drawn by a seed, and ways between them."""
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from scipy import stats
@@ -37,6 +38,34 @@ def test_out_of_range_is_said_in_the_graph(count, truncation, message):
     graph = tf.function(lambda n: latents.draw(n, [0], 2, truncation))
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         graph(tf.constant([count]))
+
+
+@pytest.mark.parametrize("count", [[2**31 - 1], [10_001], [5001, 1], [0], [-1]])
+def test_a_count_out_of_range_takes_no_memory_before_it_is_refused(count):
+    specs = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int32)
+    drawn = tf.function(lambda n, seed: latents.draw(n, seed, 100), input_signature=specs)
+    named = tf.function(lambda n, seed: latents.classes(tf.zeros_like(n), n, seed, 3), input_signature=specs)
+    seeds = tf.range(len(count))
+    before = psutil.Process().memory_info().rss
+    for function in (drawn, named):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="count is out of range"):
+            function(tf.constant(count), seeds)
+    assert psutil.Process().memory_info().rss - before < 2**29
+
+
+@pytest.mark.parametrize("rows", [0, 1, 249, 250, 251, 700])
+def test_blocks_give_what_the_whole_gives(rows):
+    latent, index = tf.random.normal([rows, 3], seed=0), tf.range(rows)
+
+    @tf.function
+    def words(latent, index):
+        def named(latent, index):
+            return tf.strings.as_string(tf.cast(index, tf.float32) + latent[:, 0])
+
+        return latents.by_blocks(named, latent, index, spec=tf.TensorSpec([None], tf.string)), named(latent, index)
+
+    found, expected = words(latent, index)
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
 def test_the_way_between_two_latents_keeps_their_length():
