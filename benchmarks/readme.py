@@ -443,16 +443,16 @@ def searches() -> str:
             continue
         whole = row["epochs"] == row["trials"] * found["epochs"]
         in_turn = "two_workers" not in name and name != "ray_asha"
-        bare = alone["bare_ours" if name.startswith("ours") else "bare"]
-        overhead = f"{row['seconds'] / row['trials'] - bare:.2f}" if whole and in_turn else ""
+        around = (row["seconds"] - row.get("training_seconds", 0)) / row["trials"]
+        overhead = f"{around:.2f}" if whole and in_turn else ""
         seconds = f"{row['wall_seconds']:.0f}", f"{row['startup_seconds']:.0f}", overhead
         memory = " / ".join(f"{mib:,}" for mib in row["memory_mib"])
         rows.append([words, *seconds, str(row["epochs"]), f"{row['best']:.2f}", memory])
     head = ["search", "whole, s", "of it start-up, s", "overhead a trial, s", "epochs", "best val_loss", "memory, MiB"]
     return (
         f"{table(head, rows)}\n\n{found['machine']}; {found['protocol']}. A trial with no search around takes "
-        f"{alone['bare']:.2f} s by Keras' `fit`, {alone['bare_ours']:.2f} s by the application's `train`, which the "
-        "overheads are beyond. Memory of the process that trains, after 5 trials and after 30."
+        f"{alone['bare']:.2f} s by Keras' `fit`, {alone['bare_ours']:.2f} s by the application's `train`. Memory of "
+        "the process that trains, after 5 trials and after 30."
     )
 
 

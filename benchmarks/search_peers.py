@@ -9,9 +9,9 @@ and batches, and `fit` as people write it; Keras Tuner keeps the best weights of
 keeps after each epoch what a trial goes on from after a kill. Ray Tune has two processes of one thread each, and so has
 `ours_two_workers`; all others have one process with both cores. Ours alone tries the default configuration, too.
 
-`bare` trains configurations one after the other with nothing around, `bare_ours` by the application's own `train`. The
-overhead of a trial is what a contender takes beyond that from the beginning of its first trial to the end of its last;
-start-up stands by itself.
+The overhead of a trial is what a contender takes from the beginning of its first trial to the end of its last, without
+the time in which models are built and in `fit`, but for that in the contender's own callbacks. Start-up stands by
+itself. `bare` trains configurations one after the other with nothing around, `bare_ours` by the application's `train`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ SPACE = [
     "free_bits=0.0..0.2",
 ]
 METRIC = "val_loss"
+TRAINING: list[float] = []
+"""Seconds of building and of fitting in this process, without those of a contender's callbacks."""
 
 
 def drawn(uniform: Callable[[str, float, float, bool], float]) -> dict[str, float]:
@@ -70,10 +72,45 @@ def fit(config: Any, model: Any, data: Any, callbacks: list[Any]) -> list[float]
     batches = pipeline.training_batches([data.train], config.batch_size, initial_epoch=0, seed=0, transform=observed)
     held = pipeline.evaluation_batches(observed(data.validation, seed=[0, 0]), 100)
     steps = pipeline.num_steps(len(data.train), config.batch_size)
-    history = model.fit(
-        batches, epochs=EPOCHS, steps_per_epoch=steps, validation_data=held, callbacks=callbacks, verbose=0
-    )
+    timed = [_timed(callback) for callback in callbacks]
+    began = time.perf_counter()
+    history = model.fit(batches, epochs=EPOCHS, steps_per_epoch=steps, validation_data=held, callbacks=timed, verbose=0)
+    TRAINING.append(time.perf_counter() - began - sum(callback.seconds for callback in timed))
     return history.history[METRIC]
+
+
+def _timed(callback: Any) -> Any:
+    """A callback that does the same and knows how long it took."""
+    import keras
+
+    class Timed(keras.callbacks.Callback):
+        seconds = 0.0
+
+        def set_model(self, model: Any) -> None:
+            super().set_model(model)
+            callback.set_model(model)
+
+    def passed_on(name: str) -> Callable[..., None]:
+        def hook(self: Any, *arguments: Any, **options: Any) -> None:
+            began = time.perf_counter()
+            getattr(callback, name)(*arguments, **options)
+            self.seconds += time.perf_counter() - began
+
+        return hook
+
+    for name in ("train_begin", "train_end", "epoch_begin", "epoch_end", "test_begin", "test_end"):
+        setattr(Timed, f"on_{name}", passed_on(f"on_{name}"))
+    return Timed()
+
+
+def build(config: Any, data: Any) -> Any:
+    """The application's model."""
+    from apps import vae
+
+    began = time.perf_counter()
+    model = vae.build_model(config, data)
+    TRAINING.append(time.perf_counter() - began)
+    return model
 
 
 def memory_mib() -> int:
@@ -94,7 +131,9 @@ class Record:
 
     def began(self) -> None:
         """The first trial begins, unless it has."""
-        self.begin = self.begin or time.time()
+        if self.begin is None:
+            TRAINING.clear()
+            self.begin = time.time()
 
     def ended(self, scores: list[float]) -> None:
         """A trial has ended with the metric of each of its epochs."""
@@ -109,6 +148,7 @@ class Record:
         return {
             "begin": self.begin,
             "seconds": self.ends[-1] - self.begin,
+            "training_seconds": sum(TRAINING),
             "trials": len(self.ends),
             "epochs": self.epochs,
             "best": self.best,
@@ -131,7 +171,7 @@ def bare(folder: Path, *, own: bool) -> dict[str, Any]:
     record.began()
     for _ in range(BARE_TRIALS):
         config = config_of(drawn(lambda _, low, high, log: _uniform(numbers, low, high, log)))
-        model = vae.build_model(config, data)
+        model = build(config, data)
         if own:
             scores = vae.train(config, model, data, [_contest.clock()]).history[METRIC]
         else:
@@ -160,7 +200,7 @@ def keras_tuner(folder: Path) -> dict[str, Any]:
 
     class Model(kt.HyperModel):
         def build(self, hp: Any) -> Any:
-            return vae.build_model(config(hp), data)
+            return build(config(hp), data)
 
         def fit(self, hp: Any, model: Any, *_: Any, callbacks: Any = (), **__: Any) -> Any:
             scores = fit(config(hp), model, data, list(callbacks))
@@ -198,7 +238,7 @@ def optuna(folder: Path, *, pruned: bool) -> dict[str, Any]:
                 if pruned and trial.should_prune():
                     self.model.stop_training = True
 
-        fit(config, vae.build_model(config, data), data, [Report()])
+        fit(config, build(config, data), data, [Report()])
         record.ended(scores)
         if len(scores) < EPOCHS:
             raise library.TrialPruned
@@ -244,7 +284,7 @@ def ray_asha(folder: Path) -> dict[str, Any]:
             def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
                 tune.report({METRIC: float(logs[METRIC]), "memory_mib": memory_mib()})
 
-        fit(config, vae.build_model(config, splits), splits, [Report()])
+        fit(config, build(config, splits), splits, [Report()])
 
     def sampled(_: str, low: float, high: float, log: bool) -> Any:
         return tune.loguniform(low, high) if log else tune.uniform(low, high)
@@ -301,6 +341,9 @@ def ours(folder: Path, *words: str) -> dict[str, Any]:
     return {
         "begin": began + whole - last,  # about: the report comes after the last trial
         "seconds": last - first,
+        "training_seconds": sum(
+            float(row["build_seconds"]) + float(row["fit_seconds"]) - float(row["saving_seconds"]) for row in rows
+        ),
         "startup_seconds": whole - (last - first),
         "trials": len(rows),
         "epochs": sum(int(row["epochs"]) for row in rows),

@@ -27,7 +27,16 @@ HOPELESS = 5
 IN_A_ROW = 30
 """Trials that fail one after the other, after which a search ends that had some that did not."""
 _RESULT = ("status", "score", "best_epoch", "kind", "reason", "seconds", "same_as", "costs")
-_COSTS = ("parameters", "latency_ms", "export_mib", "build_seconds", "fit_seconds", "memory_mib", "deviation")
+_COSTS = (
+    "parameters",
+    "latency_ms",
+    "export_mib",
+    "build_seconds",
+    "fit_seconds",
+    "saving_seconds",
+    "memory_mib",
+    "deviation",
+)
 _ATTEMPTS = 2
 """Times that a trial is begun, or gone on with, whose worker dies."""
 

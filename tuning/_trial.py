@@ -108,6 +108,8 @@ class TrialCheckpoint(checkpoint.Checkpoint):
         super().__init__(folder, **options)
         self.report, self.last_epoch = report, last_epoch
         self.pruned = False
+        self.seconds = 0.0
+        """Time for what a training without a search would not do: saving, and reporting."""
         self._best: list[np.ndarray] = []
 
     @property
@@ -117,11 +119,13 @@ class TrialCheckpoint(checkpoint.Checkpoint):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Saves, then reports."""
+        began = time.perf_counter()
         super().on_epoch_end(epoch, logs)
         if self._best:
             (self.folder / run.MODEL).unlink(missing_ok=True)  # of an epoch that is no longer the best
         if not self.report(self.history[-1]):
             self.pruned = self.model.stop_training = True
+        self.seconds += time.perf_counter() - began
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Restores; what the checkpoint alone has is still to be written."""
@@ -147,11 +151,13 @@ class TrialCheckpoint(checkpoint.Checkpoint):
         """Writes the model of the best epoch, unless it is."""
         if not self._best:
             return
+        began = time.perf_counter()
         now = [np.array(variable) for variable in self.model.variables]
         self._assign(self._best)
         self._write_model()
         self._assign(now)
         self._best = []
+        self.seconds += time.perf_counter() - began
 
     def _assign(self, values: list[np.ndarray]) -> None:
         for variable, value in zip(self.model.variables, values, strict=True):
@@ -286,7 +292,7 @@ class Trials:
             saver.write_best()
         seconds = built - began, earlier + time.perf_counter() - built, earlier
         facts: dict[str, Any] = {name: round(value, 3) for name, value in zip(_SECONDS, seconds, strict=True)}
-        facts |= {**costs, "used": sorted({*used, *self._data_fields})}
+        facts |= {**costs, "saving_seconds": round(saver.seconds, 3), "used": sorted({*used, *self._data_fields})}
         score = saver.history[saver.best_epoch - 1].get(objective.metric)
         if score is None or not math.isfinite(score):
             reason = f"{objective.metric} was no finite number in any epoch"
