@@ -231,8 +231,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     return {
         "generate": export.by_example(
             generate,
-            f"goes on for `length` characters (1 to {sampling.MAX_LENGTH:,}); temperature 0 takes the likeliest, "
-            "top_k 0 and top_p 1 draw from all; the same seed gives the same text",
+            f"goes on for `length` characters (1 to {sampling.MAX_LENGTH:,}, all texts {sampling.MAX_TOKENS:,}); "
+            "temperature 0 takes the likeliest, top_k 0 and top_p 1 draw from all; the same seed gives the same text",
             **prompt,
             **settings,
         ),

@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-MAX_LENGTH = 100_000  # tokens that one request may ask for
+MAX_LENGTH = 100_000  # tokens that one row may ask for
+MAX_TOKENS = 1_000_000  # rows times the longest of them, tokens already made included
 BLOCK = 32  # tokens that a compiled loop makes at once
 
 
@@ -93,7 +94,8 @@ def continuation(
         state: float32[batch, width]; its first `num_tokens` columns are the logits of the next token.
         num_tokens: size of the vocabulary.
         start: int32[batch], tokens already made from this seed, 0 or more.
-        length: int32[batch], tokens to make, 1 or more; with `start` at most MAX_LENGTH.
+        length: int32[batch], tokens to make, 1 or more; with `start` at most MAX_LENGTH, and for all rows, each as long
+            as the longest, at most MAX_TOKENS.
         temperature: see `sample`, as `top_k` and `top_p`.
         top_k: see `sample`.
         top_p: see `sample`.
@@ -118,6 +120,13 @@ def continuation(
     ]
     with tf.control_dependencies([check for check in checks if check is not None]):
         longest = tf.reduce_max(length)
+        tokens = tf.size(length, tf.int64) * tf.cast(tf.reduce_max(start) + longest, tf.int64)
+        most = tf.constant(MAX_TOKENS, tf.int64)
+    check = tf.debugging.assert_less_equal(
+        tokens, most, f"length of all rows is above {MAX_TOKENS} tokens; ask for fewer"
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        longest = tf.identity(longest)
     numbers = uniform_numbers(seed, tf.reduce_max(start) + longest)
     numbers = tf.gather(numbers, start[:, None] + tf.range(longest), axis=1, batch_dims=1)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}

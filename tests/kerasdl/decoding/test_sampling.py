@@ -339,6 +339,13 @@ def test_settings_out_of_range_are_refused_inside_the_graph(count, rows, setting
     assert count([1, 2][:rows], 3)[0][0] == [2, 3, 4]
 
 
+def test_the_length_of_all_rows_together_is_limited(count):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="length of all rows is above 1000000"):
+        count([1] * 11, length=[1] * 10 + [MAX_LENGTH])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="length of all rows is above 1000000"):
+        count([1] * 1001, length=1, start=[0] * 1000 + [1000])
+
+
 def test_the_limit_itself_is_allowed(count):
     state = np.concatenate([COUNTING[[4]], [[0]]], 1).astype(np.float32)
     assert count(None, 2, state=state, start=MAX_LENGTH - 2)[0] == [[5, 6]]
