@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from kerasdl.frozen import Cancellation
-from kerasdl.serving import tensor_json
+from kerasdl.serving import pictures, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.repository import ModelRepository
@@ -77,6 +77,7 @@ def create_app(
     timeout_seconds: float = 30.0,
     read_seconds: float = 30.0,
     max_waiting: int = 128,
+    max_pixels: int = 50_000_000,
 ) -> Starlette:
     """Builds the web application.
 
@@ -86,6 +87,7 @@ def create_app(
         timeout_seconds: longest wait for an answer of a model; then the reply is status 504, and the work ends.
         read_seconds: longest time in which the body of a request arrives; then the reply is status 408.
         max_waiting: requests of a model that wait beside those that run; a further one gets status 429.
+        max_pixels: of a picture; a larger one is refused with status 400 by its header, before it is decoded.
 
     Returns:
         An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
@@ -101,7 +103,7 @@ def create_app(
         unavailable = repository.unavailable() | workers.full()
         return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    api = _RestApi(repository, workers, max_body_bytes, timeout_seconds, read_seconds)
+    api = _RestApi(repository, workers, max_body_bytes, timeout_seconds, read_seconds, max_pixels)
     app = Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
     app.state.workers = workers
     return app
@@ -115,9 +117,10 @@ class _RestApi:
         max_body_bytes: int,
         timeout_seconds: float,
         read_seconds: float,
+        max_pixels: int,
     ) -> None:
         self._repository, self._workers = repository, workers
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._max_pixels = max_body_bytes, max_pixels
         self._timeout_seconds, self._read_seconds = timeout_seconds, read_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -214,6 +217,9 @@ class _RestApi:
             expected = servable.inputs(signature)
             dtypes = {name: spec.dtype for name, spec in expected.items()}
             inputs, layout = tensor_json.decode_inputs(request, dtypes)
+            for array in inputs.values():
+                if array.dtype == object:
+                    pictures.check(array.flat, self._max_pixels)
             content = tensor_json.encode_outputs(servable.predict(signature, inputs, cancellation), layout)
         except ServingError:
             raise

@@ -1,21 +1,27 @@
 """Nothing that one client sends, or leaves undone, ends the server, blocks it or starves others."""
 
+import base64
 import http.client
+import io
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from kerasdl.serving import pictures
 from kerasdl.serving.repository import ModelRepository
 
 ENDLESS = json.dumps({"instances": [2_000_000_000]}).encode()
@@ -91,6 +97,46 @@ def test_the_load_of_one_model_is_refused_and_leaves_the_others_answering(serve,
         assert wait_for_idle(psutil.Process())
         assert client("GET", "/readyz").status == 200
         assert client.predict("count", {"instances": [1]}).status == 200
+
+
+def png(width, height):
+    """The head of a file, which says its size, and no pixels."""
+    head = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+
+
+def encoded(kind, width, height):
+    file = io.BytesIO()
+    Image.new("L", (width, height)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (png(20_000, 20_000), None),
+        (png(1_001, 1_000), "a picture of 1,001 x 1,000 pixels is too large; this server takes 1,000,000 at most"),
+        *((encoded(kind, 1_100, 1_000), "1,100 x 1,000") for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP")),
+    ],
+)
+def test_a_large_picture_is_refused_by_its_header(picture, words, serve, root):
+    repository = ModelRepository(root)
+    repository.poll()
+    with serve(repository, max_pixels=1_000_000) as client:
+        for some in ([picture], [b"BMW is a text", picture]):
+            body = {"instances": [{"b64": base64.b64encode(one).decode()} for one in some]}
+            reply = client.predict("text", body)
+            assert reply.status == 400
+            assert "pixels is too large; this server takes 1,000,000 at most" in reply.json["error"]
+            assert words is None or words in reply.json["error"]
+
+
+@pytest.mark.parametrize(
+    "word", [png(1_000, 1_000), png(1_001, 1_000)[:20], b"BM", b"BMW", b"GIF89a", b"\xff\xd8\xff", b"RIFF of guitars"]
+)
+def test_what_is_no_large_picture_passes(word):
+    pictures.check([word, "text"], 1_000_000)
 
 
 @pytest.mark.parametrize("sent", ["", "POST /v1/mod", "POST /v1/models/pair:predict HTTP/1.1\r\nContent-Le"])
