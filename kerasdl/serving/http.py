@@ -56,6 +56,12 @@ class _Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
         elif not under_way and self._limit is None:
             self._limit = self.loop.call_later(self.head_seconds, self._close)
 
+    def on_headers_complete(self) -> None:
+        """Of httptools alone, which would drop a fragment and so answer a request that is none."""
+        super().on_headers_complete()
+        if b"#" in self.url:
+            self.scope["raw_path"], self.scope["query_string"] = self.url, b""
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._limit is not None:
             self._limit.cancel()

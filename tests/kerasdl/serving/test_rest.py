@@ -543,7 +543,7 @@ class _Stuck:
     def inputs(self, signature: str) -> dict[str, Any]:
         return {"x": SimpleNamespace(dtype="float")}
 
-    def predict(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: dict[str, np.ndarray], cancellation: object) -> dict[str, np.ndarray]:
         if self.release.wait(30):
             raise RuntimeError("a mistake in the server")
         return {}
