@@ -258,7 +258,7 @@ class Trials:
             if found[-1]["status"] != "finished":
                 return found[-1] | {"earlier_seconds": sum(one.get("earlier_seconds", 0.0) for one in found)}
         scores = [one["score"] for one in found]
-        seconds = {name: sum(one[name] for one in found) for name in _SECONDS}
+        seconds = {name: sum(one[name] for one in found) for name in (*_SECONDS, "saving_seconds")}
         return {
             **found[0],
             **seconds,
