@@ -164,6 +164,7 @@ def _configure_log() -> None:
     news.addFilter(lambda record: record.levelno < logging.WARNING)
     trouble.setLevel(logging.WARNING)
     _log.setLevel(logging.INFO)
+    _log.propagate = False  # a library may give the root logger a handler later: each line would stand there twice
     _log.addHandler(news)
     _log.addHandler(trouble)
 

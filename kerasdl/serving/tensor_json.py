@@ -41,6 +41,7 @@ _SUPPORTED = {*_INTEGER_RANGES, *_FLOATS, "bool", "string"}
 
 # Strings are matched first, so that a literal inside one stays as it is.
 _STRING_OR_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|-?\bInf\b|-NaN\b')
+_PERHAPS_LARGE = re.compile(r"[eE]\+?\d{3}|\d{300}")
 _LITERALS = {"Inf": "Infinity", "-Inf": "-Infinity", "-NaN": "NaN"}
 
 
@@ -158,7 +159,8 @@ def _excerpt(value: Any) -> str:
 
 
 def _parse(text: str) -> Any:
-    decoder = json.JSONDecoder()
+    # Reading each number by a function of one's own takes longer, and few bodies hold one that could be too large.
+    decoder = json.JSONDecoder(parse_float=_finite) if _PERHAPS_LARGE.search(text) else json.JSONDecoder()
     try:
         return decoder.raw_decode(text)[0]
     except json.JSONDecodeError:
@@ -166,6 +168,13 @@ def _parse(text: str) -> Any:
         if spelled == text:
             raise
     return decoder.raw_decode(spelled)[0]
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise _invalid(f"JSON Parse error: Number too big to be stored in double: {number[:30]}")
+    return value
 
 
 # --- JSON to arrays ---------------------------------------------------------------------------------------

@@ -243,12 +243,12 @@ def test_a_search_that_is_killed_leaves_no_worker_and_goes_on_by_the_same_comman
 def test_the_command_line_searches_compares_and_hands_back_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    searched = ["--learning-rate", "1e-6", "--set", "learning_rate=1e-2..3e-2:log", "padding=0,1", "head_epochs=3,4"]
+    searched = ["--learning-rate", "1e-6", "--set", "learning_rate=2e-2,3e-2", "padding=0,1", "head_epochs=3,4"]
     words = ["cifar10", *SMALL, "--epochs", "2", "--trials", "3", *searched, "--algorithm", "bayesian"]
     assert main([*words, "--retrain", "2"]) == 0
     printed = capsys.readouterr().out
     assert "the first 2 trials are random" in printed
-    assert "  learning_rate  1e-06 to 0.03, log" in printed
+    assert "  learning_rate  1e-06, 0.02, 0.03" in printed
     assert "start: learning_rate 1e-06, padding " in printed
     assert printed.count("so far head_epochs changed nothing: no trial has looked at it") == 1  # of a backbone
     assert "no trial has looked at head_epochs: leave it out of what is searched" in printed

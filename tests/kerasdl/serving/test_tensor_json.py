@@ -1,12 +1,13 @@
 """The codec alone; what a client sees of it is tested through the server."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 
 from kerasdl.serving.errors import ServingError
-from kerasdl.serving.tensor_json import _check_tensor, _convert, _first_shape, encode_outputs
+from kerasdl.serving.tensor_json import _check_tensor, _convert, _first_shape, encode_outputs, parse_object
 
 
 def _random_value(random: np.random.Generator, depth: int) -> object:
@@ -60,3 +61,15 @@ def test_nesting_of_any_shape(shape):
     assert json.loads(encode_outputs({"y": array}, "row")) == {"predictions": array.tolist()}
     both = json.loads(encode_outputs({"y": array, "z": array}, "row"))
     assert both == {"predictions": [{"y": row, "z": row} for row in array.tolist()]}
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1.5E+0999", "1" * 310 + ".0"])
+def test_a_number_too_large_for_a_double_is_refused_and_is_no_infinity(number):
+    with pytest.raises(ServingError, match="Number too big to be stored in double"):
+        parse_object(f'{{"inputs": [1.5, {number}]}}'.encode())
+    assert parse_object(f'{{"inputs": "{number}"}}'.encode()) == {"inputs": number}
+
+
+def test_large_numbers_and_infinity_are_numbers():
+    body = b'{"inputs": [1e308, -1E+308, 1e-400, Infinity, -Inf, "1e400"]}'
+    assert parse_object(body)["inputs"] == [1e308, -1e308, 0.0, math.inf, -math.inf, "1e400"]
