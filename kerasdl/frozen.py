@@ -22,6 +22,11 @@ class Cancellation:
         """Ends them; they raise `tf.errors.CancelledError`, and so do later ones."""
         self.manager.start_cancel()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether they are."""
+        return bool(self.manager.is_cancelled)
+
 
 class SignatureFunction:
     """A signature of a loaded model, for calls from many threads.

@@ -46,6 +46,8 @@ class Options:
     """Longest time in seconds in which the head of a request arrives, and as much again for its body (status 408)."""
     max_waiting: int = 128
     """Requests of a model that wait beside those that run; a further one is refused with status 429."""
+    max_examples: int = 1000
+    """Examples in a request, as in TensorFlow Serving's batching; more are refused with status 400."""
     max_megapixels: float = 50.0
     """Largest picture in millions of pixels; a larger one is refused by its header, with status 400."""
     max_connections: int = 1024
@@ -75,7 +77,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Options) -> None:
-    for name in ("max_body_mib", "timeout_seconds", "read_seconds", "max_megapixels", "max_connections"):
+    for name in (
+        "max_body_mib",
+        "timeout_seconds",
+        "read_seconds",
+        "max_examples",
+        "max_megapixels",
+        "max_connections",
+    ):
         if getattr(options, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(options, name)}")
     for name in ("max_waiting", "grace_seconds"):
@@ -144,6 +153,7 @@ def _serve(options: Options, listener: socket.socket) -> None:
             read_seconds=options.read_seconds,
             max_waiting=options.max_waiting,
             max_pixels=round(options.max_megapixels * 1e6),
+            max_examples=options.max_examples,
         )
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
             server(

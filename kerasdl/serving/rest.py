@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -78,6 +80,7 @@ def create_app(
     read_seconds: float = 30.0,
     max_waiting: int = 128,
     max_pixels: int = 50_000_000,
+    max_examples: int = 1000,
 ) -> Starlette:
     """Builds the web application.
 
@@ -88,6 +91,7 @@ def create_app(
         read_seconds: longest time in which the body of a request arrives; then the reply is status 408.
         max_waiting: requests of a model that wait beside those that run; a further one gets status 429.
         max_pixels: of a picture; a larger one is refused with status 400 by its header, before it is decoded.
+        max_examples: rows of an input; more are refused with status 400, as by TensorFlow Serving's batching.
 
     Returns:
         An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
@@ -103,7 +107,7 @@ def create_app(
         unavailable = repository.unavailable() | workers.full()
         return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    api = _RestApi(repository, workers, max_body_bytes, timeout_seconds, read_seconds, max_pixels)
+    api = _RestApi(repository, workers, max_body_bytes, timeout_seconds, read_seconds, max_pixels, max_examples)
     app = Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
     app.state.workers = workers
     return app
@@ -118,9 +122,10 @@ class _RestApi:
         timeout_seconds: float,
         read_seconds: float,
         max_pixels: int,
+        max_examples: int,
     ) -> None:
         self._repository, self._workers = repository, workers
-        self._max_body_bytes, self._max_pixels = max_body_bytes, max_pixels
+        self._max_body_bytes, self._max_pixels, self._max_examples = max_body_bytes, max_pixels, max_examples
         self._timeout_seconds, self._read_seconds = timeout_seconds, read_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -217,16 +222,29 @@ class _RestApi:
             expected = servable.inputs(signature)
             dtypes = {name: spec.dtype for name, spec in expected.items()}
             inputs, layout = tensor_json.decode_inputs(request, dtypes)
-            for array in inputs.values():
-                if array.dtype == object:
-                    pictures.check(array.flat, self._max_pixels)
-            content = tensor_json.encode_outputs(servable.predict(signature, inputs, cancellation), layout)
+            self._check_size(inputs)
+            outputs = servable.predict(signature, inputs, cancellation)
+            if cancellation.cancelled:  # to write millions of numbers takes long, too
+                raise ServingError(Code.CANCELLED, "Nobody waits for the answer")
+            content = tensor_json.encode_outputs(outputs, layout)
         except ServingError:
             raise
         except Exception as error:
             _log.exception("%s %s failed", target.verb, target.model)
             raise ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
         return Response(content, media_type="application/json")
+
+    def _check_size(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """What is not refused here fits into memory: activations take a hundred times what a request does."""
+        for name, array in inputs.items():
+            if array.ndim and len(array) > self._max_examples:
+                raise ServingError(
+                    Code.INVALID_ARGUMENT,
+                    f'Input "{name}" holds {len(array):,} examples; this server takes {self._max_examples:,} in a '
+                    "request at most",
+                )
+            if array.dtype == object:
+                pictures.check(array.flat, self._max_pixels)
 
     def _describe(self, target: _Target) -> dict[str, object]:
         if not target.model:

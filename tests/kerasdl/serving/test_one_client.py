@@ -132,6 +132,16 @@ def test_a_large_picture_is_refused_by_its_header(picture, words, serve, root):
             assert words is None or words in reply.json["error"]
 
 
+def test_more_examples_than_memory_bears_are_refused(serve, repository):
+    with serve(repository, max_examples=3) as client:
+        assert client.predict("pair", {"instances": [[1, 2]] * 3}).status == 200
+        reply = client.predict("pair", {"instances": [[1, 2]] * 4})
+        assert (reply.status, reply.json) == (
+            400,
+            {"error": 'Input "x" holds 4 examples; this server takes 3 in a request at most'},
+        )
+
+
 @pytest.mark.parametrize(
     "word", [png(1_000, 1_000), png(1_001, 1_000)[:20], b"BM", b"BMW", b"GIF89a", b"\xff\xd8\xff", b"RIFF of guitars"]
 )
