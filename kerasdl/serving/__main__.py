@@ -46,8 +46,8 @@ class Options:
     """Longest time in seconds in which the head of a request arrives, and as much again for its body (status 408)."""
     max_waiting: int = 128
     """Requests of a model that wait beside those that run; a further one is refused with status 429."""
-    max_examples: int = 1000
-    """Examples in a request, as in TensorFlow Serving's batching; more are refused with status 400."""
+    max_examples: int = 128
+    """Examples in a request; more are refused with status 400. A thousand pictures take the captioner 15 GiB."""
     max_megapixels: float = 50.0
     """Largest picture in millions of pixels; a larger one is refused by its header, with status 400."""
     max_connections: int = 1024

@@ -80,7 +80,7 @@ def create_app(
     read_seconds: float = 30.0,
     max_waiting: int = 128,
     max_pixels: int = 50_000_000,
-    max_examples: int = 1000,
+    max_examples: int = 128,
 ) -> Starlette:
     """Builds the web application.
 
@@ -91,7 +91,7 @@ def create_app(
         read_seconds: longest time in which the body of a request arrives; then the reply is status 408.
         max_waiting: requests of a model that wait beside those that run; a further one gets status 429.
         max_pixels: of a picture; a larger one is refused with status 400 by its header, before it is decoded.
-        max_examples: rows of an input; more are refused with status 400, as by TensorFlow Serving's batching.
+        max_examples: rows of an input; more are refused with status 400.
 
     Returns:
         An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
