@@ -22,7 +22,7 @@ from kerasdl.serving import pictures, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.repository import ModelRepository
-from kerasdl.serving.servable import Servable
+from kerasdl.serving.servable import Input, Servable
 from kerasdl.serving.workers import Workers
 
 _HTTP_STATUS = {
@@ -91,7 +91,7 @@ def create_app(
         read_seconds: longest time in which the body of a request arrives; then the reply is status 408.
         max_waiting: requests of a model that wait beside those that run; a further one gets status 429.
         max_pixels: of a picture; a larger one is refused with status 400 by its header, before it is decoded.
-        max_examples: rows of an input; more are refused with status 400.
+        max_examples: rows of an input with a batch dimension; more are refused with status 400.
 
     Returns:
         An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
@@ -222,7 +222,7 @@ class _RestApi:
             expected = servable.inputs(signature)
             dtypes = {name: spec.dtype for name, spec in expected.items()}
             inputs, layout = tensor_json.decode_inputs(request, dtypes)
-            self._check_size(inputs)
+            self._check_size(inputs, expected)
             outputs = servable.predict(signature, inputs, cancellation)
             if cancellation.cancelled:  # to write millions of numbers takes long, too
                 raise ServingError(Code.CANCELLED, "Nobody waits for the answer")
@@ -234,10 +234,11 @@ class _RestApi:
             raise ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
         return Response(content, media_type="application/json")
 
-    def _check_size(self, inputs: Mapping[str, np.ndarray]) -> None:
+    def _check_size(self, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Input]) -> None:
         """What is not refused here fits into memory: activations take a hundred times what a request does."""
         for name, array in inputs.items():
-            if array.ndim and len(array) > self._max_examples:
+            shape = expected[name].shape
+            if shape.rank and shape[0] is None and len(array) > self._max_examples:
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
                     f'Input "{name}" holds {len(array):,} examples; this server takes {self._max_examples:,} in a '

@@ -541,7 +541,7 @@ class _Stuck:
         return self
 
     def inputs(self, signature: str) -> dict[str, Any]:
-        return {"x": SimpleNamespace(dtype="float")}
+        return {"x": SimpleNamespace(dtype="float", shape=tf.TensorShape(None))}
 
     def predict(self, signature: str, inputs: dict[str, np.ndarray], cancellation: object) -> dict[str, np.ndarray]:
         if self.release.wait(30):
