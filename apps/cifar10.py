@@ -146,14 +146,12 @@ def build_model(config: Config, data: Splits) -> keras.Model:
     return model
 
 
-def _compile(
-    config: Config, model: keras.Model, examples: int, *, epochs: int | None = None, scale: float = 1.0
-) -> None:
+def _compile(config: Config, model: keras.Model, count: int, *, epochs: int | None = None, scale: float = 1.0) -> None:
     kind: optimizers.OptimizerKind = config.optimizer
     options: dict[str, Any] = {"use_ema": True, "ema_momentum": config.ema_momentum} if config.ema_momentum else {}
     if kind == "muon" and config.architecture == "fast":  # which bears kernels of a fixed norm, and such rates
-        kind, options["batch_size"] = "normalized_muon", min(config.batch_size, examples)
-    steps = pipeline.num_steps(examples, config.batch_size)
+        kind, options["batch_size"] = "normalized_muon", min(config.batch_size, count)
+    steps = pipeline.num_steps(count, config.batch_size)
     with model.distribute_strategy.scope():
         model.compile(
             optimizer=optimizers.make(kind, config, steps, epochs=epochs, scale=scale, **options),

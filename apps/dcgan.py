@@ -267,26 +267,18 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         given = {"latent": latents.draw(count, seed, model.latent_dim, truncation)}
         if names:
             given["class_index"] = latents.classes(class_index, count, seed, len(names))
-
-        def drawn(*rows: tf.Tensor) -> tf.Tensor:
-            return export.with_png(from_latent(*rows)["image"])
-
-        return {
-            "image_bytes": latents.by_blocks(drawn, *given.values(), spec=tf.TensorSpec([None], tf.string)),
-            **given,
-        }
+        files = latents.by_blocks(lambda *rows: export.with_png(from_latent(*rows)["image"]), *given.values())
+        return {"image_bytes": files, **given}
 
     meaning = (
-        f"`count` PNG pictures of each seed ({latents.MAX_COUNT:,} in all at most) and their latents, which have no "
-        "number beyond `truncation` standard deviations (0: any)"
-        + ("; class_index -1 draws classes, too" if names else "")
+        f"`count` PNG pictures of each seed ({latents.MAX_COUNT:,} in all at most) and their latents, with no number "
+        "beyond `truncation` standard deviations (0: any)" + ("; class_index -1 draws classes, too" if names else "")
     )
     pixels = "pixels 0..255, not rounded, of latents, which in training were standard normal numbers"
-    latent = np.zeros((1, model.latent_dim), np.float32)
     any_class, first = ({"class_index": [index]} if names else {} for index in (-1, 0))
     found = {
         "generate": export.by_example(generate, meaning, count=[1], seed=[0], truncation=[0.0], **any_class),
-        "from_latent": export.by_example(from_latent, pixels, latent=latent, **first),
+        "from_latent": export.by_example(from_latent, pixels, latent=[[0.0] * model.latent_dim], **first),
     }
     return found | ({"class_name": export.class_name(names, counted=True)} if names else {})
 

@@ -174,6 +174,7 @@ def parse_with_config(
     Raises:
         UserError: as `parse`; or the configuration refuses its values.
     """
+    # Classes and configurations are hashable, which mypy does not see.
     whole, headings = _whole(options, config_class, _defaults(config_class, arguments))  # type: ignore[arg-type]
     parsed = parse(whole, arguments, program)
     own = options(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(options)})

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from kerasdl.serving.http import server as http_server
+from kerasdl.serving.limits import Limits
 from kerasdl.serving.rest import create_app
 
 
@@ -49,7 +50,8 @@ class Client:
 @contextmanager
 def serve(repository: Any, **options: Any) -> Iterator[Client]:
     """A client of a server of the repository, on a free port."""
-    server = http_server(create_app(repository, **options), read_seconds=options.get("read_seconds", 30.0))
+    limits = Limits(**options)
+    server = http_server(create_app(repository, limits), limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -11,6 +11,7 @@ MAX_COUNT = 10_000
 """Most latents at once: seeds times the largest count."""
 BLOCK = 250
 """Latents of which pictures are made at once."""
+FILES = tf.TensorSpec([None], tf.string)
 
 
 def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Tensor:
@@ -69,7 +70,7 @@ def _checked(count: Any) -> tf.Tensor:
         return tf.identity(count)
 
 
-def by_blocks(function: Callable[..., tf.Tensor], *rows: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+def by_blocks(function: Callable[..., tf.Tensor], *rows: tf.Tensor, spec: tf.TensorSpec = FILES) -> tf.Tensor:
     """A function of rows, of `BLOCK` at a time, so that the memory does not grow with all that lies between.
 
     Args:

@@ -17,6 +17,7 @@ import tyro
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
 from kerasdl.serving.discovery import find_models
+from kerasdl.serving.limits import Limits
 
 if TYPE_CHECKING:
     from kerasdl.serving.errors import ServingError
@@ -25,7 +26,7 @@ _log = logging.getLogger("kerasdl.serving")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Limits):
     """Serves the newest version of every exported model below a folder through TensorFlow Serving's REST API.
 
     The folder is watched: a new version takes over without a failed request, a new model appears.
@@ -38,22 +39,6 @@ class Options:
     """TCP port of the REST API; 0 takes a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in (there is no authentication)."""
-    max_body_mib: int = 64
-    """Longest request body in MiB, after decompression; a longer one is refused with status 413."""
-    timeout_seconds: float = 30.0
-    """Longest wait for the answer of a model in seconds; then the reply is status 504, and the work ends."""
-    read_seconds: float = 30.0
-    """Longest time in seconds in which the head of a request arrives, and as much again for its body (status 408)."""
-    max_waiting: int = 128
-    """Requests of a model that wait beside those that run; a further one is refused with status 429."""
-    max_examples: int = 128
-    """Examples in a request; more are refused with status 400. A thousand pictures take the captioner 15 GiB."""
-    max_megapixels: float = 50.0
-    """Largest picture in millions of pixels; a larger one is refused by its header, with status 400."""
-    max_connections: int = 1024
-    """Open connections, and requests; what comes beyond is refused with status 503."""
-    grace_seconds: float = 30.0
-    """Time in seconds for the requests under way when the server is told to stop; then they are ended."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,19 +62,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Options) -> None:
-    for name in (
-        "max_body_mib",
-        "timeout_seconds",
-        "read_seconds",
-        "max_examples",
-        "max_megapixels",
-        "max_connections",
-    ):
-        if getattr(options, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(options, name)}")
-    for name in ("max_waiting", "grace_seconds"):
-        if getattr(options, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
     if not 0 <= options.rest_port <= 65535:
         raise UserError(f"--rest-port must be from 0 to 65535, not {options.rest_port}")
     root = options.models
@@ -146,22 +118,9 @@ def _serve(options: Options, listener: socket.socket) -> None:
             _log.error("%s version %d cannot be loaded: %s", name, version, " ".join(error.message.split()))
 
     with ModelRepository(options.models, report, begins) as repository:
-        app = create_app(
-            repository,
-            max_body_bytes=options.max_body_mib * 2**20,
-            timeout_seconds=options.timeout_seconds,
-            read_seconds=options.read_seconds,
-            max_waiting=options.max_waiting,
-            max_pixels=round(options.max_megapixels * 1e6),
-            max_examples=options.max_examples,
-        )
+        app = create_app(repository, options)
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
-            server(
-                app,
-                read_seconds=options.read_seconds,
-                max_connections=options.max_connections,
-                grace_seconds=options.grace_seconds,
-            ).run(sockets=[listener])
+            server(app, options).run(sockets=[listener])
         ended = app.state.workers.close(seconds=5)
     if not ended:  # an operation that cannot be interrupted would hold the process at its end
         sys.stdout.flush()

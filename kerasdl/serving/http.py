@@ -10,29 +10,27 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from kerasdl.serving.limits import Limits
 
-def server(
-    app: Starlette, *, read_seconds: float = 30.0, max_connections: int = 1024, grace_seconds: float = 30.0
-) -> uvicorn.Server:
+
+def server(app: Starlette, limits: Limits) -> uvicorn.Server:
     """A server that is still to be run.
 
     Args:
         app: answers.
-        read_seconds: longest time in which the head of a request arrives; then the connection is closed.
-        max_connections: open connections, and requests; what comes beyond is refused with status 503.
-        grace_seconds: for the requests under way when the server is told to stop; then they are cancelled.
+        limits: of connections.
     """
 
     class Protocol(_Impatient):
-        head_seconds = read_seconds
+        head_seconds = limits.read_seconds
 
     config = uvicorn.Config(
         app,
         http=Protocol,
         log_level="warning",
         lifespan="off",
-        limit_concurrency=max_connections,
-        timeout_graceful_shutdown=math.ceil(grace_seconds),
+        limit_concurrency=limits.max_connections,
+        timeout_graceful_shutdown=math.ceil(limits.grace_seconds),
     )
     return uvicorn.Server(config)
 

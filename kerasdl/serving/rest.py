@@ -21,6 +21,7 @@ from kerasdl.frozen import Cancellation
 from kerasdl.serving import pictures, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.limits import Limits
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import Input, Servable
 from kerasdl.serving.workers import Workers
@@ -72,33 +73,19 @@ class _BodyTooSlowError(Exception):
     pass
 
 
-def create_app(
-    repository: ModelRepository,
-    *,
-    max_body_bytes: int = 64 * 2**20,
-    timeout_seconds: float = 30.0,
-    read_seconds: float = 30.0,
-    max_waiting: int = 128,
-    max_pixels: int = 50_000_000,
-    max_examples: int = 128,
-) -> Starlette:
+def create_app(repository: ModelRepository, limits: Limits) -> Starlette:
     """Builds the web application.
 
     Args:
         repository: models to serve.
-        max_body_bytes: longest request body, after decompression; a longer one is refused with status 413.
-        timeout_seconds: longest wait for an answer of a model; then the reply is status 504, and the work ends.
-        read_seconds: longest time in which the body of a request arrives; then the reply is status 408.
-        max_waiting: requests of a model that wait beside those that run; a further one gets status 429.
-        max_pixels: of a picture; a larger one is refused with status 400 by its header, before it is decoded.
-        max_examples: rows of an input with a batch dimension; more are refused with status 400.
+        limits: of requests.
 
     Returns:
         An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
         `state.workers` are what runs the models.
     """
     # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
-    workers = Workers(4 * (os.cpu_count() or 1), max_waiting)
+    workers = Workers(4 * (os.cpu_count() or 1), limits.max_waiting)
 
     async def live(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -107,26 +94,16 @@ def create_app(
         unavailable = repository.unavailable() | workers.full()
         return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    api = _RestApi(repository, workers, max_body_bytes, timeout_seconds, read_seconds, max_pixels, max_examples)
+    api = _RestApi(repository, workers, limits)
     app = Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
     app.state.workers = workers
     return app
 
 
 class _RestApi:
-    def __init__(
-        self,
-        repository: ModelRepository,
-        workers: Workers,
-        max_body_bytes: int,
-        timeout_seconds: float,
-        read_seconds: float,
-        max_pixels: int,
-        max_examples: int,
-    ) -> None:
-        self._repository, self._workers = repository, workers
-        self._max_body_bytes, self._max_pixels, self._max_examples = max_body_bytes, max_pixels, max_examples
-        self._timeout_seconds, self._read_seconds = timeout_seconds, read_seconds
+    def __init__(self, repository: ModelRepository, workers: Workers, limits: Limits) -> None:
+        self._repository, self._workers, self._limits = repository, workers, limits
+        self._max_body_bytes = round(limits.max_body_mib * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -138,7 +115,7 @@ class _RestApi:
         except _BodyTooLargeError:
             response = _json({"error": f"Request body is longer than {self._max_body_bytes} bytes"}, 413)
         except _BodyTooSlowError:
-            words = f"Request body did not arrive within {self._read_seconds:g} seconds"
+            words = f"Request body did not arrive within {self._limits.read_seconds:g} seconds"
             response = _json({"error": words}, 408, {"Connection": "close"})
         except ClientDisconnect:
             return
@@ -162,7 +139,7 @@ class _RestApi:
         if request.method == "GET":
             return _json(self._describe(target))
         try:
-            body = await asyncio.wait_for(self._read(request), self._read_seconds)
+            body = await asyncio.wait_for(self._read(request), self._limits.read_seconds)
         except TimeoutError:
             raise _BodyTooSlowError from None
         return await self._answer(request, target, body)
@@ -187,12 +164,12 @@ class _RestApi:
         answer, gone = asyncio.wrap_future(call.future), asyncio.ensure_future(_gone(request))
         waited: set[asyncio.Future[Any]] = {answer, gone}
         try:
-            await asyncio.wait(waited, timeout=self._timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, timeout=self._limits.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
             if gone.done():
                 raise ClientDisconnect
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"No answer within {self._timeout_seconds:g} seconds")
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"No answer within {self._limits.timeout_seconds:g} seconds")
         finally:
             call.cancel()
             answer.cancel()
@@ -238,14 +215,14 @@ class _RestApi:
         """What is not refused here fits into memory: activations take a hundred times what a request does."""
         for name, array in inputs.items():
             shape = expected[name].shape
-            if shape.rank and shape[0] is None and len(array) > self._max_examples:
+            if shape.rank and shape[0] is None and len(array) > self._limits.max_examples:
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
-                    f'Input "{name}" holds {len(array):,} examples; this server takes {self._max_examples:,} in a '
-                    "request at most",
+                    f'Input "{name}" holds {len(array):,} examples; this server takes '
+                    f"{self._limits.max_examples:,} in a request at most",
                 )
             if array.dtype == object:
-                pictures.check(array.flat, self._max_pixels)
+                pictures.check(array.flat, round(self._limits.max_megapixels * 1e6))
 
     def _describe(self, target: _Target) -> dict[str, object]:
         if not target.model:

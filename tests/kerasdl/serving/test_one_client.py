@@ -123,7 +123,7 @@ def encoded(kind, width, height):
 def test_a_large_picture_is_refused_by_its_header(picture, words, serve, root):
     repository = ModelRepository(root)
     repository.poll()
-    with serve(repository, max_pixels=1_000_000) as client:
+    with serve(repository, max_megapixels=1.0) as client:
         for some in ([picture], [b"BMW is a text", picture]):
             body = {"instances": [{"b64": base64.b64encode(one).decode()} for one in some]}
             reply = client.predict("text", body)

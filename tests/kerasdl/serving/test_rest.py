@@ -516,7 +516,7 @@ def test_body_limit(serve, root):
     repository = ModelRepository(root)
     repository.poll()
     padded = json.dumps({"instances": [[1, 2]], "padding": "0" * 1000})
-    with serve(repository, max_body_bytes=len(padded)) as client:
+    with serve(repository, max_body_mib=len(padded) / 2**20) as client:
         assert client.predict("pair", padded).status == 200
         longer = padded + " "
         for body, headers in (
