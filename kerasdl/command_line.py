@@ -362,5 +362,6 @@ def _one_line(box: str, program: str) -> str:
         r"\1 is \3; expected \2",
         text,
     )
+    text = re.sub(r"^Error parsing \w+: (?=--)", "", text)  # what a class says of its own values
     close = re.match(r"(--[\w-]+)", tail)
     return f"{text}; did you mean {close[1]}?" if close else f"{text}; see {program} --help"

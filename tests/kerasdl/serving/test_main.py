@@ -65,7 +65,7 @@ def test_serves_until_sigterm(root, tmp_path):
         (["{root}", "--max-body-mib", "0"], "--max-body-mib must be above 0"),
         (["{root}", "--max-megapixels", "0"], "--max-megapixels must be above 0"),
         (["{root}", "--read-seconds", "-1"], "--read-seconds must be above 0"),
-        (["{root}", "--max-waiting", "-1"], "--max-waiting must be 0 or more"),
+        (["{root}", "--max-waiting", "-1"], "error: --max-waiting must be 0 or more, not -1;"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments, text, root, tmp_path, capsys):
