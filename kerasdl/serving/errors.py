@@ -37,3 +37,7 @@ class ServingError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+    def __reduce__(self) -> tuple[type["ServingError"], tuple[Code, str]]:
+        """Also from another process."""
+        return ServingError, (self.code, self.message)

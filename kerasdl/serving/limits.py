@@ -19,6 +19,8 @@ class Limits:
     """Requests of a model that wait beside those that run; a further one is refused with status 429."""
     max_connections: int = 1024
     """Open connections, and requests; what comes beyond is refused with status 503."""
+    batch_seconds: float = 0.5
+    """Longest time in seconds that requests are computed together, as far as what was measured so far tells."""
     timeout_seconds: float = 30.0
     """Longest wait for the answer of a model in seconds; then the reply is status 504, and the work ends."""
     read_seconds: float = 30.0

@@ -1,7 +1,10 @@
 """One loaded version of a model: its signatures, its metadata, prediction on numpy arrays."""
 
+import json
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from kerasdl import frozen
 from kerasdl.serving.errors import Code, ServingError
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+BATCHED = Path("assets.extra", "batched_signatures.json")
 MAX_WARMUP_RECORDS = 1000
 
 
@@ -39,6 +43,8 @@ class Servable:
 
     Attributes:
         version: number of the version.
+        batched: signatures whose examples do not depend on each other, so that those of several requests may be
+            computed together; each with the inputs in which they must agree then.
         metadata: the signature definitions, as TensorFlow Serving's REST API writes them.
 
     Args:
@@ -54,7 +60,9 @@ class Servable:
         # The signatures hold their variables weakly: without this reference they would be gone.
         self._loaded = tf.saved_model.load(str(folder))
         self._functions = frozen.frozen_all(self._loaded)
+        self._first = {id(function): threading.Lock() for function in self._functions.values()}
         self._inputs, self.metadata = _read_signatures(folder)
+        self.batched = _read_batched(folder / BATCHED, self._inputs)
         _warm_up(self, folder / WARMUP)
 
     def inputs(self, signature: str) -> dict[str, Input]:
@@ -71,23 +79,20 @@ class Servable:
             raise ServingError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {signature}")
         return self._inputs[signature]
 
-    def predict(
-        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: frozen.Cancellation | None = None
-    ) -> dict[str, np.ndarray]:
-        """Runs a signature.
+    def has_batch(self, signature: str) -> bool:
+        """Whether all inputs of a signature begin with a dimension of any size, that of examples."""
+        return all(spec.shape.rank and spec.shape[0] is None for spec in self._inputs[signature].values())
+
+    def check(self, signature: str, inputs: Mapping[str, np.ndarray]) -> None:
+        """Refuses what a signature does not take.
 
         Args:
             signature: name of the signature.
-            inputs: array for each of its inputs; strings as object arrays of bytes.
-            cancellation: may end the call.
-
-        Returns:
-            Array for each output; strings as object arrays of bytes.
+            inputs: arrays by name.
 
         Raises:
-            ServingError: with TensorFlow's own code when the graph refuses the values; INVALID_ARGUMENT when
-                names or shapes do not fit the signature. (The graph of a SavedModel does not check shapes: it
-                may compute nonsense from a wrong one.)
+            ServingError: INVALID_ARGUMENT, when names or shapes do not fit the signature. (The graph of a SavedModel
+                does not check shapes: it may compute nonsense from a wrong one.)
         """
         expected = self.inputs(signature)
         _check_names(inputs.keys(), expected.keys())
@@ -98,17 +103,52 @@ class Servable:
                     f'Input "{name}" has shape {list(array.shape)}, but signature "{signature}" takes '
                     f"{expected[name].shape}",
                 )
+
+    def run(
+        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: frozen.Cancellation | None = None
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature on inputs that were checked.
+
+        Args:
+            signature: name of the signature.
+            inputs: array for each of its inputs; strings as object arrays of bytes.
+            cancellation: may end the call.
+
+        Returns:
+            Array for each output; strings as object arrays of bytes.
+
+        Raises:
+            ServingError: with TensorFlow's own code when the graph refuses the values.
+        """
+        function = self._functions[signature]
         try:
             tensors = {
                 name: tf.constant(array, tf.string if array.dtype == object else None) for name, array in inputs.items()
             }
-            outputs = self._functions[signature].call(tensors, cancellation)
+            with self._one_at_first(function):
+                outputs = function.call(tensors, cancellation)
             return {
                 name: np.asarray(tensor.numpy(), object if tensor.dtype == tf.string else None)
                 for name, tensor in outputs.items()
             }
         except tf.errors.OpError as error:
             raise ServingError(Code(error.error_code), _reason(error.message)) from error
+
+    @contextmanager
+    def _one_at_first(self, function: frozen.SignatureFunction) -> Iterator[None]:
+        """The first call prepares the graph, which takes seconds; others that came beside it would do so, too."""
+        lock = self._first.get(id(function))
+        if lock is None:
+            yield
+            return
+        with lock:
+            if id(function) in self._first:
+                try:
+                    yield
+                finally:
+                    self._first.pop(id(function), None)
+                return
+        yield
 
 
 def _reason(message: str) -> str:
@@ -137,6 +177,20 @@ def _read_signatures(folder: Path) -> tuple[dict[str, dict[str, Input]], dict[st
         definitions, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return inputs, metadata
+
+
+def _read_batched(path: Path, inputs: Mapping[str, Mapping[str, Input]]) -> dict[str, tuple[str, ...]]:
+    if not path.is_file():
+        return {}
+    try:
+        batched = {name: tuple(alike) for name, alike in json.loads(path.read_bytes()).items()}
+        if not all({*alike} <= {*inputs[name]} for name, alike in batched.items()):
+            raise ValueError("no such input")
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise ServingError(
+            Code.INVALID_ARGUMENT, f"{path} does not name signatures with inputs of this model ({error})"
+        ) from error
+    return batched
 
 
 def _check_names(sent: Any, expected: Any) -> None:
@@ -183,7 +237,7 @@ def _warm_up(servable: Servable, path: Path) -> None:
         if kind != "predict_log":
             raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
         request = log.predict_log.request
-        servable.predict(
-            request.model_spec.signature_name or "serving_default",
-            {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()},
-        )
+        signature = request.model_spec.signature_name or "serving_default"
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        servable.check(signature, inputs)
+        servable.run(signature, inputs)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from kerasdl.frozen import Cancellation
 from kerasdl.serving.errors import Code, ServingError
@@ -15,15 +15,26 @@ from kerasdl.serving.errors import Code, ServingError
 T = TypeVar("T")
 
 
+class Cancels(Protocol):
+    """What ends work that is under way."""
+
+    def cancel(self) -> None:
+        """Ends it."""
+
+
 class Call(Generic[T]):
     """Work that was handed in.
 
     Attributes:
         future: receives what it returns or raises.
+
+    Args:
+        cancellation: ends it when it is under way.
     """
 
-    def __init__(self, future: Future[T], cancellation: Cancellation) -> None:
-        self.future, self._cancellation = future, cancellation
+    def __init__(self, cancellation: Cancels) -> None:
+        self.future: Future[T] = Future()
+        self._cancellation = cancellation
 
     def cancel(self) -> None:
         """Takes it back, or ends it before its next operation; nothing happens to work that is done."""
@@ -57,21 +68,43 @@ class Workers:
             ServingError: RESOURCE_EXHAUSTED, when too much waits.
         """
         cancellation = Cancellation()
+        call: Call[T] = Call(cancellation)
+        self.admit(model, call)
+
+        def run() -> None:
+            if call.future.set_running_or_notify_cancel():
+                try:
+                    call.future.set_result(work(cancellation))
+                except Exception as error:
+                    call.future.set_exception(error)
+
+        self.start(model, run)
+        return call
+
+    def admit(self, model: str, call: Call[Any]) -> None:
+        """Counts a call until it is done.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, when too much waits.
+        """
         with self._lock:
             if self._counts[model] >= self._limit:
                 raise ServingError(
                     Code.RESOURCE_EXHAUSTED, f"{self._counts[model]} requests of {model} run or wait; try again later"
                 )
-            pool = self._pools.get(model)
-            if pool is None:
-                pool = self._pools[model] = ThreadPoolExecutor(self._threads, thread_name_prefix=f"model-{model}")
-            call = Call(pool.submit(work, cancellation), cancellation)
             self._counts[model] += 1
             self._calls[call] = model
         call.future.add_done_callback(lambda _: self._ended(call))
-        return call
 
-    def _ended(self, call: Call[T]) -> None:
+    def start(self, model: str, work: Callable[[], None]) -> None:
+        """Runs work that counts its calls itself in a thread of a model."""
+        with self._lock:
+            pool = self._pools.get(model)
+            if pool is None:
+                pool = self._pools[model] = ThreadPoolExecutor(self._threads, thread_name_prefix=f"model-{model}")
+        pool.submit(work)
+
+    def _ended(self, call: Call[Any]) -> None:
         with self._lock:
             self._counts[self._calls.pop(call)] -= 1
 

@@ -1,0 +1,386 @@
+"""Requests of a signature, computed together: which may be, how many, and what each of them gets back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+
+from kerasdl.errors import UserError
+from kerasdl.frozen import Cancellation
+from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.workers import Call, Workers
+
+Arrays = Mapping[str, np.ndarray]
+
+MAX_BYTES = 16 * 2**20
+"""Inputs of a batch: activations of larger ones would not fit into the processor's caches, or into memory."""
+
+
+class Computes(Protocol):
+    """What runs a signature."""
+
+    def run(self, signature: str, inputs: Arrays, cancellation: Cancellation | None = None) -> dict[str, np.ndarray]:
+        """The outputs of the inputs."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How requests are put together; the names are those of TensorFlow Serving's `BatchingParameters`.
+
+    Attributes:
+        max_batch_size: most examples that are computed at once; a larger request is computed in parts.
+        batch_timeout_micros: longest wait in microseconds for more requests; 0 takes those that are there.
+        max_enqueued_batches: full batches that may wait; None leaves that to the limit of requests.
+        num_batch_threads: batches of a signature that are computed side by side.
+        allowed_batch_sizes: sizes to which a batch is filled up with repeated examples, the last `max_batch_size`.
+        pad_variable_length_inputs: whether examples of different lengths are filled up by their first element.
+        target_seconds: of a batch; as many examples are taken as were computed in that time before.
+    """
+
+    max_batch_size: int = 32
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int | None = None
+    num_batch_threads: int = 1
+    allowed_batch_sizes: tuple[int, ...] = ()
+    pad_variable_length_inputs: bool = False
+    target_seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        positive = {"max_batch_size": self.max_batch_size, "num_batch_threads": self.num_batch_threads}
+        if self.max_enqueued_batches is not None:
+            positive["max_enqueued_batches"] = self.max_enqueued_batches
+        for name, value in positive.items():
+            if value < 1:
+                raise UserError(f"{name} must be 1 or more, not {value}")
+        if self.batch_timeout_micros < 0:
+            raise UserError(f"batch_timeout_micros must be 0 or more, not {self.batch_timeout_micros}")
+        sizes = self.allowed_batch_sizes
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size):
+            raise UserError(
+                f"allowed_batch_sizes must increase and end with max_batch_size, {self.max_batch_size}, "
+                f"not {', '.join(map(str, sizes))}"
+            )
+
+
+def read_parameters(path: Path) -> Parameters:
+    """Reads TensorFlow Serving's batching parameters file, a text of the protocol buffer `BatchingParameters`.
+
+    `max_execution_batch_size` bounds the batch where large ones are split, which is always so here. Thread pools have
+    no name here, so `thread_pool_name` has no effect.
+
+    Raises:
+        UserError: it cannot be read, or a value is wrong.
+    """
+    message = _MESSAGE()
+    try:
+        text_format.Parse(path.read_text(), message)
+        given = {field.name: value for field, value in message.ListFields()}
+        execution = given.pop("max_execution_batch_size", None)
+        if given.pop("enable_large_batch_splitting", None) and execution is not None:
+            given["max_batch_size"] = execution
+        given.pop("thread_pool_name", None)
+        return Parameters(
+            **{
+                name: tuple(value) if name == "allowed_batch_sizes" else getattr(value, "value", value)
+                for name, value in given.items()
+            }
+        )
+    except (OSError, UnicodeDecodeError, text_format.ParseError, UserError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _message() -> type:
+    """TensorFlow Serving's message, whose definition its Python package lacks."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="kerasdl/batching_parameters.proto",
+        package="kerasdl",
+        syntax="proto3",
+        dependency=["google/protobuf/wrappers.proto"],
+    )
+    message = file.message_type.add(name="BatchingParameters")
+    wrapped = {
+        "Int64Value": (
+            *("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"),
+            "max_execution_batch_size",
+        ),
+        "BoolValue": ("enable_large_batch_splitting",),
+        "StringValue": ("thread_pool_name",),
+    }
+    field = descriptor_pb2.FieldDescriptorProto
+    for kind, names in wrapped.items():
+        for name in names:
+            message.field.add(
+                name=name,
+                number=len(message.field) + 1,
+                type=field.TYPE_MESSAGE,
+                type_name=f".google.protobuf.{kind}",
+                label=field.LABEL_OPTIONAL,
+            )
+    message.field.add(
+        name="allowed_batch_sizes", number=20, type=field.TYPE_INT64, label=field.LABEL_REPEATED
+    )
+    message.field.add(
+        name="pad_variable_length_inputs", number=21, type=field.TYPE_BOOL, label=field.LABEL_OPTIONAL
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("kerasdl.BatchingParameters"))
+
+
+_MESSAGE = _message()
+
+
+class _Batch:
+    """Requests that are computed together."""
+
+    def __init__(self, wanted: int) -> None:
+        self.cancellation, self.wanted, self._lock = Cancellation(), wanted, threading.Lock()
+
+    def leave(self) -> None:
+        """One of them is not waited for any more; the work of none that is ends."""
+        with self._lock:
+            self.wanted -= 1
+            if not self.wanted:
+                self.cancellation.cancel()
+
+
+class _Request:
+    """A request that waits for its batch, or a part of one; ends by `cancel`, as a `Cancellation`."""
+
+    def __init__(self, servable: Computes, inputs: Arrays, key: object) -> None:
+        self.servable, self.inputs, self.key = servable, inputs, key
+        self.rows = len(next(iter(inputs.values())))
+        self.bytes = sum(_bytes(array) for array in inputs.values())
+        self.since = time.monotonic()
+        self.call: Call[dict[str, np.ndarray]] = Call(self)
+        self.batch: _Batch | None = None  # before the call is under way
+
+    def cancel(self) -> None:
+        if self.batch is not None:
+            self.batch.leave()
+
+
+def _bytes(array: np.ndarray) -> int:
+    return sum(map(len, array.flat)) if array.dtype == object else array.nbytes
+
+
+class Queue:
+    """Requests of one signature of a loaded model.
+
+    A batch is what waits when the one before it is done, so that a request that comes alone is computed at once. Of a
+    batch that fails each half is computed again, down to the request at fault, which alone gets the error.
+
+    Args:
+        workers: whose threads compute.
+        model: name, for the threads.
+        signature: its name.
+        alike: inputs in which all examples of a batch must agree.
+        parameters: of batches.
+    """
+
+    def __init__(
+        self, workers: Workers, model: str, signature: str, alike: Sequence[str], parameters: Parameters
+    ) -> None:
+        self._workers, self._model, self._signature = workers, model, signature
+        self._alike, self._parameters = alike, parameters
+        self._limit = parameters.max_batch_size
+        self._waiting: deque[_Request] = deque()
+        self._computing = 0
+        self._changed = threading.Condition()
+
+    def submit(self, servable: Computes, inputs: Arrays) -> Call[dict[str, np.ndarray]]:
+        """Hands in a request.
+
+        Args:
+            servable: computes.
+            inputs: an array for each input, all of the same number of examples, one or more.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, when too much waits.
+        """
+        rows, most = len(next(iter(inputs.values()))), self._parameters.max_batch_size
+        parts = [
+            {name: array[start : start + most] for name, array in inputs.items()} for start in range(0, rows, most)
+        ]
+        requests = [_Request(servable, part, self._key(part)) for part in parts]
+        call = requests[0].call if len(requests) == 1 else _joined([request.call for request in requests])
+        self._check_room(rows)
+        self._workers.admit(self._model, call)
+        with self._changed:
+            self._waiting.extend(requests)
+            start = min(self._parameters.num_batch_threads - self._computing, len(requests))
+            self._computing += start
+            self._changed.notify()
+        for _ in range(start):
+            self._workers.start(self._model, self._compute_all)
+        return call
+
+    def _check_room(self, rows: int) -> None:
+        batches = self._parameters.max_enqueued_batches
+        if batches is not None:
+            with self._changed:
+                waiting = sum(request.rows for request in self._waiting)
+            if waiting + rows > batches * self._parameters.max_batch_size:
+                raise ServingError(Code.RESOURCE_EXHAUSTED, "The batch scheduling queue is full; try again later")
+
+    def _key(self, inputs: Arrays) -> object:
+        """What examples that are computed together have in common; nothing equals the key of one that differs."""
+        agreed = []
+        for name in self._alike:
+            values = inputs[name]
+            if (values != values[:1]).any():
+                return object()
+            agreed.append(tuple(values[:1].ravel().tolist()))
+        padded = self._parameters.pad_variable_length_inputs
+        shapes = [array.ndim if padded else array.shape[1:] for _, array in sorted(inputs.items())]
+        return (*agreed, *shapes)
+
+    def _compute_all(self) -> None:
+        """Computes batch after batch until nothing waits."""
+        while requests := self._take():
+            batch = _Batch(len(requests))
+            started = []
+            for request in requests:
+                request.batch = batch
+                if request.call.future.set_running_or_notify_cancel():
+                    started.append(request)
+                else:
+                    batch.leave()
+            if started:
+                began = time.monotonic()
+                self._compute(started, batch.cancellation)
+                self._learn(sum(request.rows for request in started), time.monotonic() - began)
+
+    def _take(self) -> list[_Request]:
+        """The request that waits longest, with others that fit to it; none at the end."""
+        wait = self._parameters.batch_timeout_micros / 1e6
+        with self._changed:
+            while True:
+                if not self._waiting:
+                    self._computing -= 1
+                    return []
+                taken, full = self._fitting()
+                left = taken[0].since + wait - time.monotonic()
+                if full or left <= 0:
+                    for request in taken:
+                        self._waiting.remove(request)
+                    return taken
+                self._changed.wait(left)
+
+    def _fitting(self) -> tuple[list[_Request], bool]:
+        first = self._waiting[0]
+        taken, rows, size = [first], first.rows, first.bytes
+        for request in list(self._waiting)[1:]:
+            if request.key == first.key and rows + request.rows <= self._limit and size + request.bytes <= MAX_BYTES:
+                taken.append(request)
+                rows, size = rows + request.rows, size + request.bytes
+        return taken, rows >= self._limit or size >= MAX_BYTES
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        """Fewer at once after a batch that took too long, more after a full one that did not."""
+        target, most = self._parameters.target_seconds, self._parameters.max_batch_size
+        if seconds > target and rows > 1:
+            self._limit = max(1, int(rows * target / seconds))
+        elif rows >= self._limit:
+            self._limit = min(most, self._limit + max(1, self._limit // 4))
+
+    def _compute(self, requests: list[_Request], cancellation: Cancellation) -> None:
+        try:
+            outputs = self._outputs(requests, cancellation)
+        except ServingError as error:
+            if len(requests) == 1 or cancellation.cancelled:
+                for request in requests:
+                    request.call.future.set_exception(error)
+                return
+            middle = len(requests) // 2
+            self._compute(requests[:middle], cancellation)
+            self._compute(requests[middle:], cancellation)
+        except Exception as error:
+            for request in requests:
+                request.call.future.set_exception(error)
+        else:
+            for request, own in zip(requests, outputs, strict=True):
+                request.call.future.set_result(own)
+
+    def _outputs(self, requests: list[_Request], cancellation: Cancellation) -> list[dict[str, np.ndarray]]:
+        """What each request gets."""
+        servable = requests[0].servable
+        rows = sum(request.rows for request in requests)
+        size = next((size for size in self._parameters.allowed_batch_sizes if size >= rows), rows)
+        if len(requests) == 1 and size == rows:
+            return [servable.run(self._signature, requests[0].inputs, cancellation)]
+        names = requests[0].inputs
+        inputs = {name: _together([request.inputs[name] for request in requests], size) for name in names}
+        outputs = servable.run(self._signature, inputs, cancellation)
+        if any(array.ndim == 0 or len(array) != size for array in outputs.values()):
+            if len(requests) == 1:
+                return [servable.run(self._signature, requests[0].inputs, cancellation)]
+            raise ServingError(Code.FAILED_PRECONDITION, "an output has not one row for each example of a batch")
+        ends = np.cumsum([request.rows for request in requests])
+        return [
+            {name: array[end - request.rows : end] for name, array in outputs.items()}
+            for request, end in zip(requests, ends, strict=True)
+        ]
+
+
+def _together(arrays: list[np.ndarray], size: int) -> np.ndarray:
+    """Arrays one behind the other, filled up to a size by repeating the first example."""
+    if len({array.shape[1:] for array in arrays}) > 1:
+        longest = np.max([array.shape[1:] for array in arrays], axis=0)
+        arrays = [
+            np.pad(
+                array,
+                [(0, 0), *((0, most - own) for most, own in zip(longest, array.shape[1:], strict=True))],
+                constant_values=array.flat[0] if array.size else (b"" if array.dtype == object else 0),
+            )
+            for array in arrays
+        ]
+    missing = size - sum(len(array) for array in arrays)
+    return np.concatenate([*arrays, *[arrays[0][:1]] * missing])
+
+
+def _joined(calls: list[Call[dict[str, np.ndarray]]]) -> Call[dict[str, np.ndarray]]:
+    """One call that ends when several have; its outputs are theirs, one behind the other."""
+    whole: Call[dict[str, np.ndarray]] = Call(_Each(calls))
+    whole.future.set_running_or_notify_cancel()  # else to cancel it would leave those alone
+    left, lock = len(calls), threading.Lock()
+
+    def ended(_: object) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            if left:
+                return
+        cancelled = next((call for call in calls if call.future.cancelled()), None)
+        if cancelled is not None:
+            whole.future.set_exception(ServingError(Code.CANCELLED, "Nobody waits for the answer"))
+            return
+        failed = next((error for call in calls if (error := call.future.exception()) is not None), None)
+        if failed is not None:
+            whole.future.set_exception(failed)
+            return
+        answers = [call.future.result() for call in calls]
+        whole.future.set_result({name: np.concatenate([own[name] for own in answers]) for name in answers[0]})
+
+    for call in calls:
+        call.future.add_done_callback(ended)
+    return whole
+
+
+class _Each:
+    def __init__(self, calls: list[Call[dict[str, np.ndarray]]]) -> None:
+        self._calls = calls
+
+    def cancel(self) -> None:
+        for call in self._calls:
+            call.cancel()
