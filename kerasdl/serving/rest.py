@@ -190,13 +190,14 @@ class _RestApi:
             request = tensor_json.parse_object(body)
             signature = tensor_json.signature_name(request)
             servable = self._acquire(target)
+            expected = servable.inputs(signature)
             if target.verb != "predict":
+                tensor_json.check_examples(request)
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
                     f"Expected a signature with method_name tensorflow/serving/{target.verb}, but exports of "
                     "Keras have only tensorflow/serving/predict; send the inputs to :predict",
                 )
-            expected = servable.inputs(signature)
             dtypes = {name: spec.dtype for name, spec in expected.items()}
             inputs, layout = tensor_json.decode_inputs(request, dtypes)
             self._check_size(inputs, expected)

@@ -76,8 +76,6 @@ URLS = [
     ("POST", "/v1/models/pair/labels/L:predict", 400, "Unrecognized servable version label: L"),
     ("POST", "/v1/models/n%6Fpe%20x:predict", 404, "Servable not found for request: Latest(nope x)"),
     ("POST", "/v1/models/%FF:predict", 404, "Servable not found for request: Latest("),
-    ("POST", "/v1/models/pair:classify", 400, "method_name tensorflow/serving/classify"),
-    ("POST", "/v1/models/pair:regress", 400, "method_name tensorflow/serving/regress"),
     ("POST", "/v1/models/nope:classify", 404, "Servable not found for request: Latest(nope)"),
 ]
 
@@ -298,6 +296,64 @@ def test_error_of_the_graph_keeps_its_code(client):
     reply = client.predict("odd", {"signature_name": "failing", "inputs": [7.0]})
     assert reply.status == 400
     assert "indices" in reply.json["error"]
+
+
+# --- the classify and regress requests --------------------------------------------------------------------
+
+REFUSED = "but exports of Keras have only tensorflow/serving/predict; send the inputs to :predict"
+EXAMPLES: list[tuple[Any, str]] = [
+    ({}, "When method is classify, key 'examples' is expected and was not found"),
+    ({"instances": [1]}, "When method is classify, key 'examples' is expected and was not found"),
+    ({"examples": {"a": 1}}, "Expecting 'examples' value to be an list/array"),
+    ({"examples": []}, "'examples' value is an empty array"),
+    ({"examples": [{"a": 1}, [1]]}, "Example must be JSON object but got JSON Array"),
+    ({"examples": ["a"]}, "Example must be JSON object but got JSON String"),
+    ({"context": 3, "examples": [{}]}, "Example must be JSON object but got JSON Number"),
+    ({"context": {"a": None}}, "Feature: a has element with unexpected JSON type: Null"),
+    ({"examples": [{"a": None}]}, "Feature: a has element with unexpected JSON type: Null"),
+    ({"examples": [{"a": [1, None]}]}, "Feature: a has element with unexpected JSON type: Null"),
+    ({"examples": [{"a": [[1]]}]}, "Feature: a has element with unexpected JSON type: Array"),
+    ({"examples": [{"a": {"b": 1}}]}, "Feature: a has element with unexpected JSON type: Object"),
+    ({"examples": [{"a": {"b64": "AA==", "c": 1}}]}, "Feature: a has element with unexpected JSON type: Object"),
+    ({"examples": [{"a": {"b64": "_-8="}}]}, "Unable to base64 decode"),
+    ({"examples": [{"a": [1, 1.5]}]}, "Unexpected element type in feature: a expecting type: int64"),
+    ({"examples": [{"a": [1.5, 1]}]}, "Unexpected element type in feature: a expecting type: float"),
+    ({"examples": [{"a": ["x", 1]}]}, "Unexpected element type in feature: a expecting type: bytes"),
+    ({"examples": [{"a": [True, "x"]}]}, "Unexpected element type in feature: a expecting type: int64"),
+    ({"examples": [{"a": ["x", 2**63]}]}, "Unexpected element type in feature: a expecting type: bytes"),
+    ({"examples": [{"a": 2**63}]}, "Feature: a has uint64 element. Only int64 is supported."),
+    ({"examples": [{"a": [1, 2**64 - 1]}]}, "Feature: a has uint64 element. Only int64 is supported."),
+    # What is well formed meets the end of the road.
+    ({"examples": [{"age": 30, "name": "ann"}, {"age": [1, 2]}], "context": {"lang": "en"}}, REFUSED),
+    ({"examples": [{"a": [1, True]}, {"a": ["x", {"b64": "AA=="}]}, {"a": []}, {}]}, REFUSED),
+    ({"examples": [{"a": [1.5, 2**64, -(2**63) - 1]}, {"a": 2**63 - 1}]}, REFUSED),
+]
+
+
+@pytest.mark.parametrize(("body", "text"), EXAMPLES, ids=range(len(EXAMPLES)))
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_examples(client, verb, body, text):
+    reply = client("POST", f"/v1/models/pair:{verb}", json.dumps(body))
+    assert reply.status == 400
+    assert list(reply.json) == ["error"]
+    assert reply.json["error"].endswith(text)
+    assert (f"method_name tensorflow/serving/{verb}" in reply.json["error"]) == (text == REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status", "text"),
+    [
+        ("nope", "{", 400, "JSON Parse error: "),
+        ("nope", "[1]", 400, "Is not object"),
+        ("nope", '{"signature_name": 3}', 400, "'signature_name' key must be a string value."),
+        ("nope", "{}", 404, "Servable not found for request: Latest(nope)"),
+        ("pair", '{"signature_name": "other"}', 400, 'Serving signature name: "other" not found in signature def'),
+    ],
+)
+def test_order_of_checks_before_examples(client, model, body, status, text):
+    reply = client("POST", f"/v1/models/{model}:classify", body)
+    assert reply.status == status
+    assert text in reply.json["error"]
 
 
 # --- data types -------------------------------------------------------------------------------------------
