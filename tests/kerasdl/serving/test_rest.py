@@ -28,10 +28,21 @@ MALFORMED = [
     ("GET", "/v1/models/pair:predict"),
     ("POST", "/v1/models/pair"),
     ("POST", "/v1/models/pair:predict?x=1"),
+    ("POST", "/v1/models/pair:predict?"),
     ("POST", "/v1/models/pair:predict#here"),
+    ("POST", "/v1/models/pair:classify?x=1"),
+    ("POST", "/v1/models/pair:regress?x=1"),
+    ("GET", "/v1/models/pair/metadata?x=1"),
+    ("GET", "/v1/models/pair/metadata#here"),
+    ("GET", "/v1/models/pair/versions/3?x=1"),
+    ("GET", "/v1/models?x=1"),
     ("POST", "/v1/models/pair:PREDICT"),
+    ("POST", "/v1/models/pair:Classify"),
     ("POST", "/v1/models/pair:predict/"),
     ("GET", "/v1/models/pair/"),
+    ("GET", "/v1/models/"),
+    ("GET", "/v1/models/pair/metadata/"),
+    ("GET", "/v1/models/pair/versions/3/labels/stable"),
     ("POST", "/v1/models/pair:explain"),
     ("POST", "/v1/models/:predict"),
     ("POST", "/v1/models/pair/versions/x:predict"),
@@ -67,6 +78,10 @@ URLS = [
     ("GET", "/v1/models/nope", 404, "Could not find any versions of model nope"),
     # A name is anything without slash and colon: here the query is part of it.
     ("GET", "/v1/models/pair?x=1", 404, "Could not find any versions of model pair?x=1"),
+    ("GET", "/v1/models/pair?", 404, "Could not find any versions of model pair?"),
+    ("GET", "/v1/models/pair#here", 404, "Could not find any versions of model pair#here"),
+    ("POST", "/v1/models/pair?x=1:predict", 404, "Servable not found for request: Latest(pair?x=1)"),
+    ("GET", "/v1/models/versions/3", 400, "Missing model name in request."),
     ("GET", "/v1/models/pair/versions/9", 404, "Could not find version 9 of model pair"),
     ("GET", "/v1/models/nope/metadata", 404, "Servable not found for request: Latest(nope)"),
     ("GET", "/v1/models/pair/versions/9/metadata", 404, "Servable not found for request: Specific(pair, 9)"),
@@ -74,6 +89,7 @@ URLS = [
     ("POST", "/v1/models/nope:predict", 404, "Servable not found for request: Latest(nope)"),
     ("POST", "/v1/models/pair/versions/9:predict", 404, "Servable not found for request: Specific(pair, 9)"),
     ("POST", "/v1/models/pair/labels/L:predict", 400, "Unrecognized servable version label: L"),
+    ("POST", "/v1/models/pair/labels/%4C%20x:predict", 400, "Unrecognized servable version label: L x"),
     ("POST", "/v1/models/n%6Fpe%20x:predict", 404, "Servable not found for request: Latest(nope x)"),
     ("POST", "/v1/models/%FF:predict", 404, "Servable not found for request: Latest("),
     ("POST", "/v1/models/nope:classify", 404, "Servable not found for request: Latest(nope)"),
@@ -84,6 +100,7 @@ URLS = [
 def test_url_error(client, method, path, status, text):
     reply = client(method, path, GOOD if method == "POST" else None)
     assert reply.status == status
+    assert reply.headers["content-type"] == "application/json"
     assert list(reply.json) == ["error"]
     assert text in reply.json["error"]
 
@@ -190,6 +207,7 @@ def test_body(client, body, status, text):
         ("nope", "[1]", 400),
         ("nope", '{"signature_name": 3}', 400),
         ("nope", '{"signature_name": "other"}', 404),
+        ("pair/labels/L", "{", 400),
         ("pair", '{"signature_name": "other", "x": 1}', 400),
     ],
 )
@@ -197,6 +215,7 @@ def test_order_of_checks(client, model, body, status):
     reply = client.predict(model, body)
     assert reply.status == status
     assert ("not found in signature def" in reply.json["error"]) == (model == "pair")
+    assert ("JSON Parse error" in reply.json["error"]) == (body == "{")
 
 
 def test_non_finite_numbers_in_and_out(client):
