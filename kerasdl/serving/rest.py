@@ -248,9 +248,8 @@ class _RestApi:
         }
 
     def _acquire(self, target: _Target) -> Servable:
-        if target.label is not None:
-            raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {target.label}")
-        return self._repository.acquire(target.model, target.version)
+        version = target.version if target.label is None else self._repository.labelled(target.model, target.label)
+        return self._repository.acquire(target.model, version)
 
 
 def _match(method: str, path: str) -> _Target:
