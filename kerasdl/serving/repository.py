@@ -145,6 +145,10 @@ class ModelRepository:
             raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
         return model.labels[label]
 
+    def known(self, name: str) -> bool:
+        """Whether a model of this name was ever to be served."""
+        return name in self._models
+
     def status(self, name: str, version: int | None = None) -> dict[int, VersionStatus]:
         """Returns the state of every version that was ever looked at, or of one; newest first.
 

@@ -143,6 +143,30 @@ def test_options(client, headers, status):
     assert (reply.status, reply.body) == (status, b"")
 
 
+def test_cors(serve, root):
+    repository = ModelRepository(root)
+    repository.poll()
+    cors = {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Methods": "POST, GET",
+        "Access-Control-Allow-Headers": "Content-Type",
+    }
+    requests = [
+        ("OPTIONS", "/v1/models/pair:predict", 200, True),
+        ("GET", "/v1/models/pair", 200, True),
+        ("GET", "/V1/models/nope", 404, True),
+        ("PUT", "/v1/models/pair", 400, True),
+        ("GET", "/index.html", 404, False),
+    ]
+    for enabled in (True, False):
+        with serve(repository, cors=enabled) as client:
+            for method, path, status, api in requests:
+                reply = client(method, path, headers={"Origin": "http://a.b"})
+                assert reply.status == status
+                expected = cors if enabled and api else dict.fromkeys(cors)
+                assert {name: reply.headers[name] for name in cors} == expected
+
+
 def test_every_code_has_its_http_status():
     assert {code.name: status for code, status in _HTTP_STATUS.items()} == {
         **{"OK": 200, "CANCELLED": 499, "UNKNOWN": 500, "INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504},
@@ -614,6 +638,9 @@ class _Stuck:
 
     def acquire(self, name: str, version: int | None) -> "_Stuck":
         return self
+
+    def known(self, name: str) -> bool:
+        return True
 
     def inputs(self, signature: str) -> dict[str, Any]:
         return {"x": SimpleNamespace(dtype="float", shape=tf.TensorShape(None))}
