@@ -458,6 +458,30 @@ def test_base_path_that_is_away_unloads_nothing(put, config, tmp_path):
     assert _factor(repository.acquire("m")) == 1
 
 
+def test_another_base_path_that_is_away_is_not_taken_for_the_old_one(put, config, tmp_path, monkeypatch):
+    folder = put(1, 1)
+    _spoil(folder)
+    repository = ModelRepository(config(m=""), retry_seconds=0)
+    repository.poll()
+    moved = config(m="")
+    moved.model_config_list.config[0].base_path = str(tmp_path / "away")
+    loads: list[Path] = []
+    load = Servable.__init__
+
+    def spy(self, folder):
+        loads.append(folder)
+        load(self, folder)
+
+    monkeypatch.setattr(Servable, "__init__", spy)
+    repository.reload(moved)
+    assert loads == []
+    shutil.rmtree(folder)
+    put(2, 2)
+    (tmp_path / "models" / "m").rename(tmp_path / "away")
+    repository.poll()
+    assert _states(repository) == {2: "AVAILABLE", 1: "END"}
+
+
 def test_labels(put, config):
     for version in (1, 2):
         put(version, version)

@@ -653,12 +653,15 @@ class _Stuck:
 
 def test_slow_model_and_mistake_in_the_server(serve):
     stuck = _Stuck()
-    with serve(stuck, timeout_seconds=0.1) as client:
+    with serve(stuck, timeout_seconds=0.1, metrics_path="/metrics") as client:
         reply = client.predict("m", GOOD)
         stuck.release.set()
         assert (reply.status, reply.json) == (504, {"error": "No answer within 0.1 seconds"})
         reply = client.predict("m", GOOD)
         assert (reply.status, reply.json) == (500, {"error": "RuntimeError: a mistake in the server"})
+        counted = client("GET", "/metrics").body
+    for status in ("DEADLINE_EXCEEDED", "INTERNAL"):
+        assert b':request_count{model_name="m",status="%s"} 1.0' % status.encode() in counted
 
 
 def test_slow_request_does_not_hold_up_others(serve):
