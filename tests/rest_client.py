@@ -48,10 +48,10 @@ class Client:
 
 
 @contextmanager
-def serve(repository: Any, **options: Any) -> Iterator[Client]:
+def serve(repository: Any, *, metrics_path: str | None = None, cors: bool = False, **options: Any) -> Iterator[Client]:
     """A client of a server of the repository, on a free port."""
     limits = Limits(**options)
-    server = http_server(create_app(repository, limits), limits)
+    server = http_server(create_app(repository, limits, metrics_path=metrics_path, cors=cors), limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))

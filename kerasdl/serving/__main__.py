@@ -10,31 +10,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import tyro
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
+from kerasdl.serving import configuration
 from kerasdl.serving.discovery import find_models
+from kerasdl.serving.errors import ServingError
 from kerasdl.serving.limits import Limits
-
-if TYPE_CHECKING:
-    from kerasdl.serving.errors import ServingError
+from kerasdl.serving.metrics import monitoring_path
 
 _log = logging.getLogger("kerasdl.serving")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Limits):
-    """Serves the newest version of every exported model below a folder through TensorFlow Serving's REST API.
+    """Serves exported models through TensorFlow Serving's REST API.
 
-    The folder is watched: a new version takes over without a failed request, a new model appears.
+    These are the newest version of every model below a folder, or what a model config file asks for.
+    The folders are watched: a new version takes over without a failed request, a new model appears.
     /healthz answers while the process lives, /readyz once every model is loaded. Ctrl-C stops.
     """
 
-    models: tyro.conf.Positional[Path]
+    models: tyro.conf.Positional[Path | None] = None
     """Folder with MODELS/<name>/<integer version>/saved_model.pb, such as saved_models."""
+    model_config_file: Path | None = None
+    """File in place of the folder: models, versions and labels as TensorFlow Serving's ModelServerConfig."""
+    model_config_file_poll_wait_seconds: float = 0.0
+    """Pause in seconds between two readings of that file; 0 reads it once."""
+    file_system_poll_wait_seconds: float = 1.0
+    """Pause in seconds between two looks for new versions; 0 looks once."""
+    max_num_load_retries: int = 5
+    """How often a load that failed is tried again; a changed file is tried at once."""
+    load_retry_interval_micros: int = 60_000_000
+    """Pause in microseconds before such a retry; without one below 0."""
+    allow_version_labels_for_unavailable_models: bool = False
+    """Let a new label of the config file name a version that is not loaded."""
+    monitoring_config_file: Path | None = None
+    """File that says where on the REST port Prometheus finds the metrics, as TensorFlow Serving's MonitoringConfig."""
+    enable_cors_support: bool = False
+    """Let browsers hand the replies to pages of other hosts."""
     rest_port: int = 8501
     """TCP port of the REST API; 0 takes a free one."""
     host: str = "127.0.0.1"
@@ -53,8 +70,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = parse(Options, arguments, "python -m kerasdl.serving")
         _check(options)
+        source = _source(options)
+        metrics_path = monitoring_path(options.monitoring_config_file) if options.monitoring_config_file else None
         with listen(options) as listener:
-            _serve(options, listener)
+            _serve(options, source, metrics_path, listener)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -64,13 +83,41 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: Options) -> None:
     if not 0 <= options.rest_port <= 65535:
         raise UserError(f"--rest-port must be from 0 to 65535, not {options.rest_port}")
-    root = options.models
+    for name in ("model_config_file_poll_wait_seconds", "file_system_poll_wait_seconds", "max_num_load_retries"):
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
+
+
+def _source(options: Options) -> Path | ModelServerConfig:
+    """What is to be served; told before anything slow happens if it cannot be."""
+    root, path = options.models, options.model_config_file
+    if (root is None) == (path is None):
+        raise UserError("expected either a folder of exported models or --model-config-file")
+    if path is not None:
+        return _configuration(path, options.allow_version_labels_for_unavailable_models)
+    assert root is not None
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the exported models")
     if not find_models(root):
         raise UserError(
             f"no model below {root}; expected {root}/<name>/<integer version>/saved_model.pb, as an export writes it"
         )
+    return root
+
+
+def _configuration(path: Path, free_labels: bool) -> ModelServerConfig:
+    config = configuration.read(path, ModelServerConfig())
+    try:
+        models = configuration.models(config)
+    except ServingError as error:
+        raise UserError(f"{path}: {error.message}") from None
+    for name, model in models.items():
+        if model.labels and not free_labels:
+            raise UserError(
+                f"{path}: model {name} has version labels, but no version is loaded at the start; "
+                "--allow-version-labels-for-unavailable-models permits them"
+            )
+    return config
 
 
 def listen(options: Options) -> socket.socket:
@@ -90,7 +137,9 @@ def listen(options: Options) -> socket.socket:
     return listener
 
 
-def _serve(options: Options, listener: socket.socket) -> None:
+def _serve(
+    options: Options, source: Path | ModelServerConfig, metrics_path: str | None, listener: socket.socket
+) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
 
@@ -111,14 +160,25 @@ def _serve(options: Options, listener: socket.socket) -> None:
     def begins(name: str, version: int) -> None:
         _log.info("%s version %d: loading", name, version)
 
-    def report(name: str, version: int, error: "ServingError | None") -> None:
+    def report(name: str, version: int, error: ServingError | None) -> None:
         if error is None:
             _log.info("%s version %d: %s/v1/models/%s:predict", name, version, address, name)
         else:
             _log.error("%s version %d cannot be loaded: %s", name, version, " ".join(error.message.split()))
 
-    with ModelRepository(options.models, report, begins) as repository:
-        app = create_app(repository, options)
+    repository = ModelRepository(
+        source,
+        report,
+        begins,
+        options.file_system_poll_wait_seconds,
+        max_retries=options.max_num_load_retries,
+        retry_seconds=options.load_retry_interval_micros / 1e6,
+        free_labels=options.allow_version_labels_for_unavailable_models,
+    )
+    path, seconds = options.model_config_file, options.model_config_file_poll_wait_seconds
+    followed = configuration.followed(path, seconds, repository.reload) if path else contextlib.nullcontext()
+    with followed, repository:
+        app = create_app(repository, options, metrics_path=metrics_path, cors=options.enable_cors_support)
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
             server(app, options).run(sockets=[listener])
         ended = app.state.workers.close(seconds=5)

@@ -6,10 +6,7 @@ MAX_VERSION = 2**63 - 1
 
 
 def find_models(root: Path) -> dict[str, dict[int, Path]]:
-    """Lists the exports `root/<name>/<version>/saved_model.pb`.
-
-    A version is a folder with an integer name, so that a half-written or temporary export stays unseen until
-    its writer renames it. Names that begin with a dot are no models.
+    """Lists the exports `root/<name>/<version>/saved_model.pb`; names that begin with a dot are no models.
 
     Args:
         root: folder that holds one folder per model.
@@ -24,14 +21,31 @@ def find_models(root: Path) -> dict[str, dict[int, Path]]:
     for model in sorted(root.iterdir()):
         if model.name.startswith(".") or not model.is_dir():
             continue
-        versions = {
-            int(folder.name): folder
-            for folder in sorted(model.iterdir())
-            if _is_version(folder.name) and (folder / "saved_model.pb").is_file()
-        }
-        if versions:
+        if versions := find_versions(model):
             models[model.name] = versions
     return models
+
+
+def find_versions(base_path: Path) -> dict[int, Path]:
+    """Lists the exports `base_path/<version>/saved_model.pb`.
+
+    A version is a folder with an integer name, so that a half-written or temporary export stays unseen until
+    its writer renames it.
+
+    Args:
+        base_path: folder that holds one folder per version of a model.
+
+    Returns:
+        Version number to folder.
+
+    Raises:
+        OSError: `base_path` cannot be read.
+    """
+    return {
+        int(folder.name): folder
+        for folder in sorted(base_path.iterdir())
+        if _is_version(folder.name) and (folder / "saved_model.pb").is_file()
+    }
 
 
 def _is_version(name: str) -> bool:

@@ -55,9 +55,9 @@ class _Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of 
             self._limit = self.loop.call_later(self.head_seconds, self._close)
 
     def on_headers_complete(self) -> None:
-        """Of httptools alone, which would drop a fragment and so answer a request that is none."""
+        """Of httptools alone, which would drop a fragment or an empty query and so answer a request that is none."""
         super().on_headers_complete()
-        if b"#" in self.url:
+        if b"#" in self.url or self.url.endswith(b"?"):
             self.scope["raw_path"], self.scope["query_string"] = self.url, b""
 
     def connection_lost(self, exc: Exception | None) -> None:

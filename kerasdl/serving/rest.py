@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from kerasdl.serving import pictures, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.limits import Limits
+from kerasdl.serving.metrics import Metrics
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import Input, Servable
 from kerasdl.serving.workers import Workers
@@ -53,6 +55,12 @@ _PATHS = {
     "GET": re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE),
 }
 
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,16 +81,20 @@ class _BodyTooSlowError(Exception):
     pass
 
 
-def create_app(repository: ModelRepository, limits: Limits) -> Starlette:
+def create_app(
+    repository: ModelRepository, limits: Limits, *, metrics_path: str | None = None, cors: bool = False
+) -> Starlette:
     """Builds the web application.
 
     Args:
         repository: models to serve.
         limits: of requests.
+        metrics_path: where Prometheus finds the metrics; None for nowhere.
+        cors: whether browsers may hand the replies to pages from elsewhere.
 
     Returns:
         An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
-        `state.workers` are what runs the models.
+        `state.workers` are what runs the models, its `state.metrics` what is measured.
     """
     # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
     workers = Workers(4 * (os.cpu_count() or 1), limits.max_waiting)
@@ -94,46 +106,72 @@ def create_app(repository: ModelRepository, limits: Limits) -> Starlette:
         unavailable = repository.unavailable() | workers.full()
         return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    api = _RestApi(repository, workers, limits)
+    metrics = Metrics()
+    api = _RestApi(repository, workers, limits, metrics, metrics_path, cors)
     app = Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
-    app.state.workers = workers
+    app.state.workers, app.state.metrics = workers, metrics
     return app
 
 
 class _RestApi:
-    def __init__(self, repository: ModelRepository, workers: Workers, limits: Limits) -> None:
+    def __init__(
+        self,
+        repository: ModelRepository,
+        workers: Workers,
+        limits: Limits,
+        metrics: Metrics,
+        metrics_path: str | None,
+        cors: bool,
+    ) -> None:
         self._repository, self._workers, self._limits = repository, workers, limits
+        self._metrics, self._metrics_path, self._cors = metrics, metrics_path, cors
         self._max_body_bytes = round(limits.max_body_mib * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        began = time.monotonic()
+        response: Response | None = None
         try:
-            response = await self._respond(request)
+            code, response = Code.OK, await self._respond(request)
         except ServingError as error:
-            status = _HTTP_STATUS[error.code]
+            code, status = error.code, _HTTP_STATUS[error.code]
             response = _json({"error": error.message}, status, {"Retry-After": "1"} if status == 429 else None)
         except _BodyTooLargeError:
+            code = Code.INVALID_ARGUMENT
             response = _json({"error": f"Request body is longer than {self._max_body_bytes} bytes"}, 413)
         except _BodyTooSlowError:
-            words = f"Request body did not arrive within {self._limits.read_seconds:g} seconds"
-            response = _json({"error": words}, 408, {"Connection": "close"})
+            code, words = Code.DEADLINE_EXCEEDED, f"did not arrive within {self._limits.read_seconds:g} seconds"
+            response = _json({"error": f"Request body {words}"}, 408, {"Connection": "close"})
         except ClientDisconnect:
-            return
+            code = Code.CANCELLED
         except asyncio.CancelledError:  # the server was told to stop, and the time of grace is over
+            code = Code.UNAVAILABLE
             response = _json({"error": "The server stops"}, 503, {"Connection": "close"})
-        await response(scope, receive, send)
+        self._measure(request, code, time.monotonic() - began)
+        if response is not None:
+            if self._cors and request.url.path.lower().startswith("/v1/"):
+                response.headers.update(_CORS)
+            await response(scope, receive, send)
+
+    def _measure(self, request: Request, code: Code, seconds: float) -> None:
+        target: _Target | None = getattr(request.state, "target", None)
+        if target is not None and request.method == "POST":
+            model = target.model if self._repository.known(target.model) else ""
+            self._metrics.request(model, target.verb, "REST", code, seconds)
 
     async def _respond(self, request: Request) -> Response:
         # Percent-encoding is part of the match, so the path is taken as it came.
         path = request.scope["raw_path"].decode("latin-1")
         if query := request.scope["query_string"].decode("latin-1"):
             path = f"{path}?{query}"
+        if path.partition("?")[0] == self._metrics_path:
+            return self._tell_metrics(path)
         if not path.lower().startswith("/v1/"):
             return HTMLResponse("<html><body><h1>Not Found</h1></body></html>", status_code=404)
         if request.method == "OPTIONS":
             allowed = re.match("https?://", request.headers.get("origin", ""))
             return Response(status_code=200 if allowed else 400)
-        target = _match(request.method, path)
+        target = request.state.target = _match(request.method, path)
         if target.version is not None and target.version > MAX_VERSION:
             return Response(status_code=400, media_type="application/json")
         if request.method == "GET":
@@ -143,6 +181,12 @@ class _RestApi:
         except TimeoutError:
             raise _BodyTooSlowError from None
         return await self._answer(request, target, body)
+
+    def _tell_metrics(self, path: str) -> Response:
+        headers = {"Content-Type": "text/plain"}
+        if path != self._metrics_path:
+            return Response(f"Unexpected path: {path}. Should be {self._metrics_path}", 400, headers)
+        return Response(self._metrics.page(), 200, headers)
 
     async def _read(self, request: Request) -> bytes:
         """Reads the body, but no further than the limit."""
@@ -190,13 +234,14 @@ class _RestApi:
             request = tensor_json.parse_object(body)
             signature = tensor_json.signature_name(request)
             servable = self._acquire(target)
+            expected = servable.inputs(signature)
             if target.verb != "predict":
+                tensor_json.check_examples(request)
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
                     f"Expected a signature with method_name tensorflow/serving/{target.verb}, but exports of "
                     "Keras have only tensorflow/serving/predict; send the inputs to :predict",
                 )
-            expected = servable.inputs(signature)
             dtypes = {name: spec.dtype for name, spec in expected.items()}
             inputs, layout = tensor_json.decode_inputs(request, dtypes)
             self._check_size(inputs, expected)
@@ -247,9 +292,8 @@ class _RestApi:
         }
 
     def _acquire(self, target: _Target) -> Servable:
-        if target.label is not None:
-            raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {target.label}")
-        return self._repository.acquire(target.model, target.version)
+        version = target.version if target.label is None else self._repository.labelled(target.model, target.label)
+        return self._repository.acquire(target.model, version)
 
 
 def _match(method: str, path: str) -> _Target:

@@ -113,6 +113,30 @@ def decode_inputs(request: dict[str, Any], dtypes: Mapping[str, str]) -> tuple[d
     raise _invalid("Missing 'inputs' or 'instances' key")
 
 
+def check_examples(request: dict[str, Any]) -> None:
+    """Checks the `context` and the `examples` of a classify or regress request.
+
+    Args:
+        request: the parsed body. An example is an object of features; a feature is a value or a flat list of one kind.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for a malformed request.
+    """
+    if "context" in request:
+        _check_example(request["context"])
+    if "examples" not in request:
+        raise _invalid(
+            f"JSON Value: {_excerpt(request)} When method is classify, key 'examples' is expected and was not found"
+        )
+    examples = request["examples"]
+    if not isinstance(examples, list):
+        raise _invalid(f"JSON Value: {_excerpt(request)} Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise _invalid(f"JSON Value: {_excerpt(request)} 'examples' value is an empty array")
+    for example in examples:
+        _check_example(example)
+
+
 def encode_outputs(outputs: Mapping[str, np.ndarray], layout: Layout) -> bytes:
     """Writes the body of a predict reply.
 
@@ -390,6 +414,36 @@ def _type_word(value: Any) -> str:
         return {None: "Null", False: "False", True: "True"}[value]
     words: dict[type, str] = {dict: "Object", list: "Array", str: "String"}
     return words.get(type(value), "Number")
+
+
+# --- examples ---------------------------------------------------------------------------------------------
+
+
+def _check_example(example: Any) -> None:
+    if not isinstance(example, dict):
+        raise _invalid(f"Example must be JSON object but got JSON {_type_word(example)}")
+    for name, feature in example.items():
+        expected = None
+        for value in feature if isinstance(feature, list) else [feature]:
+            kind = _feature_kind(name, value)
+            if expected not in (None, kind):
+                raise _invalid(f"Unexpected element type in feature: {name} expecting type: {expected}")
+            expected = kind
+            if kind == "bytes":
+                _string_bytes(value)
+            elif kind == "int64" and value > _INTEGER_RANGES["int64"][1]:
+                raise _invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
+
+
+def _feature_kind(name: str, value: Any) -> str:
+    """The list of a `tf.train.Feature` that takes a value; an integer that no 64 bits hold is a decimal."""
+    if isinstance(value, str) or (isinstance(value, dict) and _is_base64(value)):
+        return "bytes"
+    if value is None or isinstance(value, (dict, list)):
+        raise _invalid(f"Feature: {name} has element with unexpected JSON type: {_type_word(value)}")
+    if isinstance(value, float) or not _INTEGER_RANGES["int64"][0] <= value <= _INTEGER_RANGES["uint64"][1]:
+        return "float"
+    return "int64"
 
 
 # --- arrays to JSON ---------------------------------------------------------------------------------------

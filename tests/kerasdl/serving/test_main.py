@@ -1,5 +1,6 @@
 """The command line: mistakes in this process, serving in one of its own."""
 
+import contextlib
 import json
 import re
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,10 @@ def _get(url: str, data: bytes | None = None) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
-def test_serves_until_sigterm(root, tmp_path):
-    command = [sys.executable, "-m", "kerasdl.serving", str(root), "--rest-port", "0"]
-    log = tmp_path / "log"
+@contextlib.contextmanager
+def _server(arguments: list[str], log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that serves, and its address, once every model is loaded."""
+    command = [sys.executable, "-m", "kerasdl.serving", *arguments, "--rest-port", "0"]
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 90
@@ -37,19 +40,57 @@ def test_serves_until_sigterm(root, tmp_path):
             while _get(f"{address[0]}/readyz")[0] != 200:
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.05)
-            status, body = _get(f"{address[0]}/v1/models/pair:predict", b'{"instances": [[1, 2]]}')
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=60)
+            yield process, address[0]
         finally:
             process.kill()
-    assert (status, json.loads(body)) == (200, {"predictions": [[2.0, 4.0]]})
+
+
+def _end(process: "subprocess.Popen[str]") -> str:
+    """Stops a server the way a service manager does; what it wrote to standard error."""
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert errors == ""
+    return errors
+
+
+def test_serves_until_sigterm(root, tmp_path):
+    log = tmp_path / "log"
+    with _server([str(root)], log) as (process, address):
+        status, body = _get(f"{address}/v1/models/pair:predict", b'{"instances": [[1, 2]]}')
+        assert _end(process) == ""
+    assert (status, json.loads(body)) == (200, {"predictions": [[2.0, 4.0]]})
     assert log.read_text().splitlines() == [
         line
         for model in ("echo version 1", "named version 1", "odd version 1", "pair version 3", "text version 1")
-        for line in (f"{model}: loading", f"{model}: {address[0]}/v1/models/{model.split()[0]}:predict")
+        for line in (f"{model}: loading", f"{model}: {address}/v1/models/{model.split()[0]}:predict")
     ]
+
+
+def test_serves_what_the_config_files_say_and_follows_them(root, tmp_path):
+    path, monitoring = tmp_path / "models.config", tmp_path / "monitoring.config"
+    path.write_text(CONFIG.format(path=root / "pair"))
+    monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
+    arguments = ["--model-config-file", str(path), "--model-config-file-poll-wait-seconds", "0.1"]
+    arguments += ["--allow-version-labels-for-unavailable-models", "--monitoring-config-file", str(monitoring)]
+    with _server([*arguments, "--enable-cors-support"], tmp_path / "log") as (process, address):
+        body = b'{"instances": [[1, 2]]}'
+        assert _get(f"{address}/v1/models/twice/labels/stable:predict", body)[0] == 200
+        assert b':request_count{model_name="twice",status="OK"} 1' in _get(f"{address}/metrics")[1]
+        path.write_text("models {}")
+        time.sleep(0.5)
+        (tmp_path / "new").write_text(CONFIG.format(path=root / "text").replace("twice", "words").replace("3", "1"))
+        (tmp_path / "new").rename(path)
+        deadline = time.monotonic() + 60
+        while _get(f"{address}/v1/models/twice:predict", body)[0] == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        while (reply := _get(f"{address}/v1/models/words/labels/stable:predict", b'{"inputs": ["a"]}'))[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        errors = _end(process)
+    assert json.loads(reply[1]) == {"outputs": ["a"]}
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith(f"{path} is not taken over: ")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +106,16 @@ def test_serves_until_sigterm(root, tmp_path):
         (["{root}", "--max-body-mib", "0"], "--max-body-mib must be above 0"),
         (["{root}", "--max-megapixels", "0"], "--max-megapixels must be above 0"),
         (["{root}", "--read-seconds", "-1"], "--read-seconds must be above 0"),
+        ([], "expected either a folder of exported models or --model-config-file"),
+        (["{root}", "--model-config-file", "x"], "expected either a folder of exported models or --model-config-file"),
+        (["--model-config-file", "{tmp}/nope"], "cannot read {tmp}/nope: No such file or directory"),
+        (["{root}", "--monitoring-config-file", "{tmp}/nope"], "cannot read {tmp}/nope: No such file or directory"),
+        (["{root}", "--file-system-poll-wait-seconds", "-1"], "--file-system-poll-wait-seconds must be 0 or more"),
+        (
+            ["{root}", "--model-config-file-poll-wait-seconds", "-1"],
+            "--model-config-file-poll-wait-seconds must be 0 or more, not -1.0",
+        ),
+        (["{root}", "--max-num-load-retries", "-1"], "--max-num-load-retries must be 0 or more, not -1"),
         (["{root}", "--max-waiting", "-1"], "error: --max-waiting must be 0 or more, not -1;"),
     ],
 )
@@ -75,6 +126,31 @@ def test_mistakes_are_one_line_and_status_2(arguments, text, root, tmp_path, cap
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert text.format(**values) in errors
+
+
+CONFIG = """model_config_list {{ config {{
+  name: "twice" base_path: "{path}" model_platform: "tensorflow" version_labels {{ key: "stable" value: 3 }}
+}} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("models {}", "is no ModelServerConfig in text format: 1:1 : Message type"),
+        (CONFIG.format(path="pair"), "Expected model twice to have an absolute path; got base_path()=pair"),
+        (CONFIG.format(path="/x"), "--allow-version-labels-for-unavailable-models permits them"),
+    ],
+)
+def test_mistake_in_the_model_config_file(content, text, tmp_path, capsys):
+    path = tmp_path / "models.config"
+    path.write_text(content)
+    assert main(["--model-config-file", str(path)]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(f"error: {path}")
     assert errors.count("\n") == 1
     assert text in errors
 

@@ -28,10 +28,21 @@ MALFORMED = [
     ("GET", "/v1/models/pair:predict"),
     ("POST", "/v1/models/pair"),
     ("POST", "/v1/models/pair:predict?x=1"),
+    ("POST", "/v1/models/pair:predict?"),
     ("POST", "/v1/models/pair:predict#here"),
+    ("POST", "/v1/models/pair:classify?x=1"),
+    ("POST", "/v1/models/pair:regress?x=1"),
+    ("GET", "/v1/models/pair/metadata?x=1"),
+    ("GET", "/v1/models/pair/metadata#here"),
+    ("GET", "/v1/models/pair/versions/3?x=1"),
+    ("GET", "/v1/models?x=1"),
     ("POST", "/v1/models/pair:PREDICT"),
+    ("POST", "/v1/models/pair:Classify"),
     ("POST", "/v1/models/pair:predict/"),
     ("GET", "/v1/models/pair/"),
+    ("GET", "/v1/models/"),
+    ("GET", "/v1/models/pair/metadata/"),
+    ("GET", "/v1/models/pair/versions/3/labels/stable"),
     ("POST", "/v1/models/pair:explain"),
     ("POST", "/v1/models/:predict"),
     ("POST", "/v1/models/pair/versions/x:predict"),
@@ -67,6 +78,10 @@ URLS = [
     ("GET", "/v1/models/nope", 404, "Could not find any versions of model nope"),
     # A name is anything without slash and colon: here the query is part of it.
     ("GET", "/v1/models/pair?x=1", 404, "Could not find any versions of model pair?x=1"),
+    ("GET", "/v1/models/pair?", 404, "Could not find any versions of model pair?"),
+    ("GET", "/v1/models/pair#here", 404, "Could not find any versions of model pair#here"),
+    ("POST", "/v1/models/pair?x=1:predict", 404, "Servable not found for request: Latest(pair?x=1)"),
+    ("GET", "/v1/models/versions/3", 400, "Missing model name in request."),
     ("GET", "/v1/models/pair/versions/9", 404, "Could not find version 9 of model pair"),
     ("GET", "/v1/models/nope/metadata", 404, "Servable not found for request: Latest(nope)"),
     ("GET", "/v1/models/pair/versions/9/metadata", 404, "Servable not found for request: Specific(pair, 9)"),
@@ -74,10 +89,9 @@ URLS = [
     ("POST", "/v1/models/nope:predict", 404, "Servable not found for request: Latest(nope)"),
     ("POST", "/v1/models/pair/versions/9:predict", 404, "Servable not found for request: Specific(pair, 9)"),
     ("POST", "/v1/models/pair/labels/L:predict", 400, "Unrecognized servable version label: L"),
+    ("POST", "/v1/models/pair/labels/%4C%20x:predict", 400, "Unrecognized servable version label: L x"),
     ("POST", "/v1/models/n%6Fpe%20x:predict", 404, "Servable not found for request: Latest(nope x)"),
     ("POST", "/v1/models/%FF:predict", 404, "Servable not found for request: Latest("),
-    ("POST", "/v1/models/pair:classify", 400, "method_name tensorflow/serving/classify"),
-    ("POST", "/v1/models/pair:regress", 400, "method_name tensorflow/serving/regress"),
     ("POST", "/v1/models/nope:classify", 404, "Servable not found for request: Latest(nope)"),
 ]
 
@@ -86,6 +100,7 @@ URLS = [
 def test_url_error(client, method, path, status, text):
     reply = client(method, path, GOOD if method == "POST" else None)
     assert reply.status == status
+    assert reply.headers["content-type"] == "application/json"
     assert list(reply.json) == ["error"]
     assert text in reply.json["error"]
 
@@ -126,6 +141,30 @@ def test_largest_version_is_only_unknown(client):
 def test_options(client, headers, status):
     reply = client("OPTIONS", "/v1/models/pair:predict", headers=headers)
     assert (reply.status, reply.body) == (status, b"")
+
+
+def test_cors(serve, root):
+    repository = ModelRepository(root)
+    repository.poll()
+    cors = {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Methods": "POST, GET",
+        "Access-Control-Allow-Headers": "Content-Type",
+    }
+    requests = [
+        ("OPTIONS", "/v1/models/pair:predict", 200, True),
+        ("GET", "/v1/models/pair", 200, True),
+        ("GET", "/V1/models/nope", 404, True),
+        ("PUT", "/v1/models/pair", 400, True),
+        ("GET", "/index.html", 404, False),
+    ]
+    for enabled in (True, False):
+        with serve(repository, cors=enabled) as client:
+            for method, path, status, api in requests:
+                reply = client(method, path, headers={"Origin": "http://a.b"})
+                assert reply.status == status
+                expected = cors if enabled and api else dict.fromkeys(cors)
+                assert {name: reply.headers[name] for name in cors} == expected
 
 
 def test_every_code_has_its_http_status():
@@ -192,6 +231,7 @@ def test_body(client, body, status, text):
         ("nope", "[1]", 400),
         ("nope", '{"signature_name": 3}', 400),
         ("nope", '{"signature_name": "other"}', 404),
+        ("pair/labels/L", "{", 400),
         ("pair", '{"signature_name": "other", "x": 1}', 400),
     ],
 )
@@ -199,6 +239,7 @@ def test_order_of_checks(client, model, body, status):
     reply = client.predict(model, body)
     assert reply.status == status
     assert ("not found in signature def" in reply.json["error"]) == (model == "pair")
+    assert ("JSON Parse error" in reply.json["error"]) == (body == "{")
 
 
 def test_non_finite_numbers_in_and_out(client):
@@ -298,6 +339,64 @@ def test_error_of_the_graph_keeps_its_code(client):
     reply = client.predict("odd", {"signature_name": "failing", "inputs": [7.0]})
     assert reply.status == 400
     assert "indices" in reply.json["error"]
+
+
+# --- the classify and regress requests --------------------------------------------------------------------
+
+REFUSED = "but exports of Keras have only tensorflow/serving/predict; send the inputs to :predict"
+EXAMPLES: list[tuple[Any, str]] = [
+    ({}, "When method is classify, key 'examples' is expected and was not found"),
+    ({"instances": [1]}, "When method is classify, key 'examples' is expected and was not found"),
+    ({"examples": {"a": 1}}, "Expecting 'examples' value to be an list/array"),
+    ({"examples": []}, "'examples' value is an empty array"),
+    ({"examples": [{"a": 1}, [1]]}, "Example must be JSON object but got JSON Array"),
+    ({"examples": ["a"]}, "Example must be JSON object but got JSON String"),
+    ({"context": 3, "examples": [{}]}, "Example must be JSON object but got JSON Number"),
+    ({"context": {"a": None}}, "Feature: a has element with unexpected JSON type: Null"),
+    ({"examples": [{"a": None}]}, "Feature: a has element with unexpected JSON type: Null"),
+    ({"examples": [{"a": [1, None]}]}, "Feature: a has element with unexpected JSON type: Null"),
+    ({"examples": [{"a": [[1]]}]}, "Feature: a has element with unexpected JSON type: Array"),
+    ({"examples": [{"a": {"b": 1}}]}, "Feature: a has element with unexpected JSON type: Object"),
+    ({"examples": [{"a": {"b64": "AA==", "c": 1}}]}, "Feature: a has element with unexpected JSON type: Object"),
+    ({"examples": [{"a": {"b64": "_-8="}}]}, "Unable to base64 decode"),
+    ({"examples": [{"a": [1, 1.5]}]}, "Unexpected element type in feature: a expecting type: int64"),
+    ({"examples": [{"a": [1.5, 1]}]}, "Unexpected element type in feature: a expecting type: float"),
+    ({"examples": [{"a": ["x", 1]}]}, "Unexpected element type in feature: a expecting type: bytes"),
+    ({"examples": [{"a": [True, "x"]}]}, "Unexpected element type in feature: a expecting type: int64"),
+    ({"examples": [{"a": ["x", 2**63]}]}, "Unexpected element type in feature: a expecting type: bytes"),
+    ({"examples": [{"a": 2**63}]}, "Feature: a has uint64 element. Only int64 is supported."),
+    ({"examples": [{"a": [1, 2**64 - 1]}]}, "Feature: a has uint64 element. Only int64 is supported."),
+    # What is well formed meets the end of the road.
+    ({"examples": [{"age": 30, "name": "ann"}, {"age": [1, 2]}], "context": {"lang": "en"}}, REFUSED),
+    ({"examples": [{"a": [1, True]}, {"a": ["x", {"b64": "AA=="}]}, {"a": []}, {}]}, REFUSED),
+    ({"examples": [{"a": [1.5, 2**64, -(2**63) - 1]}, {"a": 2**63 - 1}]}, REFUSED),
+]
+
+
+@pytest.mark.parametrize(("body", "text"), EXAMPLES, ids=range(len(EXAMPLES)))
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_examples(client, verb, body, text):
+    reply = client("POST", f"/v1/models/pair:{verb}", json.dumps(body))
+    assert reply.status == 400
+    assert list(reply.json) == ["error"]
+    assert reply.json["error"].endswith(text)
+    assert (f"method_name tensorflow/serving/{verb}" in reply.json["error"]) == (text == REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status", "text"),
+    [
+        ("nope", "{", 400, "JSON Parse error: "),
+        ("nope", "[1]", 400, "Is not object"),
+        ("nope", '{"signature_name": 3}', 400, "'signature_name' key must be a string value."),
+        ("nope", "{}", 404, "Servable not found for request: Latest(nope)"),
+        ("pair", '{"signature_name": "other"}', 400, 'Serving signature name: "other" not found in signature def'),
+    ],
+)
+def test_order_of_checks_before_examples(client, model, body, status, text):
+    reply = client("POST", f"/v1/models/{model}:classify", body)
+    assert reply.status == status
+    assert text in reply.json["error"]
 
 
 # --- data types -------------------------------------------------------------------------------------------
@@ -540,6 +639,9 @@ class _Stuck:
     def acquire(self, name: str, version: int | None) -> "_Stuck":
         return self
 
+    def known(self, name: str) -> bool:
+        return True
+
     def inputs(self, signature: str) -> dict[str, Any]:
         return {"x": SimpleNamespace(dtype="float", shape=tf.TensorShape(None))}
 
@@ -551,12 +653,15 @@ class _Stuck:
 
 def test_slow_model_and_mistake_in_the_server(serve):
     stuck = _Stuck()
-    with serve(stuck, timeout_seconds=0.1) as client:
+    with serve(stuck, timeout_seconds=0.1, metrics_path="/metrics") as client:
         reply = client.predict("m", GOOD)
         stuck.release.set()
         assert (reply.status, reply.json) == (504, {"error": "No answer within 0.1 seconds"})
         reply = client.predict("m", GOOD)
         assert (reply.status, reply.json) == (500, {"error": "RuntimeError: a mistake in the server"})
+        counted = client("GET", "/metrics").body
+    for status in ("DEADLINE_EXCEEDED", "INTERNAL"):
+        assert b':request_count{model_name="m",status="%s"} 1.0' % status.encode() in counted
 
 
 def test_slow_request_does_not_hold_up_others(serve):
