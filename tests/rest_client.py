@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from kerasdl.serving.batch_parameters import Parameters
 from kerasdl.serving.http import server as http_server
 from kerasdl.serving.limits import Limits
+from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.rest import create_app
 
 
@@ -48,10 +50,19 @@ class Client:
 
 
 @contextmanager
-def serve(repository: Any, *, metrics_path: str | None = None, cors: bool = False, **options: Any) -> Iterator[Client]:
+def serve(
+    repository: Any,
+    *,
+    metrics_path: str | None = None,
+    cors: bool = False,
+    parameters: Parameters | None = None,
+    every: bool = False,
+    **options: Any,
+) -> Iterator[Client]:
     """A client of a server of the repository, on a free port."""
     limits = Limits(**options)
-    server = http_server(create_app(repository, limits, metrics_path=metrics_path, cors=cors), limits)
+    predictor = Predictor(repository, limits, parameters=parameters, every=every)
+    server = http_server(create_app(predictor, metrics_path=metrics_path, cors=cors), limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -64,3 +75,4 @@ def serve(repository: Any, *, metrics_path: str | None = None, cors: bool = Fals
         finally:
             server.should_exit = True
             thread.join()
+            predictor.close(seconds=5)

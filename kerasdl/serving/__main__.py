@@ -17,10 +17,11 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
 from kerasdl.serving import configuration
+from kerasdl.serving.batch_parameters import Parameters, read_parameters
 from kerasdl.serving.discovery import find_models
 from kerasdl.serving.errors import ServingError
 from kerasdl.serving.limits import Limits
-from kerasdl.serving.metrics import monitoring_path
+from kerasdl.serving.metrics import Metrics, monitoring_path
 
 _log = logging.getLogger("kerasdl.serving")
 
@@ -48,6 +49,13 @@ class Options(Limits):
     """Pause in microseconds before such a retry; without one below 0."""
     allow_version_labels_for_unavailable_models: bool = False
     """Let a new label of the config file name a version that is not loaded."""
+    enable_batching: bool = False
+    """Compute requests together for every signature with a batch dimension, as TensorFlow Serving does; else only where
+    the export says that examples do not depend on each other."""
+    batching_parameters_file: Path | None = None
+    """File with the sizes of batches, as TensorFlow Serving's BatchingParameters; goes with --enable-batching."""
+    enable_per_model_batching_params: bool = False
+    """Let a batching_params.pbtxt in the folder of a version replace that file."""
     monitoring_config_file: Path | None = None
     """File that says where on the REST port Prometheus finds the metrics, as TensorFlow Serving's MonitoringConfig."""
     enable_cors_support: bool = False
@@ -72,8 +80,12 @@ def main(arguments: Sequence[str]) -> int:
         _check(options)
         source = _source(options)
         metrics_path = monitoring_path(options.monitoring_config_file) if options.monitoring_config_file else None
+        path = options.batching_parameters_file
+        if path is not None and not options.enable_batching:
+            raise UserError("--batching-parameters-file has no effect without --enable-batching")
+        parameters = read_parameters(path) if path is not None else Parameters()
         with listen(options) as listener:
-            _serve(options, source, metrics_path, listener)
+            _serve(options, source, parameters, metrics_path, listener)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -138,7 +150,11 @@ def listen(options: Options) -> socket.socket:
 
 
 def _serve(
-    options: Options, source: Path | ModelServerConfig, metrics_path: str | None, listener: socket.socket
+    options: Options,
+    source: Path | ModelServerConfig,
+    parameters: Parameters,
+    metrics_path: str | None,
+    listener: socket.socket,
 ) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -151,6 +167,7 @@ def _serve(
     _configure_log()
 
     from kerasdl.serving.http import server
+    from kerasdl.serving.predictor import Predictor
     from kerasdl.serving.repository import ModelRepository
     from kerasdl.serving.rest import create_app
 
@@ -166,6 +183,7 @@ def _serve(
         else:
             _log.error("%s version %d cannot be loaded: %s", name, version, " ".join(error.message.split()))
 
+    metrics = Metrics()
     repository = ModelRepository(
         source,
         report,
@@ -174,14 +192,23 @@ def _serve(
         max_retries=options.max_num_load_retries,
         retry_seconds=options.load_retry_interval_micros / 1e6,
         free_labels=options.allow_version_labels_for_unavailable_models,
+        metrics=metrics,
+    )
+    predictor = Predictor(
+        repository,
+        options,
+        metrics,
+        parameters,
+        every=options.enable_batching,
+        per_model=options.enable_per_model_batching_params,
     )
     path, seconds = options.model_config_file, options.model_config_file_poll_wait_seconds
     followed = configuration.followed(path, seconds, repository.reload) if path else contextlib.nullcontext()
     with followed, repository:
-        app = create_app(repository, options, metrics_path=metrics_path, cors=options.enable_cors_support)
+        app = create_app(predictor, metrics_path=metrics_path, cors=options.enable_cors_support)
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
             server(app, options).run(sockets=[listener])
-        ended = app.state.workers.close(seconds=5)
+        ended = predictor.close(seconds=5)
     if not ended:  # an operation that cannot be interrupted would hold the process at its end
         sys.stdout.flush()
         os._exit(0)

@@ -6,15 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
-from kerasdl.errors import UserError
 from kerasdl.frozen import Cancellation
+from kerasdl.serving.batch_parameters import Parameters
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.workers import Call, Workers
 
@@ -29,115 +26,6 @@ class Computes(Protocol):
 
     def run(self, signature: str, inputs: Arrays, cancellation: Cancellation | None = None) -> dict[str, np.ndarray]:
         """The outputs of the inputs."""
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """How requests are put together; the names are those of TensorFlow Serving's `BatchingParameters`.
-
-    Attributes:
-        max_batch_size: most examples that are computed at once; a larger request is computed in parts.
-        batch_timeout_micros: longest wait in microseconds for more requests; 0 takes those that are there.
-        max_enqueued_batches: full batches that may wait; None leaves that to the limit of requests.
-        num_batch_threads: batches of a signature that are computed side by side.
-        allowed_batch_sizes: sizes to which a batch is filled up with repeated examples, the last `max_batch_size`.
-        pad_variable_length_inputs: whether examples of different lengths are filled up by their first element.
-        target_seconds: of a batch; as many examples are taken as were computed in that time before.
-    """
-
-    max_batch_size: int = 32
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int | None = None
-    num_batch_threads: int = 1
-    allowed_batch_sizes: tuple[int, ...] = ()
-    pad_variable_length_inputs: bool = False
-    target_seconds: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Checks every value."""
-        positive = {"max_batch_size": self.max_batch_size, "num_batch_threads": self.num_batch_threads}
-        if self.max_enqueued_batches is not None:
-            positive["max_enqueued_batches"] = self.max_enqueued_batches
-        for name, value in positive.items():
-            if value < 1:
-                raise UserError(f"{name} must be 1 or more, not {value}")
-        if self.batch_timeout_micros < 0:
-            raise UserError(f"batch_timeout_micros must be 0 or more, not {self.batch_timeout_micros}")
-        sizes = self.allowed_batch_sizes
-        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size):
-            raise UserError(
-                f"allowed_batch_sizes must increase and end with max_batch_size, {self.max_batch_size}, "
-                f"not {', '.join(map(str, sizes))}"
-            )
-
-
-def read_parameters(path: Path) -> Parameters:
-    """Reads TensorFlow Serving's batching parameters file, a text of the protocol buffer `BatchingParameters`.
-
-    `max_execution_batch_size` bounds the batch where large ones are split, which is always so here. Thread pools have
-    no name here, so `thread_pool_name` has no effect.
-
-    Raises:
-        UserError: it cannot be read, or a value is wrong.
-    """
-    message = _MESSAGE()
-    try:
-        text_format.Parse(path.read_text(), message)
-        given = {field.name: value for field, value in message.ListFields()}
-        execution = given.pop("max_execution_batch_size", None)
-        if given.pop("enable_large_batch_splitting", None) and execution is not None:
-            given["max_batch_size"] = execution
-        given.pop("thread_pool_name", None)
-        return Parameters(
-            **{
-                name: tuple(value) if name == "allowed_batch_sizes" else getattr(value, "value", value)
-                for name, value in given.items()
-            }
-        )
-    except (OSError, UnicodeDecodeError, text_format.ParseError, UserError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _message() -> type:
-    """TensorFlow Serving's message, whose definition its Python package lacks."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name="kerasdl/batching_parameters.proto",
-        package="kerasdl",
-        syntax="proto3",
-        dependency=["google/protobuf/wrappers.proto"],
-    )
-    message = file.message_type.add(name="BatchingParameters")
-    wrapped = {
-        "Int64Value": (
-            *("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"),
-            "max_execution_batch_size",
-        ),
-        "BoolValue": ("enable_large_batch_splitting",),
-        "StringValue": ("thread_pool_name",),
-    }
-    field = descriptor_pb2.FieldDescriptorProto
-    for kind, names in wrapped.items():
-        for name in names:
-            message.field.add(
-                name=name,
-                number=len(message.field) + 1,
-                type=field.TYPE_MESSAGE,
-                type_name=f".google.protobuf.{kind}",
-                label=field.LABEL_OPTIONAL,
-            )
-    message.field.add(
-        name="allowed_batch_sizes", number=20, type=field.TYPE_INT64, label=field.LABEL_REPEATED
-    )
-    message.field.add(
-        name="pad_variable_length_inputs", number=21, type=field.TYPE_BOOL, label=field.LABEL_OPTIONAL
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("kerasdl.BatchingParameters"))
-
-
-_MESSAGE = _message()
 
 
 class _Batch:

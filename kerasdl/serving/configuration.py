@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from google.protobuf import text_format
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from google.protobuf.message import Message
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig, ModelType
 
@@ -55,6 +55,19 @@ def models(config: ModelServerConfig) -> dict[str, Model]:
             raise _invalid(f"Illegal to list model {entry.name} multiple times in config list")
         found[entry.name] = _model(entry)
     return found
+
+
+def message_type(schema: str, name: str) -> type[Message]:
+    """A message of TensorFlow Serving's that its package for Python lacks.
+
+    Args:
+        schema: its file, as the text of a `FileDescriptorProto`.
+        name: of the message.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(text_format.Parse(schema, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.serving.{name}"))
 
 
 def read(path: Path, message: M) -> M:

@@ -41,3 +41,8 @@ class ServingError(Exception):
     def __reduce__(self) -> tuple[type["ServingError"], tuple[Code, str]]:
         """Also from another process."""
         return ServingError, (self.code, self.message)
+
+
+def no_signature(name: str) -> ServingError:
+    """The error of a signature that a model does not have."""
+    return ServingError(Code.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')

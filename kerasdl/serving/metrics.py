@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from prometheus_client import generate_latest
 from prometheus_client.core import HistogramMetricFamily, Metric
 
 from kerasdl.errors import UserError
-from kerasdl.serving.configuration import read
+from kerasdl.serving.configuration import message_type, read
 from kerasdl.serving.errors import Code
 
 _PREFIX = ":tensorflow:serving:"
@@ -47,10 +46,7 @@ def monitoring_path(path: Path) -> str | None:
     Raises:
         UserError: unreadable or malformed.
     """
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
-    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.MonitoringConfig"))
-    config: Any = read(path, kind())
+    config: Any = read(path, message_type(_SCHEMA, "MonitoringConfig")())
     if not config.prometheus_config.enable:
         return None
     found = config.prometheus_config.path or "/monitoring/prometheus/metrics"

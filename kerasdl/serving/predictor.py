@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from kerasdl.frozen import Cancellation
 from kerasdl.serving import pictures
-from kerasdl.serving.batching import Parameters, Queue
+from kerasdl.serving.apart import Apart
+from kerasdl.serving.batch_parameters import Parameters
+from kerasdl.serving.batching import Queue
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.limits import Limits
+from kerasdl.serving.metrics import Metrics
+from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import Servable
 from kerasdl.serving.workers import Call, Workers
 
@@ -18,20 +27,59 @@ from kerasdl.serving.workers import Call, Workers
 class Predictor:
     """Takes requests.
 
-    Args:
-        workers: whose threads compute.
+    Attributes:
+        repository: the loaded models.
         limits: of requests.
+        workers: whose threads compute.
+        metrics: what is measured.
+        apart: a process for what would hold up all others.
+
+    Args:
+        repository: models to serve.
+        limits: of requests.
+        metrics: receives what is measured.
         parameters: of batches.
         every: put together the requests of all signatures with a batch dimension, as TensorFlow Serving does, not
             only of those whose export says that their examples do not depend on each other.
+        per_model: let `batching_params.pbtxt` in the folder of a version set the parameters of its batches.
     """
 
     def __init__(
-        self, workers: Workers, limits: Limits, parameters: Parameters | None = None, *, every: bool = False
+        self,
+        repository: ModelRepository,
+        limits: Limits,
+        metrics: Metrics | None = None,
+        parameters: Parameters | None = None,
+        *,
+        every: bool = False,
+        per_model: bool = False,
     ) -> None:
-        self._workers, self._limits = workers, limits
-        self._parameters, self._every = parameters or Parameters(target_seconds=limits.batch_seconds), every
+        self.repository, self.limits, self.metrics = repository, limits, metrics or Metrics()
+        # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
+        self.workers = Workers(4 * (os.cpu_count() or 1), limits.max_waiting)
+        self.apart = Apart()
+        self._parameters, self._every, self._per_model = parameters or Parameters(), every, per_model
         self._queues: weakref.WeakKeyDictionary[Servable, dict[str, Queue]] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def acquire(self, model: str, version: int | None, label: str | None) -> Servable:
+        """Returns a loaded model: the newest version, or that of a number or label.
+
+        Raises:
+            ServingError: there is none.
+        """
+        if label is not None:
+            version = self.repository.labelled(model, label)
+        return self.repository.acquire(model, version)
+
+    def unavailable(self) -> dict[str, str]:
+        """The models that cannot answer now, each with the reason."""
+        return self.repository.unavailable() | self.workers.full()
+
+    def close(self, seconds: float) -> bool:
+        """Ends all work; gives whether that was done within a time."""
+        self.apart.close()
+        return self.workers.close(seconds)
 
     def submit(
         self, model: str, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray]
@@ -53,26 +101,52 @@ class Predictor:
         """
         servable.check(signature, inputs)
         self._check_size(servable, signature, inputs)
+        self.metrics.examples(model, max((len(array) for array in inputs.values() if array.ndim), default=1))
+        measured = _Measured(servable, model, self.metrics)
         alike = servable.batched.get(signature)
         if alike is None and self._every and servable.has_batch(signature):
             alike = ()
         lengths = {len(array) for array in inputs.values()} if alike is not None else set()
         if alike is None or len(lengths) != 1 or lengths == {0}:
-            return self._workers.submit(model, lambda cancellation: servable.run(signature, inputs, cancellation))
-        queues = self._queues.setdefault(servable, {})
-        if signature not in queues:
-            queues[signature] = Queue(self._workers, model, signature, alike, self._parameters)
-        return queues[signature].submit(servable, inputs)
+            return self.workers.submit(model, lambda cancellation: measured.run(signature, inputs, cancellation))
+        return self._queue(model, servable, signature, alike).submit(measured, inputs)
+
+    def _queue(self, model: str, servable: Servable, signature: str, alike: Sequence[str]) -> Queue:
+        with self._lock:
+            queues = self._queues.setdefault(servable, {})
+            if signature not in queues:
+                parameters = self._parameters
+                if self._per_model and servable.batching is not None:
+                    parameters = servable.batching
+                parameters = replace(parameters, target_seconds=self.limits.batch_seconds)
+                queues[signature] = Queue(self.workers, model, signature, alike, parameters)
+            return queues[signature]
 
     def _check_size(self, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray]) -> None:
         """What is not refused here fits into memory: activations take a hundred times what a request does."""
         for name, spec in servable.inputs(signature).items():
             array = inputs[name]
-            if spec.shape.rank and spec.shape[0] is None and len(array) > self._limits.max_examples:
+            if spec.shape.rank and spec.shape[0] is None and len(array) > self.limits.max_examples:
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
                     f'Input "{name}" holds {len(array):,} examples; this server takes '
-                    f"{self._limits.max_examples:,} in a request at most",
+                    f"{self.limits.max_examples:,} in a request at most",
                 )
             if array.dtype == object:
-                pictures.check(array.flat, round(self._limits.max_megapixels * 1e6))
+                pictures.check(array.flat, round(self.limits.max_megapixels * 1e6))
+
+
+class _Measured:
+    """Runs a servable, and takes the time."""
+
+    def __init__(self, servable: Servable, model: str, metrics: Metrics) -> None:
+        self._servable, self._model, self._metrics = servable, model, metrics
+
+    def run(
+        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: Cancellation | None = None
+    ) -> dict[str, np.ndarray]:
+        """As that of the servable."""
+        began = time.monotonic()
+        outputs = self._servable.run(signature, inputs, cancellation)
+        self._metrics.runtime(self._model, "predict", "TF2", time.monotonic() - began)
+        return outputs

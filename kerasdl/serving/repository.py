@@ -18,6 +18,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from kerasdl.serving import configuration
 from kerasdl.serving.discovery import find_models, find_versions
 from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.metrics import Metrics
 from kerasdl.serving.servable import Servable
 
 Fingerprint = frozenset[tuple[str, int, int]]
@@ -72,6 +73,7 @@ class ModelRepository:
         max_retries: how often a load that failed is tried again while its files stay the same.
         retry_seconds: pause before such a retry.
         free_labels: whether a label that is new may name a version that is not loaded.
+        metrics: receives how long warm-ups take.
 
     Raises:
         ServingError: as `reload`.
@@ -87,11 +89,12 @@ class ModelRepository:
         max_retries: int = 5,
         retry_seconds: float = 60.0,
         free_labels: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         self._report, self._begins = report, begins
         self._poll_seconds = poll_seconds
         self._max_retries, self._retry_seconds = max_retries, retry_seconds
-        self._free_labels = free_labels
+        self._free_labels, self._metrics = free_labels, metrics
         self._lock = threading.Lock()  # of what requests read, for a moment
         self._changing = threading.Lock()  # of changes, while models load
         self._models: dict[str, dict[int, VersionStatus]] = {}
@@ -309,7 +312,7 @@ class ModelRepository:
         self._begins(name, version)
         error = None
         try:
-            loaded = VersionStatus(State.AVAILABLE, servable=Servable(folder))
+            loaded = VersionStatus(State.AVAILABLE, servable=Servable(folder, self._metrics))
         except ServingError as fault:
             error = fault
         except Exception as fault:  # whatever is wrong with a foreign file must not end the server

@@ -3,30 +3,24 @@
 import asyncio
 import json
 import logging
-import os
 import re
 import time
 import zlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from kerasdl.frozen import Cancellation
-from kerasdl.serving import pictures, tensor_json
+from kerasdl.serving import tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
-from kerasdl.serving.limits import Limits
-from kerasdl.serving.metrics import Metrics
-from kerasdl.serving.repository import ModelRepository
-from kerasdl.serving.servable import Input, Servable
-from kerasdl.serving.workers import Workers
+from kerasdl.serving.predictor import Predictor
+from kerasdl.serving.servable import Servable
 
 _HTTP_STATUS = {
     Code.OK: 200,
@@ -61,6 +55,15 @@ _CORS = {
     "Access-Control-Allow-Headers": "Content-Type",
 }
 
+_SMALL_BODY = 64 * 2**10
+"""Bytes of a body that is parsed at once: to hand it to another thread would take longer."""
+_MANY_NUMBERS = 250_000
+"""Commas of a body that is parsed in another process, since nothing else runs in this one meanwhile."""
+_FEW_NUMBERS = 2_000
+"""Numbers of an answer that is written at once."""
+
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 
@@ -81,51 +84,34 @@ class _BodyTooSlowError(Exception):
     pass
 
 
-def create_app(
-    repository: ModelRepository, limits: Limits, *, metrics_path: str | None = None, cors: bool = False
-) -> Starlette:
+def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False) -> Starlette:
     """Builds the web application.
 
     Args:
-        repository: models to serve.
-        limits: of requests.
+        predictor: answers.
         metrics_path: where Prometheus finds the metrics; None for nowhere.
         cors: whether browsers may hand the replies to pages from elsewhere.
 
     Returns:
-        An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers); its
-        `state.workers` are what runs the models, its `state.metrics` what is measured.
+        An ASGI application: `/v1/...`, `/healthz` (the process lives) and `/readyz` (every model answers).
     """
-    # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
-    workers = Workers(4 * (os.cpu_count() or 1), limits.max_waiting)
 
     async def live(_: Request) -> Response:
         return PlainTextResponse("ok")
 
     async def ready(_: Request) -> Response:
-        unavailable = repository.unavailable() | workers.full()
+        unavailable = predictor.unavailable()
         return _json({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    metrics = Metrics()
-    api = _RestApi(repository, workers, limits, metrics, metrics_path, cors)
-    app = Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
-    app.state.workers, app.state.metrics = workers, metrics
-    return app
+    api = _RestApi(predictor, metrics_path, cors)
+    return Starlette(routes=[Route("/healthz", live), Route("/readyz", ready), Mount("/", app=api)])
 
 
 class _RestApi:
-    def __init__(
-        self,
-        repository: ModelRepository,
-        workers: Workers,
-        limits: Limits,
-        metrics: Metrics,
-        metrics_path: str | None,
-        cors: bool,
-    ) -> None:
-        self._repository, self._workers, self._limits = repository, workers, limits
-        self._metrics, self._metrics_path, self._cors = metrics, metrics_path, cors
-        self._max_body_bytes = round(limits.max_body_mib * 2**20)
+    def __init__(self, predictor: Predictor, metrics_path: str | None, cors: bool) -> None:
+        self._predictor, self._limits, self._metrics = predictor, predictor.limits, predictor.metrics
+        self._metrics_path, self._cors = metrics_path, cors
+        self._max_body_bytes = round(self._limits.max_body_mib * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -156,7 +142,7 @@ class _RestApi:
     def _measure(self, request: Request, code: Code, seconds: float) -> None:
         target: _Target | None = getattr(request.state, "target", None)
         if target is not None and request.method == "POST":
-            model = target.model if self._repository.known(target.model) else ""
+            model = target.model if self._predictor.repository.known(target.model) else ""
             self._metrics.request(model, target.verb, "REST", code, seconds)
 
     async def _respond(self, request: Request) -> Response:
@@ -200,12 +186,10 @@ class _RestApi:
         return bytes(body)
 
     async def _answer(self, request: Request, target: _Target, body: bytes) -> Response:
-        """Runs a model beside the event loop; what nobody waits for any more is ended."""
+        """Waits for an answer as long as its client does, and no longer than the limit; then the work ends."""
         compressed = request.headers.get("content-encoding", "").lower() == "gzip"
-        call = self._workers.submit(
-            self._whose_threads(target), lambda cancellation: self._predict(target, body, compressed, cancellation)
-        )
-        answer, gone = asyncio.wrap_future(call.future), asyncio.ensure_future(_gone(request))
+        answer = asyncio.ensure_future(self._predict(target, body, compressed))
+        gone = asyncio.ensure_future(_gone(request))
         waited: set[asyncio.Future[Any]] = {answer, gone}
         try:
             await asyncio.wait(waited, timeout=self._limits.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -215,68 +199,60 @@ class _RestApi:
                 raise ClientDisconnect
             raise ServingError(Code.DEADLINE_EXCEEDED, f"No answer within {self._limits.timeout_seconds:g} seconds")
         finally:
-            call.cancel()
             answer.cancel()
             gone.cancel()
 
-    def _whose_threads(self, target: _Target) -> str:
-        """The model's; those of all requests together that name none."""
+    async def _predict(self, target: _Target, body: bytes, compressed: bool) -> Response:
+        servable: Servable | None = None
         try:
-            self._acquire(target)
-        except ServingError:
-            return ""
-        return target.model
-
-    def _predict(self, target: _Target, body: bytes, compressed: bool, cancellation: Cancellation) -> Response:
-        if compressed:
-            body = _inflate(body, self._max_body_bytes)
+            servable = self._predictor.acquire(target.model, target.version, target.label)
+            asked = tensor_json.Asked(servable.dtypes, target.verb)
+        except ServingError as error:
+            asked = tensor_json.Asked(error, target.verb)  # told if the body can be read at all
+        model = "" if servable is None else target.model
         try:
-            request = tensor_json.parse_object(body)
-            signature = tensor_json.signature_name(request)
-            servable = self._acquire(target)
-            expected = servable.inputs(signature)
-            if target.verb != "predict":
-                tensor_json.check_examples(request)
-                raise ServingError(
-                    Code.INVALID_ARGUMENT,
-                    f"Expected a signature with method_name tensorflow/serving/{target.verb}, but exports of "
-                    "Keras have only tensorflow/serving/predict; send the inputs to :predict",
-                )
-            dtypes = {name: spec.dtype for name, spec in expected.items()}
-            inputs, layout = tensor_json.decode_inputs(request, dtypes)
-            self._check_size(inputs, expected)
-            outputs = servable.predict(signature, inputs, cancellation)
-            if cancellation.cancelled:  # to write millions of numbers takes long, too
-                raise ServingError(Code.CANCELLED, "Nobody waits for the answer")
-            content = tensor_json.encode_outputs(outputs, layout)
-        except ServingError:
+            if compressed:
+                packed = body
+                body = await self._beside(model, lambda: _inflate(packed, self._max_body_bytes))
+            if len(body) <= _SMALL_BODY:
+                signature, inputs, layout = tensor_json.read_request(body, asked)
+            elif body.count(b",") <= _MANY_NUMBERS:
+                signature, inputs, layout = await self._beside(model, lambda: tensor_json.read_request(body, asked))
+            else:
+                signature, inputs, layout = await self._predictor.apart.run(tensor_json.read_request, body, asked)
+            assert servable is not None
+            call = self._predictor.submit(model, servable, signature, inputs)
+            try:
+                outputs = await asyncio.wrap_future(call.future)
+            finally:
+                call.cancel()
+            if sum(array.size for array in outputs.values()) <= _FEW_NUMBERS:
+                content = tensor_json.encode_outputs(outputs, layout)
+            else:
+                content = await self._beside(model, lambda: tensor_json.encode_outputs(outputs, layout))
+        except (ServingError, _BodyTooLargeError):
             raise
         except Exception as error:
             _log.exception("%s %s failed", target.verb, target.model)
             raise ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
         return Response(content, media_type="application/json")
 
-    def _check_size(self, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Input]) -> None:
-        """What is not refused here fits into memory: activations take a hundred times what a request does."""
-        for name, array in inputs.items():
-            shape = expected[name].shape
-            if shape.rank and shape[0] is None and len(array) > self._limits.max_examples:
-                raise ServingError(
-                    Code.INVALID_ARGUMENT,
-                    f'Input "{name}" holds {len(array):,} examples; this server takes '
-                    f"{self._limits.max_examples:,} in a request at most",
-                )
-            if array.dtype == object:
-                pictures.check(array.flat, round(self._limits.max_megapixels * 1e6))
+    async def _beside(self, model: str, work: Callable[[], T]) -> T:
+        """Runs work in a thread of a model; the empty name stands for requests that name none."""
+        call = self._predictor.workers.submit(model, lambda _: work())
+        try:
+            return await asyncio.wrap_future(call.future)
+        finally:
+            call.cancel()
 
     def _describe(self, target: _Target) -> dict[str, object]:
         if not target.model:
             raise ServingError(Code.INVALID_ARGUMENT, "Missing model name in request.")
         if target.verb == "metadata":
-            servable = self._acquire(target)
+            servable = self._predictor.acquire(target.model, target.version, target.label)
             spec = {"name": target.model, "signature_name": "", "version": str(servable.version)}
             return {"model_spec": spec, "metadata": {"signature_def": servable.metadata}}
-        versions = self._repository.status(target.model, target.version)
+        versions = self._predictor.repository.status(target.model, target.version)
         return {
             "model_version_status": [
                 {
@@ -290,10 +266,6 @@ class _RestApi:
                 for version, status in versions.items()
             ]
         }
-
-    def _acquire(self, target: _Target) -> Servable:
-        version = target.version if target.label is None else self._repository.labelled(target.model, target.label)
-        return self._repository.acquire(target.model, version)
 
 
 def _match(method: str, path: str) -> _Target:

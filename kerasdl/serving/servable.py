@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 
 from kerasdl import frozen
-from kerasdl.serving.errors import Code, ServingError
+from kerasdl.errors import UserError
+from kerasdl.serving.batch_parameters import Parameters, read_parameters
+from kerasdl.serving.errors import Code, ServingError, no_signature
+from kerasdl.serving.metrics import Metrics
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+BATCHING = "batching_params.pbtxt"
 BATCHED = Path("assets.extra", "batched_signatures.json")
 MAX_WARMUP_RECORDS = 1000
 
@@ -45,25 +50,42 @@ class Servable:
         version: number of the version.
         batched: signatures whose examples do not depend on each other, so that those of several requests may be
             computed together; each with the inputs in which they must agree then.
+        batching: the parameters of batches that stand beside the model; None for none.
+        dtypes: TensorFlow's word for the data type of each input, by signature.
         metadata: the signature definitions, as TensorFlow Serving's REST API writes them.
 
     Args:
         folder: version folder with `saved_model.pb`; its name is the version number.
+        metrics: receives how long the warm-up takes.
 
     Raises:
         ServingError: the warm-up file is corrupt or one of its requests fails.
         Exception: whatever TensorFlow raises on a SavedModel that it cannot load.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, metrics: Metrics | None = None) -> None:
         self.version = int(folder.name)
         # The signatures hold their variables weakly: without this reference they would be gone.
         self._loaded = tf.saved_model.load(str(folder))
         self._functions = frozen.frozen_all(self._loaded)
         self._first = {id(function): threading.Lock() for function in self._functions.values()}
         self._inputs, self.metadata = _read_signatures(folder)
+        self.dtypes = {name: {key: spec.dtype for key, spec in inputs.items()} for name, inputs in self._inputs.items()}
         self.batched = _read_batched(folder / BATCHED, self._inputs)
-        _warm_up(self, folder / WARMUP)
+        try:
+            path = folder / BATCHING
+            self.batching: Parameters | None = read_parameters(path) if path.is_file() else None
+        except UserError as error:
+            raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
+        began, code = time.monotonic(), Code.OK
+        try:
+            _warm_up(self, folder / WARMUP)
+        except ServingError as error:
+            code = error.code
+            raise
+        finally:
+            if metrics is not None:
+                metrics.warmup(folder, code.name, time.monotonic() - began)
 
     def inputs(self, signature: str) -> dict[str, Input]:
         """Returns the inputs that a signature takes; at least one.
@@ -72,9 +94,7 @@ class Servable:
             ServingError: INVALID_ARGUMENT, when there is no such signature or it takes no input.
         """
         if signature not in self._inputs:
-            raise ServingError(
-                Code.INVALID_ARGUMENT, f'Serving signature name: "{signature}" not found in signature def'
-            )
+            raise no_signature(signature)
         if not self._inputs[signature]:
             raise ServingError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {signature}")
         return self._inputs[signature]

@@ -14,11 +14,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.errors import Code, ServingError, no_signature
 
 Layout = Literal["row", "columnar"]
 
@@ -43,6 +44,50 @@ _SUPPORTED = {*_INTEGER_RANGES, *_FLOATS, "bool", "string"}
 _STRING_OR_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|-?\bInf\b|-NaN\b')
 _PERHAPS_LARGE = re.compile(r"[eE]\+?\d{3}|\d{300}")
 _LITERALS = {"Inf": "Infinity", "-Inf": "-Infinity", "-NaN": "NaN"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request is for.
+
+    Attributes:
+        dtypes: TensorFlow's word for the data type of each input, by signature; or why there is no model.
+        verb: predict, classify or regress.
+    """
+
+    dtypes: Mapping[str, Mapping[str, str]] | ServingError
+    verb: str = "predict"
+
+
+def read_request(body: bytes, asked: Asked) -> tuple[str, dict[str, np.ndarray], Layout]:
+    """Reads a request.
+
+    Args:
+        body: JSON text.
+        asked: what it is for.
+
+    Returns:
+        The signature, one array per input, and the layout that the reply must have.
+
+    Raises:
+        ServingError: the first fault, in the order of TensorFlow Serving: the text, the model, the signature, the
+            tensors.
+    """
+    request = parse_object(body)
+    signature = signature_name(request)
+    if isinstance(asked.dtypes, ServingError):
+        raise asked.dtypes
+    if signature not in asked.dtypes:
+        raise no_signature(signature)
+    if not asked.dtypes[signature]:
+        raise _invalid(f"Failed to get input map for signature: {signature}")
+    if asked.verb != "predict":
+        check_examples(request)
+        raise _invalid(
+            f"Expected a signature with method_name tensorflow/serving/{asked.verb}, but exports of Keras have only "
+            "tensorflow/serving/predict; send the inputs to :predict"
+        )
+    return signature, *decode_inputs(request, asked.dtypes[signature])
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def repository(tmp_path, reports) -> ModelRepository:
 
 
 def _factor(servable: Servable) -> float:
-    return float(servable.predict("serving_default", {"x": X})["y"][0, 0])
+    return float(servable.run("serving_default", {"x": X})["y"][0, 0])
 
 
 def _states(repository: ModelRepository, model: str = "m") -> dict[int, str]:
@@ -97,9 +97,9 @@ def test_old_version_serves_until_the_new_one_is_loaded(repository, put, monkeyp
     seen = []
     load = Servable.__init__
 
-    def spy(self, folder):
+    def spy(self, folder, *others):
         seen.append((_factor(repository.acquire("m")), _states(repository)))
-        load(self, folder)
+        load(self, folder, *others)
 
     monkeypatch.setattr(Servable, "__init__", spy)
     repository.poll()
@@ -202,9 +202,9 @@ def test_not_ready_before_the_first_load(repository, put, serve, monkeypatch):
     hold = threading.Event()
     load = Servable.__init__
 
-    def wait(self, folder):
+    def wait(self, folder, *others):
         hold.wait(30)
-        load(self, folder)
+        load(self, folder, *others)
 
     monkeypatch.setattr(Servable, "__init__", wait)
     with repository, serve(repository) as client:
@@ -385,9 +385,9 @@ def test_reload_loads_before_it_unloads(put, config, monkeypatch):
     seen = []
     load = Servable.__init__
 
-    def spy(self, folder):
+    def spy(self, folder, *others):
         seen.append(_states(repository))
-        load(self, folder)
+        load(self, folder, *others)
 
     monkeypatch.setattr(Servable, "__init__", spy)
     repository.reload(config(m=_specific(2)))
@@ -468,9 +468,9 @@ def test_another_base_path_that_is_away_is_not_taken_for_the_old_one(put, config
     loads: list[Path] = []
     load = Servable.__init__
 
-    def spy(self, folder):
+    def spy(self, folder, *others):
         loads.append(folder)
-        load(self, folder)
+        load(self, folder, *others)
 
     monkeypatch.setattr(Servable, "__init__", spy)
     repository.reload(moved)
@@ -556,10 +556,10 @@ def test_retry_succeeds_with_the_same_files(put, tmp_path, monkeypatch):
     load = Servable.__init__
     failures = [MemoryError("for a moment")]
 
-    def fail_once(self, folder):
+    def fail_once(self, folder, *others):
         if failures:
             raise failures.pop()
-        load(self, folder)
+        load(self, folder, *others)
 
     monkeypatch.setattr(Servable, "__init__", fail_once)
     repository.poll()

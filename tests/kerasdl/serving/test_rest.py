@@ -633,6 +633,8 @@ def test_body_limit(serve, root):
 class _Stuck:
     """Stands in for a repository whose only model answers when told to, or fails."""
 
+    version, batched, dtypes = 1, {}, {"serving_default": {"x": "float"}}
+
     def __init__(self) -> None:
         self.release = threading.Event()
 
@@ -645,7 +647,10 @@ class _Stuck:
     def inputs(self, signature: str) -> dict[str, Any]:
         return {"x": SimpleNamespace(dtype="float", shape=tf.TensorShape(None))}
 
-    def predict(self, signature: str, inputs: dict[str, np.ndarray], cancellation: object) -> dict[str, np.ndarray]:
+    def check(self, signature: str, inputs: dict[str, np.ndarray]) -> None:
+        pass
+
+    def run(self, signature: str, inputs: dict[str, np.ndarray], cancellation: object) -> dict[str, np.ndarray]:
         if self.release.wait(30):
             raise RuntimeError("a mistake in the server")
         return {}

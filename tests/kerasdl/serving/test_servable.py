@@ -43,7 +43,8 @@ X = np.ones((1, 2), np.float32)
 def test_predict(folder):
     servable = Servable(folder)
     assert servable.version == 7
-    assert servable.predict("serving_default", {"x": X})["y"].tolist() == [[2.0, 2.0]]
+    servable.check("serving_default", {"x": X})
+    assert servable.run("serving_default", {"x": X})["y"].tolist() == [[2.0, 2.0]]
 
 
 @pytest.mark.parametrize(
@@ -56,20 +57,20 @@ def test_predict(folder):
 )
 def test_names_that_do_not_match(folder, inputs, text):
     with pytest.raises(ServingError) as caught:
-        Servable(folder).predict("serving_default", inputs)
+        Servable(folder).check("serving_default", inputs)
     assert caught.value.code == Code.INVALID_ARGUMENT
     assert text in caught.value.message
 
 
 def test_warmup_requests_are_replayed(folder, monkeypatch):
     seen = []
-    predict = Servable.predict
+    run = Servable.run
 
     def spy(self, signature, inputs):
         seen.append((signature, inputs["x"].tolist()))
-        return predict(self, signature, inputs)
+        return run(self, signature, inputs)
 
-    monkeypatch.setattr(Servable, "predict", spy)
+    monkeypatch.setattr(Servable, "run", spy)
     _write_warmup(folder, [_record(x=X), _record("serving_default", x=2 * X)])
     Servable(folder)
     assert seen == [("serving_default", [[1.0, 1.0]]), ("serving_default", [[2.0, 2.0]])]
