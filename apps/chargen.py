@@ -226,25 +226,26 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     def cells(text: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"memory": reader.memory(text), "text": letters.decode(letters.encode(text))}
 
+    written = (
+        f"goes on for `length` characters (1 to {sampling.MAX_LENGTH:,}, all texts {sampling.MAX_TOKENS:,}); "
+        "temperature 0 takes the likeliest, top_k 0 and top_p 1 draw from all; the same seed gives the same text"
+    )
     settings = {"length": [40], "temperature": [0.8], "top_k": [0], "top_p": [1.0], "seed": [0]}
     prompt, sentence = {"prompt": ["\n"]}, {"text": ["To be"]}
     return {
-        "generate": export.by_example(
-            generate,
-            f"goes on for `length` characters (1 to {sampling.MAX_LENGTH:,}, all texts {sampling.MAX_TOKENS:,}); "
-            "temperature 0 takes the likeliest, top_k 0 and top_p 1 draw from all; the same seed gives the same text",
-            **prompt,
-            **settings,
+        "generate": export.row_by_row(export.by_example(generate, written, **prompt, **settings), "length"),
+        "begin": export.by_rows(begin, "reads the prompt; its state goes to `advance`", **prompt),
+        "advance": export.row_by_row(
+            export.by_example(
+                advance,
+                "the next characters and the state after them, for streaming; `start` counts those already made",
+                state=np.zeros([1, reader.state_size]),
+                start=[0],
+                **settings,
+            ),
+            "length",
         ),
-        "begin": export.by_example(begin, "reads the prompt; its state goes to `advance`", **prompt),
-        "advance": export.by_example(
-            advance,
-            "the next characters and the state after them, for streaming; `start` counts those already made",
-            state=np.zeros([1, reader.state_size]),
-            start=[0],
-            **settings,
-        ),
-        "score": export.by_example(
+        "score": export.by_rows(
             score, "summed loss in nats of the characters after the first, and their number", **sentence
         ),
         "cells": export.by_example(cells, "memory of every cell, -1 to 1, after each known character", **sentence),

@@ -278,7 +278,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
     any_class, first = ({"class_index": [index]} if names else {} for index in (-1, 0))
     found = {
         "generate": export.by_example(generate, meaning, count=[1], seed=[0], truncation=[0.0], **any_class),
-        "from_latent": export.by_example(from_latent, pixels, latent=[[0.0] * model.latent_dim], **first),
+        "from_latent": export.by_rows(from_latent, pixels, latent=[[0.0] * model.latent_dim], **first),
     }
     return found | ({"class_name": export.class_name(names, counted=True)} if names else {})
 

@@ -290,6 +290,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             {"image": tf.TensorSpec([None, None, None, channels], tf.float32)},
             {"image": example.astype(np.float32)},
             "pixels about 0..255, with the noise neither clipped nor rounded; the restored ones are not, either",
+            alike=(),
         ),
     }
 

@@ -278,7 +278,7 @@ def endpoints(model: keras.Model, data: Splits, temperature: float | None = None
 
     example = {"text": ["A clever, moving film."]}
     return {
-        "classify": export.by_example(classify, "texts as they are, in UTF-8, of any length", words, **example),
+        "classify": export.by_rows(classify, "texts as they are, in UTF-8, of any length", words, **example),
         "explain": export.by_example(explain, f"the words as the model reads them, and {meaning}", words, **example),
         "class_name": export.class_name(names),
     }

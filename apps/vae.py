@@ -263,8 +263,8 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
             seed=[0],
         ),
         **export.of_pictures("encode", encode, example, "mean and logarithm of the variance of their codes"),
-        "decode": export.by_example(decode, "the pictures of codes, as values 0..1 and as PNG", latent=code),
-        "score": export.by_example(
+        "decode": export.by_rows(decode, "the pictures of codes, as values 0..1 and as PNG", latent=code),
+        "score": export.by_rows(
             lambda image, seed: model.score(vae.observed(model.likelihood, image), seed),
             f"log-likelihood of pixels 0..255 in nats, bounded from below by {vae.DRAWS} draws of each seed, "
             "and its parts",

@@ -5,10 +5,11 @@ An export is `saved_models/<application>/<version>/`. It loads in stock TensorFl
 """
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ENCODED = f"encoded {picture_decoding.NAMED} pictures of any size"
 """What signatures of encoded pictures take, for their meaning on the model card."""
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
+BATCHED = "assets.extra/batched_signatures.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Endpoint:
         example: one small real request, by input name; it goes into the warm-up file.
         meaning: one sentence for the model card.
         resources: lookup tables that the function uses, or layers that own them.
+        alike: declares that no row of the outputs depends on another row of the inputs, nor on how many there are, so
+            that a server may compute those of several requests together; names inputs in which they must agree then.
+            None declares nothing.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
@@ -45,6 +50,7 @@ class Endpoint:
     example: Mapping[str, np.ndarray]
     meaning: str
     resources: tuple[Any, ...] = ()
+    alike: tuple[str, ...] | None = None
 
 
 def by_example(
@@ -64,6 +70,16 @@ def by_example(
         name: np.array(example[name], object) if row.dtype == tf.string else row.numpy() for name, row in rows.items()
     }
     return Endpoint(function, inputs, given, meaning, resources)
+
+
+def row_by_row(endpoint: Endpoint, *alike: str) -> Endpoint:
+    """An endpoint whose rows do not depend on each other; `alike` as there."""
+    return replace(endpoint, alike=alike)
+
+
+def by_rows(function: Callable[..., dict[str, tf.Tensor]], meaning: str, *resources: Any, **example: Any) -> Endpoint:
+    """`by_example` of a function that answers row by row."""
+    return row_by_row(by_example(function, meaning, *resources, **example))
 
 
 def next_version(folder: Path) -> int:
@@ -144,6 +160,7 @@ def write(
         tf.saved_model.save(module, str(temporary), functions)
         refuse_gpu_operations(temporary)
         _write_warmup(temporary, endpoints)
+        _write_batched(temporary, endpoints)
         finish(temporary)
 
 
@@ -201,6 +218,13 @@ def refuse_gpu_operations(folder: Path) -> None:
     found = sorted({name.decode() for name in re.findall(rb"Cudnn\w+", graph)})
     if found:
         raise RuntimeError(f"the export holds {', '.join(found)}, which no CPU can run; build with use_cudnn=False")
+
+
+def _write_batched(folder: Path, endpoints: Mapping[str, Endpoint]) -> None:
+    """Writes which signatures answer row by row, for kerasdl.serving; others overlook it."""
+    default = {tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: next(iter(endpoints.values()))}
+    alike = {name: one.alike for name, one in {**endpoints, **default}.items() if one.alike is not None}
+    (folder / BATCHED).write_text(json.dumps(alike, indent=2) + "\n")
 
 
 def _write_warmup(folder: Path, endpoints: Mapping[str, Endpoint]) -> None:
@@ -339,7 +363,7 @@ def of_pictures(
     *,
     squash: bool = False,
 ) -> dict[str, Endpoint]:
-    """Two endpoints that answer alike: one of encoded pictures under a name, one of pixels under `pixels`.
+    """Two endpoints that answer alike, row by row: one of encoded pictures under a name, one of pixels under `pixels`.
 
     Of a picture in the size of the pixels that lost nothing when it was encoded they give the very same answer.
 
@@ -359,13 +383,10 @@ def of_pictures(
     def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return function(image)
 
+    shown = f"{'RGB' if channels == 3 else 'grey'} pixels 0..255, {size} by {size}; {answer}"
     return {
-        name: Endpoint(from_bytes, *encoded(example), f"{ENCODED}; {answer}"),
-        "pixels": by_example(
-            from_pixels,
-            f"{'RGB' if channels == 3 else 'grey'} pixels 0..255, {size} by {size}; {answer}",
-            image=example,
-        ),
+        name: row_by_row(Endpoint(from_bytes, *encoded(example), f"{ENCODED}; {answer}")),
+        "pixels": row_by_row(by_example(from_pixels, shown, image=example)),
     }
 
 
