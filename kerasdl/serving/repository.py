@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -277,10 +278,22 @@ class ModelRepository:
         for name in list(self._models):
             if name not in self._wanted:
                 self._unload(name, keep=set())
-            elif name in self._folders:
-                self._update(name, self._wanted[name], self._folders[name])
+        names = [name for name in self._models if name in self._wanted and name in self._folders]
+        loading = [name for name in names if not self._has_newest(name)]
+        for name in names:
+            if name not in loading:
+                self._update(name)
+        # Half of a load computes in C++, without the interpreter's lock.
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="load") as pool:
+            list(pool.map(self._update, loading))
 
-    def _update(self, name: str, model: configuration.Model, folders: dict[int, Path]) -> None:
+    def _has_newest(self, name: str) -> bool:
+        model = self._wanted[name]
+        newest = model.candidates(self._folders[name])[: model.at_most]
+        return all(self._is_available(name, version) for version in newest)
+
+    def _update(self, name: str) -> None:
+        model, folders = self._wanted[name], self._folders[name]
         serving: set[int] = set()
         candidates = model.candidates(folders)
         for version in candidates:
