@@ -12,7 +12,8 @@ class Limits:
     max_body_mib: float = 64
     """Longest request body in MiB, after decompression; a longer one is refused with status 413."""
     max_examples: int = 128
-    """Examples in a request; more are refused with status 400. A thousand pictures take the captioner 15 GiB."""
+    """Examples in a request that are computed at once, as the captioner's `attention`; more are status 400.
+    Where requests are computed together, many examples of one are computed in parts."""
     max_megapixels: float = 50.0
     """Largest picture in millions of pixels; a larger one is refused by its header, with status 400."""
     max_waiting: int = 128

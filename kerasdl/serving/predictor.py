@@ -100,7 +100,9 @@ class Predictor:
                 RESOURCE_EXHAUSTED, when too much waits.
         """
         servable.check(signature, inputs)
-        self._check_size(servable, signature, inputs)
+        for array in inputs.values():
+            if array.dtype == object:
+                pictures.check(array.flat, round(self.limits.max_megapixels * 1e6))
         self.metrics.examples(model, max((len(array) for array in inputs.values() if array.ndim), default=1))
         measured = _Measured(servable, model, self.metrics)
         alike = servable.batched.get(signature)
@@ -108,6 +110,7 @@ class Predictor:
             alike = ()
         lengths = {len(array) for array in inputs.values()} if alike is not None else set()
         if alike is None or len(lengths) != 1 or lengths == {0}:
+            self._check_examples(servable, signature, inputs)
             return self.workers.submit(model, lambda cancellation: measured.run(signature, inputs, cancellation))
         return self._queue(model, servable, signature, alike).submit(measured, inputs)
 
@@ -122,18 +125,15 @@ class Predictor:
                 queues[signature] = Queue(self.workers, model, signature, alike, parameters)
             return queues[signature]
 
-    def _check_size(self, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray]) -> None:
-        """What is not refused here fits into memory: activations take a hundred times what a request does."""
+    def _check_examples(self, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray]) -> None:
+        """What is computed at once must fit into memory: activations take a hundred times what a request does."""
         for name, spec in servable.inputs(signature).items():
-            array = inputs[name]
-            if spec.shape.rank and spec.shape[0] is None and len(array) > self.limits.max_examples:
+            if spec.shape.rank and spec.shape[0] is None and len(inputs[name]) > self.limits.max_examples:
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
-                    f'Input "{name}" holds {len(array):,} examples; this server takes '
+                    f'Input "{name}" holds {len(inputs[name]):,} examples; this server takes '
                     f"{self.limits.max_examples:,} in a request at most",
                 )
-            if array.dtype == object:
-                pictures.check(array.flat, round(self.limits.max_megapixels * 1e6))
 
 
 class _Measured:

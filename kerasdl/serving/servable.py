@@ -176,7 +176,7 @@ def _reason(message: str) -> str:
     head = ("Graph execution error", "Detected at node", "<stack traces", " ", "\t")
     lines = [line for line in message.splitlines() if line and not line.startswith(head)]
     reason = lines[0] if lines else message
-    return re.sub(r"^(?:{{function_node \S*}} )?(?:assertion failed: \[(.*?)\] .*)?", r"\1", reason)  # of a loop
+    return re.sub(r"^(?:{{function_node \S*}} )?(?:assertion failed: \[(.*?)\] .*)?", r"\1", reason).strip()  # of a loop
 
 
 def _read_signatures(folder: Path) -> tuple[dict[str, dict[str, Input]], dict[str, Any]]:
