@@ -176,7 +176,8 @@ def _reason(message: str) -> str:
     head = ("Graph execution error", "Detected at node", "<stack traces", " ", "\t")
     lines = [line for line in message.splitlines() if line and not line.startswith(head)]
     reason = lines[0] if lines else message
-    return re.sub(r"^(?:{{function_node \S*}} )?(?:assertion failed: \[(.*?)\] .*)?", r"\1", reason).strip()  # of a loop
+    of_a_loop = r"^(?:{{function_node \S*}} )?(?:assertion failed: \[(.*?)\] .*)?"
+    return re.sub(of_a_loop, r"\1", reason).strip()
 
 
 def _read_signatures(folder: Path) -> tuple[dict[str, dict[str, Input]], dict[str, Any]]:

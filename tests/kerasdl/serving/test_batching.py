@@ -349,7 +349,7 @@ def ask(client, i):
 def check(replies):
     for i, reply in enumerate(replies):
         if i % 7 == 3:
-            assert (reply.status, reply.json) == (400, {"error": "number is below 0"})
+            assert (reply.status, reply.json) == (400, {"error": "number is below 0."})
         else:
             rows = [{"number": 10.0 * i + k + 1, "word": f"{i}-{k}!"} for k in range(i % 3 + 1)]
             assert (reply.status, reply.json) == (200, {"predictions": rows})
