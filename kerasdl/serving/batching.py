@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
@@ -32,14 +33,22 @@ class _Batch:
     """Requests that are computed together."""
 
     def __init__(self, wanted: int) -> None:
-        self.cancellation, self.wanted, self._lock = Cancellation(), wanted, threading.Lock()
+        self._cancellation, self.wanted, self._lock = Cancellation(), wanted, threading.Lock()
+
+    def attempt(self) -> Cancellation:
+        """What ends the next call. TensorFlow cancels that of a call that fails itself, so none serves twice."""
+        with self._lock:
+            self._cancellation = Cancellation()
+            if not self.wanted:
+                self._cancellation.cancel()
+            return self._cancellation
 
     def leave(self) -> None:
         """One of them is not waited for any more; the work of none that is ends."""
         with self._lock:
             self.wanted -= 1
             if not self.wanted:
-                self.cancellation.cancel()
+                self._cancellation.cancel()
 
 
 class _Request:
@@ -146,7 +155,7 @@ class Queue:
                     batch.leave()
             if started:
                 began = time.monotonic()
-                self._compute(started, batch.cancellation)
+                self._compute(started, batch)
                 self._learn(sum(request.rows for request in started), time.monotonic() - began)
 
     def _take(self) -> list[_Request]:
@@ -182,17 +191,17 @@ class Queue:
         elif rows >= self._limit:
             self._limit = min(most, self._limit + max(1, self._limit // 4))
 
-    def _compute(self, requests: list[_Request], cancellation: Cancellation) -> None:
+    def _compute(self, requests: list[_Request], batch: _Batch) -> None:
         try:
-            outputs = self._outputs(requests, cancellation)
+            outputs = self._outputs(requests, batch.attempt())
         except ServingError as error:
-            if len(requests) == 1 or cancellation.cancelled:
+            if len(requests) == 1 or not batch.wanted:
                 for request in requests:
                     request.call.future.set_exception(error)
                 return
             middle = len(requests) // 2
-            self._compute(requests[:middle], cancellation)
-            self._compute(requests[middle:], cancellation)
+            self._compute(requests[:middle], batch)
+            self._compute(requests[middle:], batch)
         except Exception as error:
             for request in requests:
                 request.call.future.set_exception(error)
@@ -211,7 +220,7 @@ class Queue:
         inputs = {name: _together([request.inputs[name] for request in requests], size) for name in names}
         outputs = servable.run(self._signature, inputs, cancellation)
         if any(array.ndim == 0 or len(array) != size for array in outputs.values()):
-            if len(requests) == 1:
+            if len(requests) == 1:  # it was filled up
                 return [servable.run(self._signature, requests[0].inputs, cancellation)]
             raise ServingError(Code.FAILED_PRECONDITION, "an output has not one row for each example of a batch")
         ends = np.cumsum([request.rows for request in requests])
@@ -243,21 +252,24 @@ def _joined(calls: list[Call[dict[str, np.ndarray]]]) -> Call[dict[str, np.ndarr
     whole.future.set_running_or_notify_cancel()  # else to cancel it would leave those alone
     left, lock = len(calls), threading.Lock()
 
-    def ended(_: object) -> None:
+    def ended(future: Future[dict[str, np.ndarray]]) -> None:
         nonlocal left
+        if not future.cancelled() and future.exception() is not None:
+            for call in calls:
+                call.cancel()
         with lock:
             left -= 1
             if left:
                 return
-        cancelled = next((call for call in calls if call.future.cancelled()), None)
-        if cancelled is not None:
-            whole.future.set_exception(ServingError(Code.CANCELLED, "Nobody waits for the answer"))
+        done = [call.future for call in calls if not call.future.cancelled()]
+        errors = [error for one in done if (error := one.exception()) is not None]
+        if errors or len(done) < len(calls):
+            # The fault that ended the others comes before their own ends.
+            errors.sort(key=lambda error: isinstance(error, ServingError) and error.code is Code.CANCELLED)
+            nobody = ServingError(Code.CANCELLED, "Nobody waits for the answer")
+            whole.future.set_exception(errors[0] if errors else nobody)
             return
-        failed = next((error for call in calls if (error := call.future.exception()) is not None), None)
-        if failed is not None:
-            whole.future.set_exception(failed)
-            return
-        answers = [call.future.result() for call in calls]
+        answers = [one.result() for one in done]
         whole.future.set_result({name: np.concatenate([own[name] for own in answers]) for name in answers[0]})
 
     for call in calls:

@@ -267,6 +267,45 @@ def test_every_signature_answers_over_http_and_odd_bytes_are_no_server_error(exp
                 assert "\n" not in reply.json["error"]
 
 
+TEXTS = ("bad", "A clever, moving film. " * 7, "To be, or not", "It was not good at all!")
+
+
+def another(name, row, i):
+    """Some other value of an input, a batch of one like `row`."""
+    rng = np.random.default_rng(i)
+    if name == "image_bytes":
+        return encoded(rng.integers(0, 256, (40 + 7 * i, 50 - 5 * i, 3)))
+    if name in ("text", "prompt"):
+        return np.array([TEXTS[i].encode()], object)
+    if name in ("seed", "start"):
+        return np.array([i])
+    if row.dtype == np.uint8:
+        return rng.integers(0, 256, row.shape).astype(np.uint8)
+    if row.dtype == np.float32 and row.ndim > 1:
+        return rng.normal(size=row.shape, scale=50 if name == "image" else 1).astype(np.float32)
+    return row
+
+
+def test_what_is_said_to_answer_row_by_row_answers_together_as_alone(exported, signatures):
+    declared = json.loads((exported / export.BATCHED).read_text())
+    usual = dict(requests(exported))
+    assert {*declared} - {"serving_default"} <= {*usual}
+    for signature in {*declared} - {"serving_default"}:
+        rows = [{name: another(name, row, i) for name, row in usual[signature].items()} for i in range(len(TEXTS))]
+        together = signatures[signature](
+            **{name: np.concatenate([row[name] for row in rows]) for name in usual[signature]}
+        )
+        for i, row in enumerate(rows):
+            for key, alone in signatures[signature](**row).items():
+                if alone.dtype == tf.string:
+                    assert together[key][i].numpy() == alone[0].numpy()
+                else:
+                    largest = np.abs(together[key]).max()
+                    np.testing.assert_allclose(
+                        together[key][i : i + 1], alone, rtol=1e-5, atol=2e-5 * largest, err_msg=f"{signature} {key}"
+                    )
+
+
 def encoded(pixels):
     return np.array([tf.io.encode_png(pixels.astype(np.uint8)).numpy()], object)
 
