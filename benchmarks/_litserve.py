@@ -30,7 +30,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.loaded = tf.saved_model.load(self.folder)
         self.signature = self.loaded.signatures["serving_default"]
 
-    def decode_request(self, request: Any) -> bytes:
+    def decode_request(self, request) -> bytes:  # with an annotation it would be a parameter of the URL
         return self.decoded(request["instances"][0])
 
     def batch(self, inputs: list[bytes]) -> list[bytes]:

@@ -100,8 +100,8 @@ def serve(server: str, model: str, port: int) -> None:
         api = Api(folder, name, functools.partial(decoded, model), answer, max_batch_size=BATCH, batch_timeout=0.005)
         litserve.LitServer(api, accelerator="cpu").run(port=port, generate_client_file=False, log_level="warning")
         return
-    import tensorflow as tf
     import fastapi
+    import tensorflow as tf
     import uvicorn
 
     app = fastapi.FastAPI()
@@ -181,11 +181,15 @@ def script(bodies: list[bytes]) -> str:
     )
 
 
+def wrk(port: int, where: str, lua: Path, connections: int, seconds: int) -> str:
+    url = f"http://127.0.0.1:{port}{where}"
+    words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(lua), "--latency", "--timeout", "60s", url]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
 def load(port: int, pid: int, where: str, lua: Path, connections: int, seconds: int) -> dict[str, float]:
     before = processor_seconds(pid)
-    url = f"http://127.0.0.1:{port}{where}"
-    wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(lua), "--latency", "--timeout", "60s", url]
-    said = subprocess.run(wrk, capture_output=True, text=True, check=True).stdout
+    said = wrk(port, where, lua, connections, seconds)
     used = processor_seconds(pid) - before
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(f"requests failed: {said}")
@@ -238,7 +242,7 @@ def measured(model: str, examples: list[bytes], rounds: int, seconds: int) -> li
             found.setdefault((f"bare_{size}", 1), []).append(json.loads(said.splitlines()[-1]))
         for server in SERVERS:
             with running(server, model, bodies[0]) as (port, pid):
-                load(port, pid, path(server, model), lua, max(CONNECTIONS), 3)  # what comes first is slow
+                wrk(port, path(server, model), lua, 8, 5)  # what comes first is slow
                 for connections in CONNECTIONS:
                     figures = load(port, pid, path(server, model), lua, connections, seconds)
                     found.setdefault((server, connections), []).append(figures)

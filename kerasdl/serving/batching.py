@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -20,6 +21,10 @@ Arrays = Mapping[str, np.ndarray]
 
 MAX_BYTES = 16 * 2**20
 """Inputs of a batch: activations of larger ones would not fit into the processor's caches, or into memory."""
+
+
+MAX_PARTS = 128
+"""Batches that one request may fill."""
 
 
 class Computes(Protocol):
@@ -103,9 +108,14 @@ class Queue:
             inputs: an array for each input, all of the same number of examples, one or more.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, when too much waits.
+            ServingError: RESOURCE_EXHAUSTED, when too much waits; INVALID_ARGUMENT, when the request is too large.
         """
         rows, most = len(next(iter(inputs.values()))), self._parameters.max_batch_size
+        if rows > MAX_PARTS * most:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"The request holds {rows:,} examples; this server takes {MAX_PARTS * most:,} in a request at most",
+            )
         parts = [
             {name: array[start : start + most] for name, array in inputs.items()} for start in range(0, rows, most)
         ]
@@ -166,22 +176,26 @@ class Queue:
                 if not self._waiting:
                     self._computing -= 1
                     return []
-                taken, full = self._fitting()
-                left = taken[0].since + wait - time.monotonic()
+                places, full = self._fitting()
+                left = self._waiting[0].since + wait - time.monotonic()
                 if full or left <= 0:
-                    for request in taken:
-                        self._waiting.remove(request)
+                    taken = [self._waiting[place] for place in places]
+                    for place in reversed(places):
+                        del self._waiting[place]
                     return taken
                 self._changed.wait(left)
 
-    def _fitting(self) -> tuple[list[_Request], bool]:
+    def _fitting(self) -> tuple[list[int], bool]:
+        """Places of a batch among those that wait, and whether no more would go in."""
         first = self._waiting[0]
-        taken, rows, size = [first], first.rows, first.bytes
-        for request in list(self._waiting)[1:]:
+        places, rows, size = [0], first.rows, first.bytes
+        for place, request in enumerate(itertools.islice(self._waiting, 1, None), 1):
+            if rows >= self._limit or size >= MAX_BYTES:
+                break
             if request.key == first.key and rows + request.rows <= self._limit and size + request.bytes <= MAX_BYTES:
-                taken.append(request)
+                places.append(place)
                 rows, size = rows + request.rows, size + request.bytes
-        return taken, rows >= self._limit or size >= MAX_BYTES
+        return places, rows >= self._limit or size >= MAX_BYTES
 
     def _learn(self, rows: int, seconds: float) -> None:
         """Fewer at once after a batch that took too long, more after a full one that did not."""

@@ -105,6 +105,13 @@ def test_a_large_request_is_computed_in_parts(workers):
     assert sorted(servable.sizes) == [1, 3, 3]
 
 
+def test_too_large_a_request_is_refused_at_once(workers):
+    servable = Doubles()
+    with pytest.raises(ServingError, match="holds 257 examples; this server takes 256 in a request at most") as caught:
+        queue(workers, max_batch_size=2).submit(servable, x(*range(257)))
+    assert (caught.value.code, servable.seen) == (Code.INVALID_ARGUMENT, [])
+
+
 def test_a_fault_in_a_part_is_that_of_the_request(workers):
     call = queue(workers, max_batch_size=2).submit(Doubles(), x(1, 2, 3, -4))
     with pytest.raises(ServingError, match="-4 is below 0"):
