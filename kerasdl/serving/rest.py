@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from kerasdl.serving import tensor_json
+from kerasdl.serving import documentation, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve import KserveApi
@@ -54,7 +54,8 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         cors: whether browsers may hand the replies to pages from elsewhere.
 
     Returns:
-        An ASGI application: `/v1/...`, `/v2/...`, `/healthz` (the process lives) and `/readyz` (every model answers).
+        An ASGI application: `/v1/...`, `/v2/...`, `/docs`, `/openapi.json`, `/healthz` (the process lives) and
+        `/readyz` (every model answers).
     """
 
     async def live(_: Request) -> Response:
@@ -69,6 +70,7 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         routes=[
             Route("/healthz", live),
             Route("/readyz", ready),
+            *documentation.routes(predictor),
             Route("/v2", kserve),
             Mount("/v2", kserve),
             Mount("/", _RestApi(predictor, metrics_path, cors)),
