@@ -149,6 +149,11 @@ class ModelRepository:
             raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
         return model.labels[label]
 
+    def names(self) -> list[str]:
+        """The models that were ever to be served."""
+        with self._lock:
+            return sorted(self._models)
+
     def known(self, name: str) -> bool:
         """Whether a model of this name was ever to be served."""
         return name in self._models

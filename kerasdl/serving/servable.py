@@ -52,6 +52,7 @@ class Servable:
             computed together; each with the inputs in which they must agree then.
         batching: the parameters of batches that stand beside the model; None for none.
         dtypes: TensorFlow's word for the data type of each input, by signature.
+        examples: the first recorded request of each signature, as arrays by input.
         metadata: the signature definitions, as TensorFlow Serving's REST API writes them.
 
     Args:
@@ -77,6 +78,7 @@ class Servable:
             self.batching: Parameters | None = read_parameters(path) if path.is_file() else None
         except UserError as error:
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
+        self.examples: dict[str, dict[str, np.ndarray]] = {}
         began, code = time.monotonic(), Code.OK
         try:
             _warm_up(self, folder / WARMUP)
@@ -262,3 +264,4 @@ def _warm_up(servable: Servable, path: Path) -> None:
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         servable.check(signature, inputs)
         servable.run(signature, inputs)
+        servable.examples.setdefault(signature, inputs)

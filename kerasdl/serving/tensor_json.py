@@ -525,7 +525,7 @@ def _scalar_texts(name: str, values: np.ndarray) -> list[str]:
         values.dtype.name, values.dtype.name
     )
     if word in _FLOATS:
-        return _decimal_texts(values)
+        return decimal_texts(values)
     if word in _INTEGER_RANGES:
         return list(map(str, values.tolist()))
     if word == "bool":
@@ -537,7 +537,7 @@ def _scalar_texts(name: str, values: np.ndarray) -> list[str]:
     raise _invalid(f"Failed to write JSON value for tensor type: {word}")
 
 
-def _decimal_texts(values: np.ndarray) -> list[str]:
+def decimal_texts(values: np.ndarray) -> list[str]:
     """Six significant digits where these read back to the same value, else as many as that may need.
 
     All numbers are formatted by one `%` each time: several times quicker than a call per number.

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kerasdl.serving.errors import Code
 from kerasdl.serving.repository import ModelRepository
-from kerasdl.serving.rest import _HTTP_STATUS
+from kerasdl.serving.waiting import HTTP_STATUS
 
 GOOD = '{"instances": [[1.0, 2.0]]}'
 INT64_MAX = 2**63 - 1
@@ -65,7 +65,7 @@ def test_head_is_malformed_too(client):
     assert (reply.status, reply.body) == (400, b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models/pair", "/index.html"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v3/models/pair", "/index.html"])
 def test_other_paths_are_not_json(client, path):
     reply = client("GET", path)
     assert reply.status == 404
@@ -168,7 +168,7 @@ def test_cors(serve, root):
 
 
 def test_every_code_has_its_http_status():
-    assert {code.name: status for code, status in _HTTP_STATUS.items()} == {
+    assert {code.name: status for code, status in HTTP_STATUS.items()} == {
         **{"OK": 200, "CANCELLED": 499, "UNKNOWN": 500, "INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504},
         **{"NOT_FOUND": 404, "ALREADY_EXISTS": 409, "PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429},
         **{"FAILED_PRECONDITION": 400, "ABORTED": 409, "OUT_OF_RANGE": 400, "UNIMPLEMENTED": 501},
