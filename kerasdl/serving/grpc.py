@@ -147,28 +147,32 @@ class _Api:
 
     def _handler(self, method: _Method) -> grpc.RpcMethodHandler:
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
-            began, request, code = time.monotonic(), method.request(), Code.CANCELLED
+            began, request, code, details = time.monotonic(), method.request(), Code.CANCELLED, ""
             try:
                 await self._read(request, messages)
                 response = await self._answer(method, request)
                 code = Code.OK
-                return response.SerializeToString()
             except ServingError as error:
-                code = error.code
-                return await context.abort(grpc.StatusCode[code.name], _details(error.message))
+                code, details = error.code, _details(error.message)
             except asyncio.CancelledError:
                 if context.time_remaining() == 0:
                     code = Code.DEADLINE_EXCEEDED
                 raise
             finally:
-                if method.verb:
-                    name = _spec(request).name
-                    model = name if self._repository.known(name) else ""
-                    self._predictor.metrics.request(model, method.verb, "GRPC", code, time.monotonic() - began)
+                self._measure(method, request, code, time.monotonic() - began)
+            if code is not Code.OK:
+                await context.abort(grpc.StatusCode[code.name], details)
+            return response.SerializeToString()
 
         # As a stream of requests, of which there is one: else a client could hold a call open for ever by sending half
         # of its request.
         return grpc.stream_unary_rpc_method_handler(handle)
+
+    def _measure(self, method: _Method, request: Message, code: Code, seconds: float) -> None:
+        if method.verb:
+            name = _spec(request).name
+            model = name if self._repository.known(name) else ""
+            self._predictor.metrics.request(model, method.verb, "GRPC", code, seconds)
 
     async def _read(self, request: Message, messages: AsyncIterator[bytes]) -> None:
         seconds = self._predictor.limits.read_seconds
@@ -413,11 +417,12 @@ class _Reflection(reflection.aio.ReflectionServicer):
         super().__init__(names)
         self._stopping = stopping
 
-    def ServerReflectionInfo(
+    async def ServerReflectionInfo(
         self, request_iterator: AsyncIterator[Any], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[Any]:
         """Answers a stream of questions."""
-        return super().ServerReflectionInfo(self._until_stop(request_iterator), context)
+        async for response in super().ServerReflectionInfo(self._until_stop(request_iterator), context):
+            yield response
 
     async def _until_stop(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         stop = asyncio.ensure_future(self._stopping.wait())
