@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from kerasdl.serving.batch_parameters import Parameters
+from kerasdl.serving.grpc import GrpcServer
 from kerasdl.serving.http import server as http_server
 from kerasdl.serving.limits import Limits
 from kerasdl.serving.predictor import Predictor
@@ -29,8 +30,8 @@ class Reply(NamedTuple):
 class Client:
     """Sends a request exactly as given: no normalised path, no added header but Host and Content-Length."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, grpc_port: int = 0) -> None:
+        self.port, self.grpc_port = port, grpc_port
 
     def __call__(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
@@ -57,13 +58,16 @@ def serve(
     cors: bool = False,
     parameters: Parameters | None = None,
     every: bool = False,
+    grpc: bool = False,
     **options: Any,
 ) -> Iterator[Client]:
     """A client of a server of the repository, on a free port."""
     limits = Limits(**options)
     predictor = Predictor(repository, limits, parameters=parameters, every=every)
-    server = http_server(create_app(predictor, metrics_path=metrics_path, cors=cors), limits)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    app = create_app(predictor, metrics_path=metrics_path, cors=cors)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as grpc_listener:
+        grpc_port = grpc_listener.getsockname()[1]
+        server = http_server(app, limits, GrpcServer(predictor, grpc_listener) if grpc else None)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -71,7 +75,7 @@ def serve(
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.005)
-            yield Client(listener.getsockname()[1])
+            yield Client(listener.getsockname()[1], grpc_port)
         finally:
             server.should_exit = True
             thread.join()

@@ -1,5 +1,6 @@
-"""Model server: `python -m kerasdl.serving saved_models` speaks TensorFlow Serving's REST API.
+"""Model server: `python -m kerasdl.serving saved_models` speaks TensorFlow Serving's REST API, and its gRPC API.
 
-`repository` holds the loaded models and knows no transport, `configuration` says which, `tensor_json` turns JSON into
-arrays and back, `metrics` counts, `rest` is the thin HTTP layer over them.
+`repository` holds the loaded models and knows no transport, `configuration` says which, `predictor` runs them for both
+transports, `metrics` counts. `rest`, with `tensor_json` that turns JSON into arrays and back, and `grpc` are the thin
+layers over them.
 """

@@ -28,7 +28,7 @@ _log = logging.getLogger("kerasdl.serving")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Limits):
-    """Serves exported models through TensorFlow Serving's REST API.
+    """Serves exported models through TensorFlow Serving's REST API, and its gRPC API.
 
     These are the newest version of every model below a folder, or what a model config file asks for.
     The folders are watched: a new version takes over without a failed request, a new model appears.
@@ -62,6 +62,8 @@ class Options(Limits):
     """Let browsers hand the replies to pages of other hosts."""
     rest_port: int = 8501
     """TCP port of the REST API; 0 takes a free one."""
+    grpc_port: int | None = None
+    """TCP port of the gRPC API, which TensorFlow Serving has on 8500; 0 takes a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in (there is no authentication)."""
 
@@ -84,8 +86,12 @@ def main(arguments: Sequence[str]) -> int:
         if path is not None and not options.enable_batching:
             raise UserError("--batching-parameters-file has no effect without --enable-batching")
         parameters = read_parameters(path) if path is not None else Parameters()
-        with listen(options) as listener:
-            _serve(options, source, parameters, metrics_path, listener)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(listen(options.host, options.rest_port, "--rest-port"))
+            grpc_listener = None
+            if options.grpc_port is not None:
+                grpc_listener = stack.enter_context(listen(options.host, options.grpc_port, "--grpc-port"))
+            _serve(options, source, parameters, metrics_path, listener, grpc_listener)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -93,8 +99,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Options) -> None:
-    if not 0 <= options.rest_port <= 65535:
-        raise UserError(f"--rest-port must be from 0 to 65535, not {options.rest_port}")
+    for flag, port in (("--rest-port", options.rest_port), ("--grpc-port", options.grpc_port)):
+        if port is not None and not 0 <= port <= 65535:
+            raise UserError(f"{flag} must be from 0 to 65535, not {port}")
     for name in ("model_config_file_poll_wait_seconds", "file_system_poll_wait_seconds", "max_num_load_retries"):
         if getattr(options, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
@@ -132,16 +139,24 @@ def _configuration(path: Path, free_labels: bool) -> ModelServerConfig:
     return config
 
 
-def listen(options: Options) -> socket.socket:
-    """Takes the port before anything slow happens, so that a port in use is told at once."""
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+def listen(host: str, port: int, flag: str) -> socket.socket:
+    """Takes a port before anything slow happens, so that a port in use is told at once.
+
+    Args:
+        host: address.
+        port: number; 0 for a free one.
+        flag: that gave it.
+
+    Raises:
+        UserError: it cannot be taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((options.host, options.rest_port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
         raise UserError(
-            f"cannot listen on {options.host} port {options.rest_port} ({reason}); "
-            "choose another --rest-port (0 takes a free one) or --host"
+            f"cannot listen on {host} port {port} ({reason}); choose another {flag} (0 takes a free one) or --host"
         ) from None
     # Accepted connections inherit it. Otherwise each reply on a kept connection waits 40 ms: its head and body
     # are two packets, and the second would be held until the client acknowledges the first.
@@ -155,6 +170,7 @@ def _serve(
     parameters: Parameters,
     metrics_path: str | None,
     listener: socket.socket,
+    grpc_listener: socket.socket | None,
 ) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -166,6 +182,7 @@ def _serve(
         logging.getLogger(noisy).setLevel(logging.ERROR)
     _configure_log()
 
+    from kerasdl.serving.grpc import GrpcServer
     from kerasdl.serving.http import server
     from kerasdl.serving.predictor import Predictor
     from kerasdl.serving.repository import ModelRepository
@@ -204,10 +221,14 @@ def _serve(
     )
     path, seconds = options.model_config_file, options.model_config_file_poll_wait_seconds
     followed = configuration.followed(path, seconds, repository.reload) if path else contextlib.nullcontext()
+    beside = None
+    if grpc_listener is not None:
+        beside = GrpcServer(predictor, grpc_listener)
+        _log.info("gRPC: %s:%d", host, grpc_listener.getsockname()[1])
     with followed, repository:
         app = create_app(predictor, metrics_path=metrics_path, cors=options.enable_cors_support)
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
-            server(app, options).run(sockets=[listener])
+            server(app, options, beside).run(sockets=[listener])
         ended = predictor.close(seconds=5)
     if not ended:  # an operation that cannot be interrupted would hold the process at its end
         sys.stdout.flush()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
+import socket
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,26 +14,56 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from kerasdl.serving.limits import Limits
 
 
-def server(app: Starlette, limits: Limits) -> uvicorn.Server:
+class Beside(Protocol):
+    """Another server, which runs for as long as the HTTP server."""
+
+    async def start(self) -> None:
+        """Begins to answer."""
+
+    async def stop(self, seconds: float) -> None:
+        """Ends when what is under way is done, or after a time."""
+
+
+def server(app: Starlette, limits: Limits, beside: Beside | None = None) -> uvicorn.Server:
     """A server that is still to be run.
 
     Args:
         app: answers.
         limits: of connections.
+        beside: a server that is to run in the same event loop.
     """
 
-    class Protocol(_Impatient):
+    class ImpatientProtocol(_Impatient):
         head_seconds = limits.read_seconds
 
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=ImpatientProtocol,
         log_level="warning",
         lifespan="off",
         limit_concurrency=limits.max_connections,
         timeout_graceful_shutdown=math.ceil(limits.grace_seconds),
     )
-    return uvicorn.Server(config)
+    return uvicorn.Server(config) if beside is None else _Both(config, beside)
+
+
+class _Both(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, beside: Beside) -> None:
+        super().__init__(config)
+        self._beside = beside
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._beside.start()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopped = asyncio.ensure_future(self._beside.stop(self.config.timeout_graceful_shutdown or 0))
+        await super().shutdown(sockets)
+        while not stopped.done() and not self.force_exit:
+            await asyncio.wait([stopped], timeout=0.1)
+        if not stopped.done():
+            await self._beside.stop(0)
+        await stopped
 
 
 class _Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes, by what is installed

@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ class Servable:
                 does not check shapes: it may compute nonsense from a wrong one.)
         """
         expected = self.inputs(signature)
-        _check_names(inputs.keys(), expected.keys())
+        check_names(inputs.keys(), expected.keys())
         for name, array in inputs.items():
             if not expected[name].shape.is_compatible_with(array.shape):
                 raise ServingError(
@@ -216,11 +216,16 @@ def _read_batched(path: Path, inputs: Mapping[str, Mapping[str, Input]]) -> dict
     return batched
 
 
-def _check_names(sent: Any, expected: Any) -> None:
+def check_names(sent: Set[str], expected: Set[str]) -> None:
+    """Refuses other inputs than a signature takes.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, with both.
+    """
     if sent == expected:
         return
 
-    def listed(names: Any) -> str:
+    def listed(names: Set[str]) -> str:
         return "{" + ",".join(sorted(names)) + "}"
 
     raise ServingError(

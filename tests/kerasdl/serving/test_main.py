@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kerasdl.serving.__main__ import Options, listen, main
+from kerasdl.serving.__main__ import listen, main
 
 
 def _get(url: str, data: bytes | None = None) -> tuple[int, bytes]:
@@ -100,6 +100,8 @@ def test_serves_what_the_config_files_say_and_follows_them(root, tmp_path):
         (["{tmp}"], "no model below"),
         (["{root}", "--rest-port", "{taken}"], "in use"),
         (["{root}", "--rest-port", "65536"], "--rest-port must be from 0 to 65535"),
+        (["{root}", "--grpc-port", "{taken}", "--rest-port", "0"], "choose another --grpc-port"),
+        (["{root}", "--grpc-port", "-1"], "--grpc-port must be from 0 to 65535, not -1"),
         (["{root}", "--host", "256.0.0.1"], "--host"),
         (["{root}", "--timeout-seconds", "0"], "--timeout-seconds must be above 0"),
         (["{root}", "--timeout-seconds", "inf"], "--timeout-seconds is inf; expected a finite number"),
@@ -166,5 +168,5 @@ def test_parsing_needs_no_tensorflow():
 
 
 def test_replies_are_sent_without_delay():
-    with listen(Options(models=Path("unused"), rest_port=0)) as listener:
+    with listen("127.0.0.1", 0, "--rest-port") as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
