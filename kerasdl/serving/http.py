@@ -8,7 +8,7 @@ import socket
 from typing import Any, Protocol
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from kerasdl.serving.limits import Limits
@@ -24,7 +24,7 @@ class Beside(Protocol):
         """Ends when what is under way is done, or after a time."""
 
 
-def server(app: Starlette, limits: Limits, beside: Beside | None = None) -> uvicorn.Server:
+def server(app: ASGIApp, limits: Limits, beside: Beside | None = None) -> uvicorn.Server:
     """A server that is still to be run.
 
     Args:
@@ -41,6 +41,7 @@ def server(app: Starlette, limits: Limits, beside: Beside | None = None) -> uvic
         http=ImpatientProtocol,
         log_level="warning",
         lifespan="off",
+        proxy_headers=False,
         limit_concurrency=limits.max_connections,
         timeout_graceful_shutdown=math.ceil(limits.grace_seconds),
     )

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kerasdl.serving import documentation, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
@@ -45,7 +45,7 @@ class _Target(NamedTuple):
     verb: str  # predict, classify, regress, metadata; empty for the status
 
 
-def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False) -> Starlette:
+def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False) -> ASGIApp:
     """Builds the web application.
 
     Args:
@@ -65,17 +65,24 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         unavailable = predictor.unavailable()
         return json_response({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    kserve = KserveApi(predictor)
-    return Starlette(
+    kserve, rest = KserveApi(predictor), _RestApi(predictor, metrics_path, cors)
+    others = Starlette(
         routes=[
             Route("/healthz", live),
             Route("/readyz", ready),
             *documentation.routes(predictor),
             Route("/v2", kserve),
             Mount("/v2", kserve),
-            Mount("/", _RestApi(predictor, metrics_path, cors)),
+            Mount("/", rest),
         ]
     )
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        # Routes and middleware take as long as all else that happens to a small request.
+        quick = scope["type"] == "http" and scope["path"].startswith("/v1/")
+        await (rest if quick else others)(scope, receive, send)
+
+    return application
 
 
 class _RestApi:

@@ -40,6 +40,8 @@ MANY_NUMBERS = 250_000
 FEW_NUMBERS = 2_000
 """Numbers of an answer that is written at once."""
 
+_LOOK_SECONDS = 0.05
+
 T = TypeVar("T")
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -104,7 +106,8 @@ class Waiting:
     async def body(self, request: Request) -> bytes:
         """Reads a body, but no further than the limit."""
         try:
-            return await asyncio.wait_for(self._read(request), self._limits.read_seconds)
+            async with asyncio.timeout(self._limits.read_seconds):
+                return await self._read(request)
         except TimeoutError:
             raise _BodyTooSlowError from None
 
@@ -142,19 +145,39 @@ class Waiting:
 
     async def answer(self, request: Request, work: Coroutine[Any, Any, Response]) -> Response:
         """Waits for an answer as long as its client does, and no longer than the limit; then the work ends."""
-        answer = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(_gone(request))
-        waited: set[asyncio.Future[Any]] = {answer, gone}
+        task = asyncio.current_task()
+        assert task is not None
+        watch: asyncio.Task[None] | None = None
+        gone = False
+
+        async def look() -> None:
+            nonlocal gone
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            task.cancel()
+
+        def begin() -> None:
+            nonlocal watch
+            watch = asyncio.ensure_future(look())
+
+        # Most answers are there before it would be worth to look.
+        later = asyncio.get_running_loop().call_later(_LOOK_SECONDS, begin)
         try:
-            await asyncio.wait(waited, timeout=self._limits.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            if gone.done():
-                raise ClientDisconnect
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"No answer within {self._limits.timeout_seconds:g} seconds")
+            async with asyncio.timeout(self._limits.timeout_seconds):
+                return await work
+        except TimeoutError:
+            words = f"No answer within {self._limits.timeout_seconds:g} seconds"
+            raise ServingError(Code.DEADLINE_EXCEEDED, words) from None
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            task.uncancel()
+            raise ClientDisconnect from None
         finally:
-            answer.cancel()
-            gone.cancel()
+            later.cancel()
+            if watch is not None:
+                watch.cancel()
 
     async def beside(self, model: str, work: Callable[[], T]) -> T:
         """Runs work in a thread of a model; the empty name stands for requests that name none."""
@@ -163,12 +186,6 @@ class Waiting:
             return await asyncio.wrap_future(call.future)
         finally:
             call.cancel()
-
-
-async def _gone(request: Request) -> None:
-    """Returns when the client of a request that was read whole has left."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
