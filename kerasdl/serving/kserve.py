@@ -19,7 +19,14 @@ from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.repository import State, VersionStatus
 from kerasdl.serving.servable import Servable
 from kerasdl.serving.tensor_json import parse_object
-from kerasdl.serving.waiting import FEW_NUMBERS, MANY_NUMBERS, SMALL_BODY, BodyTooLargeError, Waiting, json_response
+from kerasdl.serving.waiting import (
+    FEW_NUMBERS,
+    SMALL_BODY,
+    BodyTooLargeError,
+    Waiting,
+    holds_many_values,
+    json_response,
+)
 
 _PATHS = {
     "GET": re.compile(r"/v2(?:/health/(live|ready)|/models/([^/]+)(?:/versions/([0-9]{1,18}))?(/ready)?)?"),
@@ -145,7 +152,7 @@ class KserveApi:
             length = _header_length(headers)
             if len(body) <= SMALL_BODY:
                 request = kserve_tensor.read_request(body, length, dtypes)
-            elif body.count(b",", 0, length) <= MANY_NUMBERS:
+            elif not holds_many_values(body[:length]):
                 request = await self._waiting.beside(model, lambda: kserve_tensor.read_request(body, length, dtypes))
             else:
                 request = await self._predictor.apart.run(kserve_tensor.read_request, body, length, dtypes)

@@ -18,7 +18,14 @@ from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve import KserveApi
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable
-from kerasdl.serving.waiting import FEW_NUMBERS, MANY_NUMBERS, SMALL_BODY, BodyTooLargeError, Waiting, json_response
+from kerasdl.serving.waiting import (
+    FEW_NUMBERS,
+    SMALL_BODY,
+    BodyTooLargeError,
+    Waiting,
+    holds_many_values,
+    json_response,
+)
 
 _MODEL = r"/v1/models/([^/:]+)"
 _WHICH = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
@@ -145,7 +152,7 @@ class _RestApi:
                 body = await self._waiting.beside(model, lambda: self._waiting.inflated(packed, "gzip"))
             if len(body) <= SMALL_BODY:
                 signature, inputs, layout = tensor_json.read_request(body, asked)
-            elif body.count(b",") <= MANY_NUMBERS:
+            elif not holds_many_values(body):
                 signature, inputs, layout = await self._waiting.beside(
                     model, lambda: tensor_json.read_request(body, asked)
                 )
