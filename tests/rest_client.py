@@ -5,9 +5,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from starlette.types import ASGIApp
 
 from kerasdl.serving.batch_parameters import Parameters
 from kerasdl.serving.http import server as http_server
@@ -57,12 +60,15 @@ def serve(
     cors: bool = False,
     parameters: Parameters | None = None,
     every: bool = False,
+    guard: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    certificate: tuple[Path, Path] | None = None,
     **options: Any,
 ) -> Iterator[Client]:
     """A client of a server of the repository, on a free port."""
     limits = Limits(**options)
     predictor = Predictor(repository, limits, parameters=parameters, every=every)
-    server = http_server(create_app(predictor, metrics_path=metrics_path, cors=cors), limits)
+    app = guard(create_app(predictor, metrics_path=metrics_path, cors=cors))
+    server = http_server(app, limits, certificate)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -160,13 +160,14 @@ def page(predictor: Predictor, address: str, *, keyed: bool) -> str:
     models = dict(_models(predictor))
     sections = []
     for model, signatures in models.items():
-        parts = [f'<section><h2 id="{escape(model)}">{escape(model)}</h2>']
+        parts = [f'<section><h2 id="{escape(quote(model))}">{escape(model)}</h2>']
         for signature in signatures:
             parts.append(f"<h3>{escape(signature.name)}</h3>")
             parts += [_list("takes", signature.inputs), _list("gives", signature.outputs)]
             if signature.example:
                 command = escape(_command(curl, address, model, signature))
-                parts.append(f'<button>Copy</button><pre tabindex="0"><code>{command}</code></pre>')
+                button = f'<button aria-label="Copy {escape(signature.name)}">Copy</button>'
+                parts.append(f'{button}<pre tabindex="0"><code>{command}</code></pre>')
         sections.append("\n".join([*parts, "</section>"]))
     links = " ".join(f'<a href="#{escape(quote(model))}">{escape(model)}</a>' for model in models)
     return _PAGE.replace("{links}", links or "No model is loaded.").replace("{sections}", "\n".join(sections))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from kerasdl.serving.limits import Limits
 
 
-def server(app: Starlette, limits: Limits) -> uvicorn.Server:
+def server(app: ASGIApp, limits: Limits, certificate: tuple[Path, Path] | None = None) -> uvicorn.Server:
     """A server that is still to be run.
 
     Args:
         app: answers.
         limits: of connections.
+        certificate: files of the certificate and its private key, for HTTPS; None for HTTP.
     """
 
     class Protocol(_Impatient):
@@ -29,8 +31,11 @@ def server(app: Starlette, limits: Limits) -> uvicorn.Server:
         http=Protocol,
         log_level="warning",
         lifespan="off",
+        ws="none",
         limit_concurrency=limits.max_connections,
         timeout_graceful_shutdown=math.ceil(limits.grace_seconds),
+        ssl_certfile=certificate and certificate[0],
+        ssl_keyfile=certificate and certificate[1],
     )
     return uvicorn.Server(config)
 

@@ -45,13 +45,16 @@ class _Target(NamedTuple):
     verb: str  # predict, classify, regress, metadata; empty for the status
 
 
-def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False) -> Starlette:
+def create_app(
+    predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False, keyed: bool = False
+) -> Starlette:
     """Builds the web application.
 
     Args:
         predictor: answers.
         metrics_path: where Prometheus finds the metrics; None for nowhere.
         cors: whether browsers may hand the replies to pages from elsewhere.
+        keyed: whether clients need a key, for the documentation.
 
     Returns:
         An ASGI application: `/v1/...`, `/v2/...`, `/docs`, `/openapi.json`, `/healthz` (the process lives) and
@@ -70,7 +73,7 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         routes=[
             Route("/healthz", live),
             Route("/readyz", ready),
-            *documentation.routes(predictor),
+            *documentation.routes(predictor, keyed=keyed),
             Route("/v2", kserve),
             Mount("/v2", kserve),
             Mount("/", _RestApi(predictor, metrics_path, cors)),
