@@ -68,15 +68,16 @@ def create_app(
         unavailable = predictor.unavailable()
         return json_response({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    kserve = KserveApi(predictor)
+    rest, kserve = _RestApi(predictor, metrics_path, cors), KserveApi(predictor)
     return Starlette(
         routes=[
+            Mount("/v1", rest),  # first, as most requests
             Route("/healthz", live),
             Route("/readyz", ready),
-            *documentation.routes(predictor, keyed=keyed),
             Route("/v2", kserve),
             Mount("/v2", kserve),
-            Mount("/", _RestApi(predictor, metrics_path, cors)),
+            *documentation.routes(predictor, keyed=keyed),
+            Mount("/", rest),
         ]
     )
 
