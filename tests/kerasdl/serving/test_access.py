@@ -1,5 +1,6 @@
 """Hosts, keys, certificates, names of requests and the log of them."""
 
+import asyncio
 import functools
 import io
 import json
@@ -144,6 +145,11 @@ def test_only_the_health_checks_need_no_key(keyed):
     others = ["/", "/v1/models/pair", "/v2", "/v2/health/ready", "/docs", "/openapi.json", "/healthz/", "//healthz"]
     others += ["/healthz/../docs", "/v1/models/pair?/healthz", "/nope", "/docs/pair/serving_default.json"]
     assert {keyed("GET", path).status for path in others} == {401}
+
+
+def test_no_other_protocol_goes_round_the_keys(keyed):
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A"}
+    assert keyed("GET", "/docs", headers=upgrade).status == 401
 
 
 def test_keys_are_compared_in_constant_time(monkeypatch):
@@ -330,3 +336,15 @@ def test_client_that_leaves_and_mistake_in_the_server(serve, repository, monkeyp
         assert trouble.requests == ["mine"]
         lines = [line for line in _lines(log) if line["path"] == PREDICT]
     assert [(line["status"], line["bytes"] > 0) for line in lines] == [(499, False), (500, True)]
+
+
+def test_application_that_fails():
+    async def app(*_: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    log = io.BytesIO()
+    scope = {"headers": [], "query_string": b"", "client": None, "method": "GET", "raw_path": b"/", "path": "/"}
+    with pytest.raises(RuntimeError, match="a mistake"):
+        asyncio.run(Access(app, log=log.write)(scope, app, app))
+    [line] = _lines(log)
+    assert (line["status"], line["client"]) == (500, None)
