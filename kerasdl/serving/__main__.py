@@ -1,6 +1,7 @@
 """Command line of the model server: `python -m kerasdl.serving saved_models --rest-port 8501`."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
 from kerasdl.serving import configuration
+from kerasdl.serving.access import Access, check_certificate, hosts, read_keys, request_id
 from kerasdl.serving.batch_parameters import Parameters, read_parameters
 from kerasdl.serving.discovery import find_models
 from kerasdl.serving.errors import ServingError
@@ -60,12 +62,25 @@ class Options(Limits):
     """File that says where on the REST port Prometheus finds the metrics, as TensorFlow Serving's MonitoringConfig."""
     enable_cors_support: bool = False
     """Let browsers hand the replies to pages of other hosts."""
+    api_key_file: Path | None = None
+    """File with a key on each line, of which a client must show one: `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+    /healthz and /readyz need none."""
+    ssl_certificate: Path | None = None
+    """File with the certificate of this server in PEM format, for HTTPS; goes with --ssl-key."""
+    ssl_key: Path | None = None
+    """File with the private key of that certificate in PEM format, without a passphrase."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names and addresses in the Host header of requests; others are refused with status 400, and * takes any. By
+    default any, but on a loopback address only localhost, 127.0.0.1 and [::1]: no page of the web can ask then."""
+    access_log: bool = False
+    """Write a line of JSON to stdout for each request: time (UTC), X-Request-ID, client, path, status, milliseconds,
+    bytes of the reply."""
     rest_port: int = 8501
     """TCP port of the REST API; 0 takes a free one."""
     grpc_port: int | None = None
     """TCP port of the gRPC API, which TensorFlow Serving has on 8500; 0 takes a free one."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in (there is no authentication)."""
+    """Address to listen on; 0.0.0.0 lets other machines in; --api-key-file keeps strangers out."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,12 +101,13 @@ def main(arguments: Sequence[str]) -> int:
         if path is not None and not options.enable_batching:
             raise UserError("--batching-parameters-file has no effect without --enable-batching")
         parameters = read_parameters(path) if path is not None else Parameters()
+        access = _access(options)
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(listen(options.host, options.rest_port, "--rest-port"))
             grpc_listener = None
             if options.grpc_port is not None:
                 grpc_listener = stack.enter_context(listen(options.host, options.grpc_port, "--grpc-port"))
-            _serve(options, source, parameters, metrics_path, listener, grpc_listener)
+            _serve(options, source, parameters, metrics_path, access, listener, grpc_listener)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -105,6 +121,20 @@ def _check(options: Options) -> None:
     for name in ("model_config_file_poll_wait_seconds", "file_system_poll_wait_seconds", "max_num_load_retries"):
         if getattr(options, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
+
+
+def _access(options: Options) -> "functools.partial[Access]":
+    """Who may ask; told before anything slow happens if that cannot be."""
+    if (options.ssl_certificate is None) != (options.ssl_key is None):
+        raise UserError("--ssl-certificate and --ssl-key go together; give both or neither")
+    if options.ssl_certificate and options.ssl_key:
+        check_certificate(options.ssl_certificate, options.ssl_key)
+    return functools.partial(
+        Access,
+        hosts=hosts(options.host, options.allowed_hosts),
+        keys=read_keys(options.api_key_file) if options.api_key_file else None,
+        log=functools.partial(os.write, sys.stdout.fileno()) if options.access_log else None,
+    )
 
 
 def _source(options: Options) -> Path | ModelServerConfig:
@@ -169,6 +199,7 @@ def _serve(
     source: Path | ModelServerConfig,
     parameters: Parameters,
     metrics_path: str | None,
+    access: "functools.partial[Access]",
     listener: socket.socket,
     grpc_listener: socket.socket | None,
 ) -> None:
@@ -189,7 +220,8 @@ def _serve(
     from kerasdl.serving.rest import create_app
 
     host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"http://{host}:{listener.getsockname()[1]}"
+    certificate = (options.ssl_certificate, options.ssl_key) if options.ssl_certificate and options.ssl_key else None
+    address = f"http{'s' if certificate else ''}://{host}:{listener.getsockname()[1]}"
 
     def begins(name: str, version: int) -> None:
         _log.info("%s version %d: loading", name, version)
@@ -226,13 +258,22 @@ def _serve(
         beside = GrpcServer(predictor, grpc_listener)
         _log.info("gRPC: %s:%d", host, grpc_listener.getsockname()[1])
     with followed, repository:
-        app = create_app(predictor, metrics_path=metrics_path, cors=options.enable_cors_support)
+        keyed = options.api_key_file is not None
+        app = access(create_app(predictor, metrics_path=metrics_path, cors=options.enable_cors_support, keyed=keyed))
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
-            server(app, options, beside).run(sockets=[listener])
+            server(app, options, certificate, beside).run(sockets=[listener])
         ended = predictor.close(seconds=5)
     if not ended:  # an operation that cannot be interrupted would hold the process at its end
         sys.stdout.flush()
         os._exit(0)
+
+
+class _Formatter(logging.Formatter):
+    """Says which request met with trouble, by the name that its reply bears."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"request {request_id.get()}: {text}" if request_id.get() else text
 
 
 def _configure_log() -> None:
@@ -240,6 +281,7 @@ def _configure_log() -> None:
     news, trouble = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     news.addFilter(lambda record: record.levelno < logging.WARNING)
     trouble.setLevel(logging.WARNING)
+    trouble.setFormatter(_Formatter())
     _log.setLevel(logging.INFO)
     _log.propagate = False  # a library may give the root logger a handler later: each line would stand there twice
     _log.addHandler(news)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +25,7 @@ from kerasdl.serving.waiting import (
     Waiting,
     holds_many_values,
     json_response,
+    server_version,
 )
 
 _PATHS = {
@@ -93,7 +93,7 @@ class KserveApi:
             unavailable = self._predictor.unavailable()
             return json_response({"ready": not unavailable}, 503 if unavailable else 200)
         if model is None:
-            known = {"name": "kerasdl", "version": metadata.version("kerasdl"), "extensions": ["binary_tensor_data"]}
+            known = {"name": "kerasdl", "version": server_version(), "extensions": ["binary_tensor_data"]}
             return json_response(known)
         target = _Target(_decode(model), None if version is None else int(version))
         servable = self._acquire(target)

@@ -52,13 +52,16 @@ class _Target(NamedTuple):
     verb: str  # predict, classify, regress, metadata; empty for the status
 
 
-def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False) -> ASGIApp:
+def create_app(
+    predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False, keyed: bool = False
+) -> ASGIApp:
     """Builds the web application.
 
     Args:
         predictor: answers.
         metrics_path: where Prometheus finds the metrics; None for nowhere.
         cors: whether browsers may hand the replies to pages from elsewhere.
+        keyed: whether clients need a key, for the documentation.
 
     Returns:
         An ASGI application: `/v1/...`, `/v2/...`, `/docs`, `/openapi.json`, `/healthz` (the process lives) and
@@ -72,14 +75,14 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         unavailable = predictor.unavailable()
         return json_response({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    kserve, rest = KserveApi(predictor), _RestApi(predictor, metrics_path, cors)
+    rest, kserve = _RestApi(predictor, metrics_path, cors), KserveApi(predictor)
     others = Starlette(
         routes=[
             Route("/healthz", live),
             Route("/readyz", ready),
-            *documentation.routes(predictor),
             Route("/v2", kserve),
             Mount("/v2", kserve),
+            *documentation.routes(predictor, keyed=keyed),
             Mount("/", rest),
         ]
     )

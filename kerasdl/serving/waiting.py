@@ -5,6 +5,7 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
+from importlib import metadata
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -196,3 +197,11 @@ def json_response(content: object, status: int = 200, headers: dict[str, str] | 
     """A reply in JSON."""
     # Not starlette's JSONResponse: it fails on the lone surrogates that stand for bytes which are no UTF-8.
     return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+def server_version() -> str:
+    """Version of this server; of a checkout that is not installed nothing is known."""
+    try:
+        return metadata.version("kerasdl")
+    except metadata.PackageNotFoundError:
+        return "unknown"
