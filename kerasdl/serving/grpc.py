@@ -68,7 +68,7 @@ class GrpcServer:
 
     def __init__(self, predictor: Predictor, listener: socket.socket) -> None:
         self._predictor, self._listener = predictor, listener
-        self._reloads = ThreadPoolExecutor(1, thread_name_prefix="reload")
+        self._api = _Api(predictor)
 
     async def start(self) -> None:
         """Takes the port over.
@@ -87,7 +87,7 @@ class GrpcServer:
                 ("grpc.server_handshake_timeout_ms", math.ceil(limits.read_seconds * 1000)),
             ],
         )
-        self._server.add_generic_rpc_handlers(_Api(self._predictor, self._reloads).handlers())
+        self._server.add_generic_rpc_handlers(self._api.handlers())
         health_pb2_grpc.add_HealthServicer_to_server(_Health(self._predictor, self._stopping), self._server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names, self._stopping), self._server)
@@ -102,8 +102,10 @@ class GrpcServer:
     async def stop(self, seconds: float) -> None:
         """Takes no more calls; ends those that are not done within a time."""
         self._stopping.set()
-        self._reloads.shutdown(wait=False, cancel_futures=True)
+        self._api.reloads.shutdown(wait=False, cancel_futures=True)
         await self._server.stop(seconds)
+        if self._api.calls:  # which are ended; the event loop has to last until they know
+            await asyncio.wait(self._api.calls, timeout=5)
 
 
 class _Method(NamedTuple):
@@ -123,8 +125,17 @@ class _Method(NamedTuple):
 
 
 class _Api:
-    def __init__(self, predictor: Predictor, reloads: ThreadPoolExecutor) -> None:
-        self._predictor, self._repository, self._reloads = predictor, predictor.repository, reloads
+    """The methods of TensorFlow Serving.
+
+    Attributes:
+        calls: that are under way.
+        reloads: thread in which a new configuration is loaded.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor, self._repository = predictor, predictor.repository
+        self.calls: set[asyncio.Task[Any]] = set()
+        self.reloads = ThreadPoolExecutor(1, thread_name_prefix="reload")
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         prediction = {
@@ -148,6 +159,10 @@ class _Api:
     def _handler(self, method: _Method) -> grpc.RpcMethodHandler:
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
             began, request, code, details = time.monotonic(), method.request(), Code.CANCELLED, ""
+            task = asyncio.current_task()
+            assert task is not None
+            self.calls.add(task)
+            task.add_done_callback(self.calls.discard)
             try:
                 await self._read(request, messages)
                 response = await self._answer(method, request)
@@ -278,7 +293,7 @@ class _Api:
                 "Only ModelConfigList is currently supported"
             )
         before = self._repository.unavailable()
-        await asyncio.get_running_loop().run_in_executor(self._reloads, self._repository.reload, request.config)
+        await asyncio.get_running_loop().run_in_executor(self.reloads, self._repository.reload, request.config)
         failed = {name: why for name, why in self._repository.unavailable().items() if name not in before}
         if failed:
             reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
