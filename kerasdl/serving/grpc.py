@@ -40,10 +40,10 @@ from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable, check_names
 from kerasdl.serving.workers import Call
 
-_SMALL_REQUEST = 64 * 2**10
-"""Bytes of a request whose tensors are read at once: to hand them to another thread would take longer."""
 _FEW_NUMBERS = 2_000
-"""Numbers of an answer that is written at once."""
+"""Numbers of a request or an answer that are read or written at once: to hand them to another thread takes longer."""
+_SMALL_TENSOR = 64 * 2**10
+"""Bytes of a tensor that is read in Python."""
 _MAX_DETAILS = 1024
 """Bytes of the text of an error, as in TensorFlow Serving; HTTP/2 bears no long ones."""
 
@@ -228,7 +228,8 @@ class _Api:
             dtypes, most = servable.dtypes[signature], _max_bytes(self._predictor)
             return {name: read_tensor(name, tensor, dtypes[name], most) for name, tensor in request.inputs.items()}
 
-        inputs = read() if request.ByteSize() <= _SMALL_REQUEST else await self._beside(model, read)
+        few = sum(math.prod(_sizes(tensor)) for tensor in request.inputs.values()) <= _FEW_NUMBERS
+        inputs = read() if few else await self._beside(model, read)
         outputs = await _result(self._predictor.submit(model, servable, signature, inputs))
         wanted = {name: outputs[name] for name in request.output_filter or outputs}
 
@@ -342,7 +343,7 @@ def read_tensor(name: str, tensor: TensorProto, dtype: str, max_bytes: int) -> n
     """
     if (sent := _dtype_word(tensor.dtype)) != dtype:
         raise _invalid(f'Input "{name}" is of type {sent}, but the signature takes {dtype}')
-    sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
+    sizes = _sizes(tensor)
     if tensor.tensor_shape.unknown_rank or min(sizes, default=0) < 0:
         raise _invalid(f'Input "{name}" is a malformed tensor: its shape is not known')
     known = tf.as_dtype(tensor.dtype)
@@ -350,10 +351,10 @@ def read_tensor(name: str, tensor: TensorProto, dtype: str, max_bytes: int) -> n
     if needed > max_bytes:
         raise _invalid(f'Input "{name}" takes {needed:,} bytes; this server takes {max_bytes:,} at most')
     try:
-        if tensor.tensor_content or tensor.ByteSize() <= _SMALL_REQUEST:
+        if tensor.tensor_content or len(message := tensor.SerializeToString()) <= _SMALL_TENSOR:
             return tf.make_ndarray(tensor)
         # Of a million numbers in a field of their own: 6 ms, and 81 ms above, in which nothing else runs.
-        return tf.io.parse_tensor(tensor.SerializeToString(), known).numpy()
+        return tf.io.parse_tensor(message, known).numpy()
     except (ValueError, TypeError, OverflowError, tf.errors.InvalidArgumentError):
         raise _invalid(f'Input "{name}" is a malformed tensor: its values do not fit its shape') from None
 
@@ -491,6 +492,10 @@ def _no_such_method(servable: Servable, signature: str, verb: str, unknown: str)
     return _invalid(
         f"Expected {noun} signature method_name to be tensorflow/serving/{verb}. Was: {definition['method_name']}"
     )
+
+
+def _sizes(tensor: TensorProto) -> list[int]:
+    return [dimension.size for dimension in tensor.tensor_shape.dim]
 
 
 def _dtype_word(number: int) -> str:
