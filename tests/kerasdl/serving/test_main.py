@@ -88,7 +88,9 @@ def test_serves_what_the_config_files_say_and_follows_them(root, tmp_path):
         assert b':request_count{model_name="twice",status="OK"} 1' in _get(f"{address}/metrics")[1]
         path.write_text("models {}")
         time.sleep(0.5)
-        (tmp_path / "new").write_text(CONFIG.format(path=root / "text").replace("twice", "words").replace("3", "1"))
+        (tmp_path / "new").write_text(
+            CONFIG.format(path=root / "text").replace("twice", "words").replace("value: 3", "value: 1")
+        )
         (tmp_path / "new").rename(path)
         deadline = time.monotonic() + 60
         while _get(f"{address}/v1/models/twice:predict", body)[0] == 200:
