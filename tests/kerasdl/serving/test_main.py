@@ -69,10 +69,10 @@ def test_serves_until_sigterm(root, tmp_path):
         status, body = _get(f"{address}/v1/models/pair:predict", b'{"instances": [[1, 2]]}')
         assert _end(process) == ""
     assert (status, json.loads(body)) == (200, {"predictions": [[2.0, 4.0]]})
-    assert log.read_text().splitlines() == [
+    assert sorted(log.read_text().splitlines()) == [
         line
         for model in ("echo version 1", "named version 1", "odd version 1", "pair version 3", "text version 1")
-        for line in (f"{model}: loading", f"{model}: {address}/v1/models/{model.split()[0]}:predict")
+        for line in (f"{model}: {address}/v1/models/{model.split()[0]}:predict", f"{model}: loading")
     ]
 
 
