@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp
 
+from kerasdl.serving.access import Keys
 from kerasdl.serving.batch_parameters import Parameters
 from kerasdl.serving.grpc import GrpcServer
 from kerasdl.serving.http import server as http_server
@@ -63,6 +64,7 @@ def serve(
     every: bool = False,
     grpc: bool = False,
     guard: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    keys: Keys | None = None,
     certificate: tuple[Path, Path] | None = None,
     **options: Any,
 ) -> Iterator[Client]:
@@ -72,7 +74,8 @@ def serve(
     app = guard(create_app(predictor, metrics_path=metrics_path, cors=cors))
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as grpc_listener:
         grpc_port = grpc_listener.getsockname()[1]
-        server = http_server(app, limits, certificate, GrpcServer(predictor, grpc_listener) if grpc else None)
+        beside = GrpcServer(predictor, grpc_listener, keys, certificate)
+        server = http_server(app, limits, certificate, beside if grpc else None)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import tyro
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -18,7 +19,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
 from kerasdl.serving import configuration
-from kerasdl.serving.access import Access, check_certificate, hosts, read_keys, request_id
+from kerasdl.serving.access import Access, Keys, check_certificate, hosts, read_keys, request_id
 from kerasdl.serving.batch_parameters import Parameters, read_parameters
 from kerasdl.serving.discovery import find_models
 from kerasdl.serving.errors import ServingError
@@ -63,10 +64,10 @@ class Options(Limits):
     enable_cors_support: bool = False
     """Let browsers hand the replies to pages of other hosts."""
     api_key_file: Path | None = None
-    """File with a key on each line, of which a client must show one: `Authorization: Bearer KEY` or `X-API-Key: KEY`.
-    /healthz and /readyz need none."""
+    """File with a key on each line, of which a client must show one: `Authorization: Bearer KEY` or `X-API-Key: KEY`,
+    in a header or in the metadata of gRPC. /healthz, /readyz and gRPC's health service need none."""
     ssl_certificate: Path | None = None
-    """File with the certificate of this server in PEM format, for HTTPS; goes with --ssl-key."""
+    """File with the certificate of this server in PEM format, for HTTPS and gRPC over TLS; goes with --ssl-key."""
     ssl_key: Path | None = None
     """File with the private key of that certificate in PEM format, without a passphrase."""
     allowed_hosts: tuple[str, ...] = ()
@@ -101,13 +102,13 @@ def main(arguments: Sequence[str]) -> int:
         if path is not None and not options.enable_batching:
             raise UserError("--batching-parameters-file has no effect without --enable-batching")
         parameters = read_parameters(path) if path is not None else Parameters()
-        access = _access(options)
+        guards = _guards(options)
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(listen(options.host, options.rest_port, "--rest-port"))
             grpc_listener = None
             if options.grpc_port is not None:
                 grpc_listener = stack.enter_context(listen(options.host, options.grpc_port, "--grpc-port"))
-            _serve(options, source, parameters, metrics_path, access, listener, grpc_listener)
+            _serve(options, source, parameters, metrics_path, guards, listener, grpc_listener)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -123,18 +124,23 @@ def _check(options: Options) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
 
 
-def _access(options: Options) -> "functools.partial[Access]":
+class _Guards(NamedTuple):
+    """Who may ask."""
+
+    hosts: frozenset[str] | None
+    keys: Keys | None
+    certificate: tuple[Path, Path] | None
+
+
+def _guards(options: Options) -> _Guards:
     """Who may ask; told before anything slow happens if that cannot be."""
     if (options.ssl_certificate is None) != (options.ssl_key is None):
         raise UserError("--ssl-certificate and --ssl-key go together; give both or neither")
-    if options.ssl_certificate and options.ssl_key:
-        check_certificate(options.ssl_certificate, options.ssl_key)
-    return functools.partial(
-        Access,
-        hosts=hosts(options.host, options.allowed_hosts),
-        keys=read_keys(options.api_key_file) if options.api_key_file else None,
-        log=functools.partial(os.write, sys.stdout.fileno()) if options.access_log else None,
-    )
+    certificate = (options.ssl_certificate, options.ssl_key) if options.ssl_certificate and options.ssl_key else None
+    if certificate:
+        check_certificate(*certificate)
+    keys = read_keys(options.api_key_file) if options.api_key_file else None
+    return _Guards(hosts(options.host, options.allowed_hosts), keys, certificate)
 
 
 def _source(options: Options) -> Path | ModelServerConfig:
@@ -199,7 +205,7 @@ def _serve(
     source: Path | ModelServerConfig,
     parameters: Parameters,
     metrics_path: str | None,
-    access: "functools.partial[Access]",
+    guards: "_Guards",
     listener: socket.socket,
     grpc_listener: socket.socket | None,
 ) -> None:
@@ -220,8 +226,7 @@ def _serve(
     from kerasdl.serving.rest import create_app
 
     host = f"[{options.host}]" if ":" in options.host else options.host
-    certificate = (options.ssl_certificate, options.ssl_key) if options.ssl_certificate and options.ssl_key else None
-    address = f"http{'s' if certificate else ''}://{host}:{listener.getsockname()[1]}"
+    address = f"http{'s' if guards.certificate else ''}://{host}:{listener.getsockname()[1]}"
 
     def begins(name: str, version: int) -> None:
         _log.info("%s version %d: loading", name, version)
@@ -255,13 +260,15 @@ def _serve(
     followed = configuration.followed(path, seconds, repository.reload) if path else contextlib.nullcontext()
     beside = None
     if grpc_listener is not None:
-        beside = GrpcServer(predictor, grpc_listener)
+        beside = GrpcServer(predictor, grpc_listener, guards.keys, guards.certificate)
         _log.info("gRPC: %s:%d", host, grpc_listener.getsockname()[1])
     with followed, repository:
-        keyed = options.api_key_file is not None
-        app = access(create_app(predictor, metrics_path=metrics_path, cors=options.enable_cors_support, keyed=keyed))
+        keyed, cors = guards.keys is not None, options.enable_cors_support
+        log = functools.partial(os.write, sys.stdout.fileno()) if options.access_log else None
+        app = create_app(predictor, metrics_path=metrics_path, cors=cors, keyed=keyed)
+        app = Access(app, hosts=guards.hosts, keys=guards.keys, log=log)
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
-            server(app, options, certificate, beside).run(sockets=[listener])
+            server(app, options, guards.certificate, beside).run(sockets=[listener])
         ended = predictor.close(seconds=5)
     if not ended:  # an operation that cannot be interrupted would hold the process at its end
         sys.stdout.flush()

@@ -23,6 +23,8 @@ from kerasdl.errors import UserError
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is answered; empty outside of one."""
 
+NO_KEY = "Expected a key, as Authorization: Bearer KEY or as X-API-Key: KEY"
+
 _OPEN_PATHS = ("/healthz", "/readyz")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _SANE = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -43,6 +45,18 @@ class Keys:
     def admit(self, shown: bytes) -> bool:
         """Whether it is one of the keys; how long that takes does not tell how far they agree."""
         return any(hmac.compare_digest(shown, key) for key in self._keys)
+
+
+def shown_key(name: bytes, value: bytes) -> bytes:
+    """The key in a header; empty if it holds none.
+
+    Args:
+        name: of the header, in small letters.
+        value: of the header.
+    """
+    if name == b"x-api-key":
+        return value
+    return value[7:].strip() if name == b"authorization" and value[:7].lower() == b"bearer " else b""
 
 
 def read_keys(path: Path) -> Keys:
@@ -171,10 +185,8 @@ class Access:
             elif key == b"host":
                 if self._hosts is not None and _host(value) not in self._hosts:
                     refusal = _refuse_host
-            elif key == b"x-api-key":
-                shown = value
-            elif key == b"authorization" and value[:7].lower() == b"bearer ":
-                shown = value[7:].strip()
+            elif self._keys is not None:
+                shown = shown_key(key, value) or shown
         if not _SANE.fullmatch(name):
             name = f"{self._prefix}-{next(self._count)}".encode()
         if refusal is None and self._keys is not None and scope["path"] not in _OPEN_PATHS:
@@ -219,8 +231,7 @@ async def _refuse_host(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _refuse_client(scope: Scope, receive: Receive, send: Send) -> None:
-    text = "Expected a key, as Authorization: Bearer KEY or as X-API-Key: KEY"
-    await _refuse(send, 401, text, (b"www-authenticate", b"Bearer"))
+    await _refuse(send, 401, NO_KEY, (b"www-authenticate", b"Bearer"))
 
 
 async def _refuse(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:

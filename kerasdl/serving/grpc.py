@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -35,6 +36,7 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from kerasdl.errors import UserError
+from kerasdl.serving.access import NO_KEY, Keys, shown_key
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable, check_names
@@ -64,10 +66,19 @@ class GrpcServer:
     Args:
         predictor: answers.
         listener: holds the port until the start, so that no other program takes it meanwhile.
+        keys: of which a client must show one, but for its health checks; None for none.
+        certificate: files of the certificate and its private key, for TLS; None for none.
     """
 
-    def __init__(self, predictor: Predictor, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        listener: socket.socket,
+        keys: Keys | None = None,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         self._predictor, self._listener = predictor, listener
+        self._keys, self._certificate = keys, certificate
         self._api = _Api(predictor)
 
     async def start(self) -> None:
@@ -79,6 +90,7 @@ class GrpcServer:
         limits = self._predictor.limits
         self._stopping = asyncio.Event()
         self._server = grpc.aio.server(
+            interceptors=[] if self._keys is None else [_Guard(self._keys)],
             maximum_concurrent_rpcs=limits.max_connections,
             options=[
                 ("grpc.so_reuseport", 0),  # else two servers could share a port without a word
@@ -94,7 +106,12 @@ class GrpcServer:
         host, port = self._listener.getsockname()[:2]
         self._listener.close()
         try:
-            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            if self._certificate is None:
+                self._server.add_insecure_port(address)
+            else:
+                chain, key = (path.read_bytes() for path in self._certificate)
+                self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
         except RuntimeError:
             raise UserError(f"cannot listen on {host} port {port} for gRPC; choose another --grpc-port") from None
         await self._server.start()
@@ -106,6 +123,27 @@ class GrpcServer:
         await self._server.stop(seconds)
         if self._api.calls:  # which are ended; the event loop has to last until they know
             await asyncio.wait(self._api.calls, timeout=5)
+
+
+class _Guard(grpc.aio.ServerInterceptor):
+    """Refuses who shows no key, before the request is read."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        if details.method.startswith(f"/{health.SERVICE_NAME}/"):
+            return await continuation(details)
+        shown = b""
+        for name, value in details.invocation_metadata:
+            shown = shown_key(name.encode(), value.encode() if isinstance(value, str) else value) or shown
+        if self._keys.admit(shown):
+            return await continuation(details)
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+async def _refuse(requests: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, NO_KEY)
 
 
 class _Method(NamedTuple):

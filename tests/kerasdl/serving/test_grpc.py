@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+import trustme
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -36,6 +37,7 @@ from tensorflow_serving.apis import (
 )
 
 from kerasdl.errors import UserError
+from kerasdl.serving.access import NO_KEY, Keys
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.grpc import GrpcServer, read_tensor, write_tensor
 from kerasdl.serving.limits import Limits
@@ -783,3 +785,37 @@ def test_sigterm_ends_what_does_not_end(slow, tmp_path):
         assert call.exception().code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert "Traceback" not in errors
     assert seconds < 20
+
+
+# --- keys and certificates --------------------------------------------------------------------------------
+
+
+def test_keys_and_certificate(serve, root, tmp_path):
+    repository = ModelRepository(root)
+    repository.poll()
+    authority = trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
+    certificate = (tmp_path / "certificate", tmp_path / "key")
+    server.cert_chain_pems[0].write_to_path(str(certificate[0]))
+    server.private_key_pem.write_to_path(str(certificate[1]))
+    trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with (
+        serve(repository, grpc=True, keys=Keys([b"first-key", b"second"]), certificate=certificate) as rest,
+        grpc.secure_channel(f"127.0.0.1:{rest.grpc_port}", trusted) as channel,
+    ):
+        client, ask = Stubs(channel), request("pair", PAIR)
+        for shown in (
+            ("authorization", "Bearer second"),
+            ("authorization", "bearer first-key"),
+            ("x-api-key", "second"),
+        ):
+            response = client.prediction.Predict(ask, timeout=30, metadata=[shown])
+            assert tf.make_ndarray(response.outputs["y"]).tolist() == [[2.0, 4.0]]
+        for wrong in ([], [("authorization", "second")], [("x-api-key", "")], [("x-api-key", "third")]):
+            assert failure(client.prediction.Predict, ask, metadata=wrong) == ("UNAUTHENTICATED", NO_KEY)
+        reload = model_management_pb2.ReloadConfigRequest()
+        assert failure(client.models.HandleReloadConfigRequest, reload)[0] == "UNAUTHENTICATED"
+        assert failure(lambda **_: next(client.reflection.ServerReflectionInfo(iter([]))))[0] == "UNAUTHENTICATED"
+        assert client.health.Check(health_pb2.HealthCheckRequest(), timeout=30).status == 1
+        with stubs(rest.grpc_port) as plain:
+            assert failure(plain.prediction.Predict, ask, metadata=[("x-api-key", "second")])[0] == "UNAVAILABLE"

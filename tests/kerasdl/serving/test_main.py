@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 import trustme
 
@@ -69,11 +70,11 @@ def test_serves_until_sigterm(root, tmp_path):
         status, body = _get(f"{address}/v1/models/pair:predict", b'{"instances": [[1, 2]]}')
         assert _end(process) == ""
     assert (status, json.loads(body)) == (200, {"predictions": [[2.0, 4.0]]})
-    assert sorted(log.read_text().splitlines()) == [
-        line
-        for model in ("echo version 1", "named version 1", "odd version 1", "pair version 3", "text version 1")
-        for line in (f"{model}: {address}/v1/models/{model.split()[0]}:predict", f"{model}: loading")
-    ]
+    lines = log.read_text().splitlines()
+    assert len(lines) == 10
+    for model in ("echo version 1", "named version 1", "odd version 1", "pair version 3", "text version 1"):
+        begins, answers = f"{model}: loading", f"{model}: {address}/v1/models/{model.split()[0]}:predict"
+        assert lines.index(begins) < lines.index(answers)
 
 
 def test_serves_what_the_config_files_say_and_follows_them(root, tmp_path):
@@ -115,7 +116,15 @@ def test_serves_over_https_who_shows_a_key_and_logs_it(root, tmp_path):
     context = ssl.create_default_context()
     authority.configure_trust(context)
     arguments = [str(root), "--api-key-file", str(keys), "--ssl-certificate", str(certificate), "--ssl-key", str(key)]
-    with _server([*arguments, "--access-log"], log, context) as (process, address):
+    with _server([*arguments, "--access-log", "--grpc-port", "0"], log, context) as (process, address):
+        trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        port = re.search(r"gRPC: 127\.0\.0\.1:(\d+)", log.read_text())[1]
+        with grpc.secure_channel(f"127.0.0.1:{port}", trusted) as channel:
+            predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            with pytest.raises(grpc.RpcError, match="Expected a key"):
+                predict(b"", timeout=30)
+            with pytest.raises(grpc.RpcError, match="Missing ModelSpec"):
+                predict(b"", timeout=30, metadata=[("x-api-key", "open-sesame")])
         assert address.startswith("https://")
         url, body = f"{address}/v1/models/pair:predict", b'{"instances": [[1, 2]]}'
         assert _get(url, body, context)[0] == 401
