@@ -16,6 +16,7 @@ from typing import NamedTuple
 import tyro
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from kerasdl import processor
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
 from kerasdl.serving import configuration
@@ -214,7 +215,7 @@ def _serve(
 
     from kerasdl.startup import import_tensorflow
 
-    import_tensorflow(inference=True)
+    processor.leave_a_thread(import_tensorflow(inference=True))
     for noisy in ("tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     _configure_log()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -11,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from kerasdl import processor
 from kerasdl.frozen import Cancellation
 from kerasdl.serving import pictures
 from kerasdl.serving.apart import Apart
@@ -56,8 +56,7 @@ class Predictor:
         per_model: bool = False,
     ) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics or Metrics()
-        # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
-        self.workers = Workers(4 * (os.cpu_count() or 1), limits.max_waiting)
+        self.workers = Workers(processor.num_cores(), limits.max_waiting)
         self.apart, self._pace = Apart(), Pace(limits.timeout_seconds)
         self._parameters, self._every, self._per_model = parameters or Parameters(), every, per_model
         self._queues: weakref.WeakKeyDictionary[Servable, dict[str, Queue]] = weakref.WeakKeyDictionary()

@@ -4,7 +4,6 @@ import base64
 import http.client
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -18,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import rest_client
 import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
+from kerasdl import processor
 from kerasdl.serving import pictures
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import WARMUP
@@ -83,7 +84,7 @@ def test_work_ends_when_its_client_leaves(serve, repository):
 
 
 def test_the_load_of_one_model_is_refused_and_leaves_the_others_answering(serve, repository):
-    most = 4 * (os.cpu_count() or 1) + 1
+    most = processor.num_cores() + 1
     with serve(repository, timeout_seconds=6, max_waiting=1) as client, ThreadPoolExecutor(most) as threads:
         asked = [threads.submit(client.predict, "count", ENDLESS) for _ in range(most)]
         until = time.monotonic() + 5
@@ -295,6 +296,29 @@ def test_the_server_ends_though_work_does_not(signals, slow, tmp_path):
     assert process.returncode == 0
     assert time.monotonic() - began < 20
     assert "Traceback" not in errors
+
+
+def test_endless_calls_of_one_model_do_not_hold_up_the_others(slow, tmp_path):
+    """In a process of its own, which has the threads of a server."""
+    command = [sys.executable, "-m", "kerasdl.serving", str(slow), "--rest-port", "0", "--timeout-seconds", "20"]
+    log = tmp_path / "log"
+    with log.open("w") as file, subprocess.Popen(command, stdout=file) as process:
+        try:
+            until = time.monotonic() + 90
+            while len(re.findall(r":predict", log.read_text())) < 2:
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            client = rest_client.Client(int(re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())[1]))
+            with ThreadPoolExecutor(8) as threads:
+                asked = [threads.submit(client.predict, "count", ENDLESS) for _ in range(8)]
+                time.sleep(1)
+                began = time.monotonic()
+                assert client.predict("pair", {"instances": [[1, 2]]}).status == 200
+                assert time.monotonic() - began < 5
+                assert not any(one.done() for one in asked)
+                process.send_signal(signal.SIGTERM)
+        finally:
+            process.kill()
 
 
 def test_what_ends_one_call_leaves_the_others(slow):
