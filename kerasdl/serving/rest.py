@@ -7,6 +7,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -18,6 +19,7 @@ from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve import KserveApi
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable
+from kerasdl.serving.streaming import StreamingApi
 from kerasdl.serving.waiting import FEW_NUMBERS, MANY_NUMBERS, SMALL_BODY, BodyTooLargeError, Waiting, json_response
 
 _MODEL = r"/v1/models/([^/:]+)"
@@ -54,8 +56,8 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         cors: whether browsers may hand the replies to pages from elsewhere.
 
     Returns:
-        An ASGI application: `/v1/...`, `/v2/...`, `/docs`, `/openapi.json`, `/healthz` (the process lives) and
-        `/readyz` (every model answers).
+        An ASGI application: `/v1/...`, `/v2/...`, `/stream/...`, `/docs`, `/openapi.json`, `/healthz` (the process
+        lives) and `/readyz` (every model answers).
     """
 
     async def live(_: Request) -> Response:
@@ -66,6 +68,7 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         return json_response({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
     kserve, rest = KserveApi(predictor), _RestApi(predictor, metrics_path, cors)
+    streaming = StreamingApi(predictor)
     others = Starlette(
         routes=[
             Route("/healthz", live),
@@ -73,6 +76,7 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
             *documentation.routes(predictor),
             Route("/v2", kserve),
             Mount("/v2", kserve),
+            Mount("/stream", CORSMiddleware(streaming, ["*"], ["POST"], ["*"]) if cors else streaming),
             Mount("/", rest),
         ]
     )
