@@ -48,7 +48,6 @@ class _Server(NamedTuple):
     """Where and how to ask."""
 
     address: str
-    model: str
     headers: Mapping[str, str]
     seconds: float
 
@@ -72,11 +71,10 @@ class _Server(NamedTuple):
 
     def json(self, path: str, content: Mapping[str, Any] | None = None) -> Any:
         """The reply, parsed."""
+        body = b"".join(self.lines(path, content))
         try:
-            return json.loads(b"".join(self.lines(path, content)))
-        except ValueError as error:
-            if isinstance(error, UserError):
-                raise
+            return json.loads(body)
+        except ValueError:
             raise UserError(f"{self.address}{path} answered no JSON; expected a model server") from None
 
 
@@ -154,7 +152,7 @@ def query(
         raise UserError("--version and --label both name a version; give one of them")
     check_output(output, folder=True)
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-    server = _Server(url.rstrip("/"), model, headers, timeout)
+    server = _Server(url.rstrip("/"), headers, timeout)
     target = quote(model, safe="")
     if version is not None:
         target += f"/versions/{version}"
@@ -170,31 +168,22 @@ def query(
     if stream:
         if pictures or signature != "serving_default" or output is not None:
             raise UserError("--stream takes a text and --set alone; leave out pictures, --signature and --output")
-        if not {"begin", "advance"} <= {*metadata}:
-            raise UserError(f"{model} writes no text piece by piece; leave out --stream")
-        takes = {**_tensors(metadata["advance"]["inputs"]), **_tensors(metadata["begin"]["inputs"])}
-        del takes["state"], takes["start"]
-        if len(texts) > 1:
-            raise UserError("--stream takes one text; give one, or leave out --stream")
-        asked = _given(takes, model, (), texts, assignments)
-        _require(["prompt"], asked, takes, model)
-        asked["prompt"] = texts[0] if texts else asked["prompt"]
+        asked = _streamed(metadata, model, texts, assignments)
         _show_stream(server.lines(f"/stream/{target}", asked), format)
         return
-
     definition = metadata[nearest(signature, metadata, f"signature of {model}")]
-    takes, gives = _tensors(definition["inputs"]), _tensors(definition["outputs"])
+    takes, gives, what = _tensors(definition["inputs"]), _tensors(definition["outputs"]), f"{signature} of {model}"
     if _PICTURE in gives and output is None and format == "text":
-        raise UserError(f"{signature} of {model} gives pictures; name a folder for them by --output")
+        raise UserError(f"{what} gives pictures; name a folder for them by --output")
     if _PICTURE not in gives and output is not None:
-        raise UserError(f"{signature} of {model} gives no pictures; leave out --output")
-    asked = _given(takes, f"{signature} of {model}", pictures, texts, assignments)
-    _require(takes, asked, takes, f"{signature} of {model}")
+        raise UserError(f"{what} gives no pictures; leave out --output")
+    asked = _given(takes, what, pictures, texts, assignments)
+    _require(takes, asked, takes, what)
     body = {"signature_name": signature, "inputs": _batch(asked, takes)}
     outputs = server.json(f"/v1/models/{target}:predict", body)["outputs"]
     if len(gives) == 1:  # which stands there without its name
         outputs = {next(iter(gives)): outputs}
-    if output is not None and _PICTURE in outputs:
+    if output is not None:
         drawn = outputs[_PICTURE]
         stems = [Path(name).stem for name in pictures] if len(pictures) == len(drawn) else [model] * len(drawn)
         outputs[_PICTURE] = _written(drawn, stems, output)
@@ -252,6 +241,26 @@ def _given(
             raise UserError(f"{name} was given twice; give one value, or a list in JSON")
         given[name] = _value(takes[name], value)
     return given
+
+
+def _streamed(
+    metadata: Mapping[str, Any], model: str, texts: Sequence[str], assignments: Sequence[str]
+) -> dict[str, Any]:
+    """The body of a request for a stream."""
+    if len(texts) > 1:
+        raise UserError("--stream takes one text; give one, or leave out --stream")
+    own = {"state", "start"}  # which the server carries from piece to piece
+    takes = {
+        name: tensor
+        for signature in ("begin", "advance")
+        for name, tensor in _tensors(metadata.get(signature, {}).get("inputs", {})).items()
+    }
+    if not {"prompt", *own} <= takes.keys():
+        raise UserError(f"{model} writes no text piece by piece; leave out --stream")
+    takes = {name: tensor for name, tensor in takes.items() if name not in own}
+    given = _given(takes, model, (), texts, assignments)
+    _require(["prompt"], given, takes, model)
+    return {**given, "prompt": texts[0] if texts else given["prompt"]}
 
 
 def _value(tensor: _Tensor, text: str) -> Any:

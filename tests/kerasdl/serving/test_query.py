@@ -230,7 +230,10 @@ def test_stream(ask):
         ([], "chargen also takes prompt: string[batch] (--text)"),
         (["--text", "a", "--text", "b"], "--stream takes one text"),
         (["--text", "a", "--set", "length=0"], 'answered 400 Bad Request: "length" is 0; expected an integer from 1'),
-        (["--text", "a", "--set", "start=0"], "chargen takes no start; it takes length: int32[batch], seed: "),
+        (
+            ["--text", "a", "--set", "start=0"],
+            "chargen takes no start; it takes prompt: string[batch], length: int32[batch], ",
+        ),
     ],
 )
 def test_mistakes_of_a_stream(ask, words, text):
