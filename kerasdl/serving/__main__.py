@@ -16,12 +16,13 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
-from kerasdl.serving import configuration, query
+from kerasdl.serving import configuration
 from kerasdl.serving.batch_parameters import Parameters, read_parameters
 from kerasdl.serving.discovery import find_models
 from kerasdl.serving.errors import ServingError
 from kerasdl.serving.limits import Limits
 from kerasdl.serving.metrics import Metrics, monitoring_path
+from kerasdl.serving.query import main as ask
 
 _log = logging.getLogger("kerasdl.serving")
 
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         Exit status: 0, or 2 for a mistake of the user; those of `query`.
     """
     if list(arguments[:1]) == ["query"]:
-        return query.main(arguments[1:])
+        return ask(arguments[1:])
     try:
         options = parse(Options, arguments, "python -m kerasdl.serving")
         _check(options)

@@ -7,19 +7,17 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from starlette.applications import Starlette
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kerasdl.serving import documentation, tensor_json
+from kerasdl.serving import documentation, streaming, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve import KserveApi
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable
-from kerasdl.serving.streaming import StreamingApi
 from kerasdl.serving.waiting import FEW_NUMBERS, MANY_NUMBERS, SMALL_BODY, BodyTooLargeError, Waiting, json_response
 
 _MODEL = r"/v1/models/([^/:]+)"
@@ -68,15 +66,14 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         return json_response({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
     kserve, rest = KserveApi(predictor), _RestApi(predictor, metrics_path, cors)
-    streaming = StreamingApi(predictor)
     others = Starlette(
         routes=[
             Route("/healthz", live),
+            streaming.route(predictor, cors=cors),
             Route("/readyz", ready),
             *documentation.routes(predictor),
             Route("/v2", kserve),
             Mount("/v2", kserve),
-            Mount("/stream", CORSMiddleware(streaming, ["*"], ["POST"], ["*"]) if cors else streaming),
             Mount("/", rest),
         ]
     )

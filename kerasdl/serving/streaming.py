@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from kerasdl.decoding.sampling import BLOCK, MAX_LENGTH
@@ -51,6 +53,17 @@ _SETTINGS = {
     "top_p": _Setting(1.0, 1e-6, 1, np.float32),
     "seed": _Setting(0, -(2**31), 2**31 - 1, np.int32),
 }
+
+
+def route(predictor: Predictor, *, cors: bool = False) -> Mount:
+    """Where the web application streams.
+
+    Args:
+        predictor: computes.
+        cors: whether browsers may hand the replies to pages from elsewhere.
+    """
+    api = StreamingApi(predictor)
+    return Mount("/stream", CORSMiddleware(api, ["*"], ["POST"], ["*"]) if cors else api)
 
 
 class StreamingApi:
