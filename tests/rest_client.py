@@ -5,10 +5,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from starlette.types import ASGIApp
+
+from kerasdl.serving.access import Keys
 from kerasdl.serving.batch_parameters import Parameters
 from kerasdl.serving.grpc import GrpcServer
 from kerasdl.serving.http import server as http_server
@@ -59,15 +63,19 @@ def serve(
     parameters: Parameters | None = None,
     every: bool = False,
     grpc: bool = False,
+    guard: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    keys: Keys | None = None,
+    certificate: tuple[Path, Path] | None = None,
     **options: Any,
 ) -> Iterator[Client]:
     """A client of a server of the repository, on a free port."""
     limits = Limits(**options)
     predictor = Predictor(repository, limits, parameters=parameters, every=every)
-    app = create_app(predictor, metrics_path=metrics_path, cors=cors)
+    app = guard(create_app(predictor, metrics_path=metrics_path, cors=cors))
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as grpc_listener:
         grpc_port = grpc_listener.getsockname()[1]
-        server = http_server(app, limits, GrpcServer(predictor, grpc_listener) if grpc else None)
+        beside = GrpcServer(predictor, grpc_listener, keys, certificate)
+        server = http_server(app, limits, certificate, beside if grpc else None)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

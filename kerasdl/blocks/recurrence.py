@@ -57,7 +57,7 @@ class _QuickLoop(keras.layers.RNN):
         if self.go_backwards:
             x = tf.reverse(x, [0])
             valid = None if valid is None else tf.reverse(valid, [0])
-        cores = max(1, recurrent_loop.num_cores() // self.beside)
+        cores = max(1, processor.num_cores() // self.beside)
         parts = min(cores, sequences.shape[0] or cores)
         if training and recurrent_loop.compiles_whole(narrow, x.shape[0]):
             parts = 1  # XLA shares a step's product between cores

@@ -140,7 +140,7 @@ class AttentiveLSTM(keras.layers.Layer):
         others += [ops.cast(value, "float32")[:, 0] for value in (self.score_kernel, self.gate_kernel)]
         steps, items = ops.cast(steps, narrow), ops.cast(items, narrow)
         projected = self.project(items)
-        parts, batch = recurrent_loop.num_cores(), tf.shape(h)[0]
+        parts, batch = processor.num_cores(), tf.shape(h)[0]
         sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
         shards = [
             tf.split(tensor, sizes, axis, num=parts)

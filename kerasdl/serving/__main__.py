@@ -1,6 +1,7 @@
 """Command line of the model server: `python -m kerasdl.serving saved_models --rest-port 8501`."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -10,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import tyro
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from kerasdl import processor
 from kerasdl.command_line import parse
 from kerasdl.errors import UserError
 from kerasdl.serving import configuration
+from kerasdl.serving.access import Access, Keys, check_certificate, hosts, read_keys, request_id
 from kerasdl.serving.batch_parameters import Parameters, read_parameters
 from kerasdl.serving.discovery import find_models
 from kerasdl.serving.errors import ServingError
@@ -62,12 +66,25 @@ class Options(Limits):
     """File that says where on the REST port Prometheus finds the metrics, as TensorFlow Serving's MonitoringConfig."""
     enable_cors_support: bool = False
     """Let browsers hand the replies to pages of other hosts."""
+    api_key_file: Path | None = None
+    """File with a key on each line, of which a client must show one: `Authorization: Bearer KEY` or `X-API-Key: KEY`,
+    in a header or in the metadata of gRPC. /healthz, /readyz and gRPC's health service need none."""
+    ssl_certificate: Path | None = None
+    """File with the certificate of this server in PEM format, for HTTPS and gRPC over TLS; goes with --ssl-key."""
+    ssl_key: Path | None = None
+    """File with the private key of that certificate in PEM format, without a passphrase."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names and addresses in the Host header of requests; others are refused with status 400, and * takes any. By
+    default any, but on a loopback address only localhost, 127.0.0.1 and [::1]: no page of the web can ask then."""
+    access_log: bool = False
+    """Write a line of JSON to stdout for each request: time (UTC), X-Request-ID, client, path, status, milliseconds,
+    bytes of the reply."""
     rest_port: int = 8501
     """TCP port of the REST API; 0 takes a free one."""
     grpc_port: int | None = None
     """TCP port of the gRPC API, which TensorFlow Serving has on 8500; 0 takes a free one."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in (there is no authentication)."""
+    """Address to listen on; 0.0.0.0 lets other machines in; --api-key-file keeps strangers out."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -90,12 +107,13 @@ def main(arguments: Sequence[str]) -> int:
         if path is not None and not options.enable_batching:
             raise UserError("--batching-parameters-file has no effect without --enable-batching")
         parameters = read_parameters(path) if path is not None else Parameters()
+        guards = _guards(options)
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(listen(options.host, options.rest_port, "--rest-port"))
             grpc_listener = None
             if options.grpc_port is not None:
                 grpc_listener = stack.enter_context(listen(options.host, options.grpc_port, "--grpc-port"))
-            _serve(options, source, parameters, metrics_path, listener, grpc_listener)
+            _serve(options, source, parameters, metrics_path, guards, listener, grpc_listener)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -109,6 +127,25 @@ def _check(options: Options) -> None:
     for name in ("model_config_file_poll_wait_seconds", "file_system_poll_wait_seconds", "max_num_load_retries"):
         if getattr(options, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
+
+
+class _Guards(NamedTuple):
+    """Who may ask."""
+
+    hosts: frozenset[str] | None
+    keys: Keys | None
+    certificate: tuple[Path, Path] | None
+
+
+def _guards(options: Options) -> _Guards:
+    """Who may ask; told before anything slow happens if that cannot be."""
+    if (options.ssl_certificate is None) != (options.ssl_key is None):
+        raise UserError("--ssl-certificate and --ssl-key go together; give both or neither")
+    certificate = (options.ssl_certificate, options.ssl_key) if options.ssl_certificate and options.ssl_key else None
+    if certificate:
+        check_certificate(*certificate)
+    keys = read_keys(options.api_key_file) if options.api_key_file else None
+    return _Guards(hosts(options.host, options.allowed_hosts), keys, certificate)
 
 
 def _source(options: Options) -> Path | ModelServerConfig:
@@ -173,6 +210,7 @@ def _serve(
     source: Path | ModelServerConfig,
     parameters: Parameters,
     metrics_path: str | None,
+    guards: "_Guards",
     listener: socket.socket,
     grpc_listener: socket.socket | None,
 ) -> None:
@@ -181,7 +219,7 @@ def _serve(
 
     from kerasdl.startup import import_tensorflow
 
-    import_tensorflow(inference=True)
+    processor.leave_a_thread(import_tensorflow(inference=True))
     for noisy in ("tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     _configure_log()
@@ -193,7 +231,7 @@ def _serve(
     from kerasdl.serving.rest import create_app
 
     host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"http://{host}:{listener.getsockname()[1]}"
+    address = f"http{'s' if guards.certificate else ''}://{host}:{listener.getsockname()[1]}"
 
     def begins(name: str, version: int) -> None:
         _log.info("%s version %d: loading", name, version)
@@ -227,16 +265,27 @@ def _serve(
     followed = configuration.followed(path, seconds, repository.reload) if path else contextlib.nullcontext()
     beside = None
     if grpc_listener is not None:
-        beside = GrpcServer(predictor, grpc_listener)
+        beside = GrpcServer(predictor, grpc_listener, guards.keys, guards.certificate)
         _log.info("gRPC: %s:%d", host, grpc_listener.getsockname()[1])
     with followed, repository:
-        app = create_app(predictor, metrics_path=metrics_path, cors=options.enable_cors_support)
+        keyed, cors = guards.keys is not None, options.enable_cors_support
+        log = functools.partial(os.write, sys.stdout.fileno()) if options.access_log else None
+        app = create_app(predictor, metrics_path=metrics_path, cors=cors, keyed=keyed)
+        app = Access(app, hosts=guards.hosts, keys=guards.keys, log=log)
         with contextlib.suppress(SystemExit):  # of `_stop`: the library raises the signal again when it has shut down
-            server(app, options, beside).run(sockets=[listener])
+            server(app, options, guards.certificate, beside).run(sockets=[listener])
         ended = predictor.close(seconds=5)
     if not ended:  # an operation that cannot be interrupted would hold the process at its end
         sys.stdout.flush()
         os._exit(0)
+
+
+class _Formatter(logging.Formatter):
+    """Says which request met with trouble, by the name that its reply bears."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"request {request_id.get()}: {text}" if request_id.get() else text
 
 
 def _configure_log() -> None:
@@ -244,6 +293,7 @@ def _configure_log() -> None:
     news, trouble = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     news.addFilter(lambda record: record.levelno < logging.WARNING)
     trouble.setLevel(logging.WARNING)
+    trouble.setFormatter(_Formatter())
     _log.setLevel(logging.INFO)
     _log.propagate = False  # a library may give the root logger a handler later: each line would stand there twice
     _log.addHandler(news)

@@ -5,7 +5,6 @@ import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from importlib import metadata
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -18,7 +17,7 @@ from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve_tensor import DATATYPES
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable
-from kerasdl.serving.waiting import HTTP_STATUS, json_response
+from kerasdl.serving.waiting import HTTP_STATUS, json_response, server_version
 
 _LONG_EXAMPLE = 2048
 """Bytes of tensors of which an example has a URL of its own."""
@@ -70,13 +69,14 @@ def routes(predictor: Predictor, *, keyed: bool = False) -> list[Route]:
         keyed: whether clients need a key.
     """
 
-    async def document(_: Request) -> Response:
+    # No coroutines: what takes long, such as a large example, runs in a thread then.
+    def document(_: Request) -> Response:
         return json_response(openapi(predictor, keyed=keyed))
 
-    async def docs(request: Request) -> Response:
+    def docs(request: Request) -> Response:
         return HTMLResponse(page(predictor, str(request.base_url).rstrip("/"), keyed=keyed), headers=_HEADERS)
 
-    async def body(request: Request) -> Response:
+    def body(request: Request) -> Response:
         try:
             return json_response(example(predictor, **request.path_params))
         except ServingError as error:
@@ -137,7 +137,7 @@ def openapi(predictor: Predictor, *, keyed: bool) -> dict[str, Any]:
         paths[f"{root}/infer"] = {"post": infer}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "Models of kerasdl", "version": metadata.version("kerasdl")},
+        "info": {"title": "Models of kerasdl", "version": server_version()},
         "paths": paths,
     }
     if keyed:
@@ -160,13 +160,14 @@ def page(predictor: Predictor, address: str, *, keyed: bool) -> str:
     models = dict(_models(predictor))
     sections = []
     for model, signatures in models.items():
-        parts = [f'<section><h2 id="{escape(model)}">{escape(model)}</h2>']
+        parts = [f'<section><h2 id="{escape(quote(model))}">{escape(model)}</h2>']
         for signature in signatures:
             parts.append(f"<h3>{escape(signature.name)}</h3>")
             parts += [_list("takes", signature.inputs), _list("gives", signature.outputs)]
             if signature.example:
                 command = escape(_command(curl, address, model, signature))
-                parts.append(f'<button>Copy</button><pre tabindex="0"><code>{command}</code></pre>')
+                button = f'<button aria-label="Copy {escape(signature.name)}">Copy</button>'
+                parts.append(f'{button}<pre tabindex="0"><code>{command}</code></pre>')
         sections.append("\n".join([*parts, "</section>"]))
     links = " ".join(f'<a href="#{escape(quote(model))}">{escape(model)}</a>' for model in models)
     return _PAGE.replace("{links}", links or "No model is loaded.").replace("{sections}", "\n".join(sections))

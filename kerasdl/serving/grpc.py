@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -35,15 +36,16 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from kerasdl.errors import UserError
+from kerasdl.serving.access import NO_KEY, Keys, shown_key
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable, check_names
 from kerasdl.serving.workers import Call
 
-_SMALL_REQUEST = 64 * 2**10
-"""Bytes of a request whose tensors are read at once: to hand them to another thread would take longer."""
 _FEW_NUMBERS = 2_000
-"""Numbers of an answer that is written at once."""
+"""Numbers of a request or an answer that are read or written at once: to hand them to another thread takes longer."""
+_SMALL_TENSOR = 64 * 2**10
+"""Bytes of a tensor that is read in Python."""
 _MAX_DETAILS = 1024
 """Bytes of the text of an error, as in TensorFlow Serving; HTTP/2 bears no long ones."""
 
@@ -64,11 +66,20 @@ class GrpcServer:
     Args:
         predictor: answers.
         listener: holds the port until the start, so that no other program takes it meanwhile.
+        keys: of which a client must show one, but for its health checks; None for none.
+        certificate: files of the certificate and its private key, for TLS; None for none.
     """
 
-    def __init__(self, predictor: Predictor, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        listener: socket.socket,
+        keys: Keys | None = None,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         self._predictor, self._listener = predictor, listener
-        self._reloads = ThreadPoolExecutor(1, thread_name_prefix="reload")
+        self._keys, self._certificate = keys, certificate
+        self._api = _Api(predictor)
 
     async def start(self) -> None:
         """Takes the port over.
@@ -79,6 +90,7 @@ class GrpcServer:
         limits = self._predictor.limits
         self._stopping = asyncio.Event()
         self._server = grpc.aio.server(
+            interceptors=[] if self._keys is None else [_Guard(self._keys)],
             maximum_concurrent_rpcs=limits.max_connections,
             options=[
                 ("grpc.so_reuseport", 0),  # else two servers could share a port without a word
@@ -87,14 +99,19 @@ class GrpcServer:
                 ("grpc.server_handshake_timeout_ms", math.ceil(limits.read_seconds * 1000)),
             ],
         )
-        self._server.add_generic_rpc_handlers(_Api(self._predictor, self._reloads).handlers())
+        self._server.add_generic_rpc_handlers(self._api.handlers())
         health_pb2_grpc.add_HealthServicer_to_server(_Health(self._predictor, self._stopping), self._server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names, self._stopping), self._server)
         host, port = self._listener.getsockname()[:2]
         self._listener.close()
         try:
-            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            if self._certificate is None:
+                self._server.add_insecure_port(address)
+            else:
+                chain, key = (path.read_bytes() for path in self._certificate)
+                self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
         except RuntimeError:
             raise UserError(f"cannot listen on {host} port {port} for gRPC; choose another --grpc-port") from None
         await self._server.start()
@@ -102,8 +119,31 @@ class GrpcServer:
     async def stop(self, seconds: float) -> None:
         """Takes no more calls; ends those that are not done within a time."""
         self._stopping.set()
-        self._reloads.shutdown(wait=False, cancel_futures=True)
+        self._api.reloads.shutdown(wait=False, cancel_futures=True)
         await self._server.stop(seconds)
+        if self._api.calls:  # which are ended; the event loop has to last until they know
+            await asyncio.wait(self._api.calls, timeout=5)
+
+
+class _Guard(grpc.aio.ServerInterceptor):
+    """Refuses who shows no key, before the request is read."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        if details.method.startswith(f"/{health.SERVICE_NAME}/"):
+            return await continuation(details)
+        shown = b""
+        for name, value in details.invocation_metadata:
+            shown = shown_key(name.encode(), value.encode() if isinstance(value, str) else value) or shown
+        if self._keys.admit(shown):
+            return await continuation(details)
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+async def _refuse(requests: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, NO_KEY)
 
 
 class _Method(NamedTuple):
@@ -123,8 +163,17 @@ class _Method(NamedTuple):
 
 
 class _Api:
-    def __init__(self, predictor: Predictor, reloads: ThreadPoolExecutor) -> None:
-        self._predictor, self._repository, self._reloads = predictor, predictor.repository, reloads
+    """The methods of TensorFlow Serving.
+
+    Attributes:
+        calls: that are under way.
+        reloads: thread in which a new configuration is loaded.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor, self._repository = predictor, predictor.repository
+        self.calls: set[asyncio.Task[Any]] = set()
+        self.reloads = ThreadPoolExecutor(1, thread_name_prefix="reload")
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         prediction = {
@@ -148,6 +197,10 @@ class _Api:
     def _handler(self, method: _Method) -> grpc.RpcMethodHandler:
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
             began, request, code, details = time.monotonic(), method.request(), Code.CANCELLED, ""
+            task = asyncio.current_task()
+            assert task is not None
+            self.calls.add(task)
+            task.add_done_callback(self.calls.discard)
             try:
                 await self._read(request, messages)
                 response = await self._answer(method, request)
@@ -213,7 +266,8 @@ class _Api:
             dtypes, most = servable.dtypes[signature], _max_bytes(self._predictor)
             return {name: read_tensor(name, tensor, dtypes[name], most) for name, tensor in request.inputs.items()}
 
-        inputs = read() if request.ByteSize() <= _SMALL_REQUEST else await self._beside(model, read)
+        few = sum(math.prod(_sizes(tensor)) for tensor in request.inputs.values()) <= _FEW_NUMBERS
+        inputs = read() if few else await self._beside(model, read)
         outputs = await _result(self._predictor.submit(model, servable, signature, inputs))
         wanted = {name: outputs[name] for name in request.output_filter or outputs}
 
@@ -278,7 +332,7 @@ class _Api:
                 "Only ModelConfigList is currently supported"
             )
         before = self._repository.unavailable()
-        await asyncio.get_running_loop().run_in_executor(self._reloads, self._repository.reload, request.config)
+        await asyncio.get_running_loop().run_in_executor(self.reloads, self._repository.reload, request.config)
         failed = {name: why for name, why in self._repository.unavailable().items() if name not in before}
         if failed:
             reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
@@ -327,7 +381,7 @@ def read_tensor(name: str, tensor: TensorProto, dtype: str, max_bytes: int) -> n
     """
     if (sent := _dtype_word(tensor.dtype)) != dtype:
         raise _invalid(f'Input "{name}" is of type {sent}, but the signature takes {dtype}')
-    sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
+    sizes = _sizes(tensor)
     if tensor.tensor_shape.unknown_rank or min(sizes, default=0) < 0:
         raise _invalid(f'Input "{name}" is a malformed tensor: its shape is not known')
     known = tf.as_dtype(tensor.dtype)
@@ -335,10 +389,10 @@ def read_tensor(name: str, tensor: TensorProto, dtype: str, max_bytes: int) -> n
     if needed > max_bytes:
         raise _invalid(f'Input "{name}" takes {needed:,} bytes; this server takes {max_bytes:,} at most')
     try:
-        if tensor.tensor_content or tensor.ByteSize() <= _SMALL_REQUEST:
+        if tensor.tensor_content or len(message := tensor.SerializeToString()) <= _SMALL_TENSOR:
             return tf.make_ndarray(tensor)
         # Of a million numbers in a field of their own: 6 ms, and 81 ms above, in which nothing else runs.
-        return tf.io.parse_tensor(tensor.SerializeToString(), known).numpy()
+        return tf.io.parse_tensor(message, known).numpy()
     except (ValueError, TypeError, OverflowError, tf.errors.InvalidArgumentError):
         raise _invalid(f'Input "{name}" is a malformed tensor: its values do not fit its shape') from None
 
@@ -476,6 +530,10 @@ def _no_such_method(servable: Servable, signature: str, verb: str, unknown: str)
     return _invalid(
         f"Expected {noun} signature method_name to be tensorflow/serving/{verb}. Was: {definition['method_name']}"
     )
+
+
+def _sizes(tensor: TensorProto) -> list[int]:
+    return [dimension.size for dimension in tensor.tensor_shape.dim]
 
 
 def _dtype_word(number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+from pathlib import Path
 from typing import Any, Protocol
 
 import uvicorn
@@ -24,12 +25,15 @@ class Beside(Protocol):
         """Ends when what is under way is done, or after a time."""
 
 
-def server(app: ASGIApp, limits: Limits, beside: Beside | None = None) -> uvicorn.Server:
+def server(
+    app: ASGIApp, limits: Limits, certificate: tuple[Path, Path] | None = None, beside: Beside | None = None
+) -> uvicorn.Server:
     """A server that is still to be run.
 
     Args:
         app: answers.
         limits: of connections.
+        certificate: files of the certificate and its private key, for HTTPS; None for HTTP.
         beside: a server that is to run in the same event loop.
     """
 
@@ -42,8 +46,11 @@ def server(app: ASGIApp, limits: Limits, beside: Beside | None = None) -> uvicor
         log_level="warning",
         lifespan="off",
         proxy_headers=False,
+        ws="none",
         limit_concurrency=limits.max_connections,
         timeout_graceful_shutdown=math.ceil(limits.grace_seconds),
+        ssl_certfile=certificate and certificate[0],
+        ssl_keyfile=certificate and certificate[1],
     )
     return uvicorn.Server(config) if beside is None else _Both(config, beside)
 

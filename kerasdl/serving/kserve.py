@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -19,7 +18,15 @@ from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.repository import State, VersionStatus
 from kerasdl.serving.servable import Servable
 from kerasdl.serving.tensor_json import parse_object
-from kerasdl.serving.waiting import FEW_NUMBERS, MANY_NUMBERS, SMALL_BODY, BodyTooLargeError, Waiting, json_response
+from kerasdl.serving.waiting import (
+    FEW_NUMBERS,
+    SMALL_BODY,
+    BodyTooLargeError,
+    Waiting,
+    holds_many_values,
+    json_response,
+    server_version,
+)
 
 _PATHS = {
     "GET": re.compile(r"/v2(?:/health/(live|ready)|/models/([^/]+)(?:/versions/([0-9]{1,18}))?(/ready)?)?"),
@@ -86,7 +93,7 @@ class KserveApi:
             unavailable = self._predictor.unavailable()
             return json_response({"ready": not unavailable}, 503 if unavailable else 200)
         if model is None:
-            known = {"name": "kerasdl", "version": metadata.version("kerasdl"), "extensions": ["binary_tensor_data"]}
+            known = {"name": "kerasdl", "version": server_version(), "extensions": ["binary_tensor_data"]}
             return json_response(known)
         target = _Target(_decode(model), None if version is None else int(version))
         servable = self._acquire(target)
@@ -145,7 +152,7 @@ class KserveApi:
             length = _header_length(headers)
             if len(body) <= SMALL_BODY:
                 request = kserve_tensor.read_request(body, length, dtypes)
-            elif body.count(b",", 0, length) <= MANY_NUMBERS:
+            elif not holds_many_values(body[:length]):
                 request = await self._waiting.beside(model, lambda: kserve_tensor.read_request(body, length, dtypes))
             else:
                 request = await self._predictor.apart.run(kserve_tensor.read_request, body, length, dtypes)

@@ -30,6 +30,12 @@ def check(values: Iterable[object], max_pixels: int) -> None:
             )
 
 
+def pixels(values: Iterable[object]) -> int:
+    """Pixels of all pictures among the values."""
+    sizes = [size for value in values if isinstance(value, bytes) and (size := _size(value)) is not None]
+    return sum(width * height for width, height in sizes)
+
+
 def _size(data: bytes) -> tuple[int, int] | None:
     """Width and height; None for what is no picture, or a broken one, of which the model will tell."""
     kind = next((kind for beginning, kind in _FORMATS.items() if data.startswith(beginning)), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -11,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from kerasdl import processor
 from kerasdl.frozen import Cancellation
 from kerasdl.serving import pictures
 from kerasdl.serving.apart import Apart
@@ -19,6 +19,7 @@ from kerasdl.serving.batching import Queue
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.limits import Limits
 from kerasdl.serving.metrics import Metrics
+from kerasdl.serving.pace import Pace
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import Servable
 from kerasdl.serving.workers import Call, Workers
@@ -55,9 +56,8 @@ class Predictor:
         per_model: bool = False,
     ) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics or Metrics()
-        # Four threads a core, as in TensorFlow Serving; a model computes without the interpreter lock.
-        self.workers = Workers(4 * (os.cpu_count() or 1), limits.max_waiting)
-        self.apart = Apart()
+        self.workers = Workers(processor.num_cores(), limits.max_waiting)
+        self.apart, self._pace = Apart(), Pace(limits.timeout_seconds)
         self._parameters, self._every, self._per_model = parameters or Parameters(), every, per_model
         self._queues: weakref.WeakKeyDictionary[Servable, dict[str, Queue]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -111,7 +111,13 @@ class Predictor:
         lengths = {len(array) for array in inputs.values()} if alike is not None else set()
         if alike is None or len(lengths) != 1 or lengths == {0}:
             self._check_examples(servable, signature, inputs)
-            return self.workers.submit(model, lambda cancellation: measured.run(signature, inputs, cancellation))
+
+            def work(cancellation: Cancellation) -> dict[str, np.ndarray]:
+                return self._pace.run(
+                    servable, signature, inputs, lambda given: measured.run(signature, given, cancellation)
+                )
+
+            return self.workers.submit(model, work)
         return self._queue(model, servable, signature, alike).submit(measured, inputs)
 
     def _queue(self, model: str, servable: Servable, signature: str, alike: Sequence[str]) -> Queue:

@@ -18,7 +18,14 @@ from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve import KserveApi
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable
-from kerasdl.serving.waiting import FEW_NUMBERS, MANY_NUMBERS, SMALL_BODY, BodyTooLargeError, Waiting, json_response
+from kerasdl.serving.waiting import (
+    FEW_NUMBERS,
+    SMALL_BODY,
+    BodyTooLargeError,
+    Waiting,
+    holds_many_values,
+    json_response,
+)
 
 _MODEL = r"/v1/models/([^/:]+)"
 _WHICH = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
@@ -45,13 +52,16 @@ class _Target(NamedTuple):
     verb: str  # predict, classify, regress, metadata; empty for the status
 
 
-def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False) -> ASGIApp:
+def create_app(
+    predictor: Predictor, *, metrics_path: str | None = None, cors: bool = False, keyed: bool = False
+) -> ASGIApp:
     """Builds the web application.
 
     Args:
         predictor: answers.
         metrics_path: where Prometheus finds the metrics; None for nowhere.
         cors: whether browsers may hand the replies to pages from elsewhere.
+        keyed: whether clients need a key, for the documentation.
 
     Returns:
         An ASGI application: `/v1/...`, `/v2/...`, `/stream/...`, `/docs`, `/openapi.json`, `/healthz` (the process
@@ -65,15 +75,15 @@ def create_app(predictor: Predictor, *, metrics_path: str | None = None, cors: b
         unavailable = predictor.unavailable()
         return json_response({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    kserve, rest = KserveApi(predictor), _RestApi(predictor, metrics_path, cors)
+    rest, kserve = _RestApi(predictor, metrics_path, cors), KserveApi(predictor)
     others = Starlette(
         routes=[
             Route("/healthz", live),
             streaming.route(predictor, cors=cors),
             Route("/readyz", ready),
-            *documentation.routes(predictor),
             Route("/v2", kserve),
             Mount("/v2", kserve),
+            *documentation.routes(predictor, keyed=keyed),
             Mount("/", rest),
         ]
     )
@@ -146,7 +156,7 @@ class _RestApi:
                 body = await self._waiting.beside(model, lambda: self._waiting.inflated(packed, "gzip"))
             if len(body) <= SMALL_BODY:
                 signature, inputs, layout = tensor_json.read_request(body, asked)
-            elif body.count(b",") <= MANY_NUMBERS:
+            elif not holds_many_values(body):
                 signature, inputs, layout = await self._waiting.beside(
                     model, lambda: tensor_json.read_request(body, asked)
                 )

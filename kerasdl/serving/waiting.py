@@ -5,6 +5,7 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
+from importlib import metadata
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -35,8 +36,7 @@ HTTP_STATUS = {
 
 SMALL_BODY = 64 * 2**10
 """Bytes of a body that is parsed at once: to hand it to another thread would take longer."""
-MANY_NUMBERS = 250_000
-"""Commas of a body that is parsed in another process, since nothing else runs in this one meanwhile."""
+_MANY_VALUES = 250_000
 FEW_NUMBERS = 2_000
 """Numbers of an answer that is written at once."""
 
@@ -188,7 +188,20 @@ class Waiting:
             call.cancel()
 
 
+def holds_many_values(body: bytes) -> bool:
+    """Whether a body is to be parsed in another process, since nothing else runs in this one meanwhile."""
+    return sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MANY_VALUES
+
+
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A reply in JSON."""
     # Not starlette's JSONResponse: it fails on the lone surrogates that stand for bytes which are no UTF-8.
     return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+def server_version() -> str:
+    """Version of this server; of a checkout that is not installed nothing is known."""
+    try:
+        return metadata.version("kerasdl")
+    except metadata.PackageNotFoundError:
+        return "unknown"

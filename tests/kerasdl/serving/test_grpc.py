@@ -1,5 +1,6 @@
 """The gRPC API through the client of TensorFlow Serving's own package, as tables of request, code and text."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+import trustme
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -34,8 +36,12 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from kerasdl.errors import UserError
+from kerasdl.serving.access import NO_KEY, Keys
 from kerasdl.serving.errors import Code, ServingError
-from kerasdl.serving.grpc import read_tensor, write_tensor
+from kerasdl.serving.grpc import GrpcServer, read_tensor, write_tensor
+from kerasdl.serving.limits import Limits
+from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.repository import ModelRepository
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -65,18 +71,13 @@ def stubs(port):
 
 
 @pytest.fixture(scope="module")
-def asked(serve, root):
-    """Clients of a server of all models: of its gRPC API, and of its REST API."""
+def client(serve, root):
+    """A client of a server of all models."""
     repository = ModelRepository(root)
     repository.poll()
     assert repository.unavailable() == {}
     with serve(repository, grpc=True) as rest, stubs(rest.grpc_port) as client:
-        yield client, rest
-
-
-@pytest.fixture(scope="module")
-def client(asked):
-    return asked[0]
+        yield client
 
 
 def fill(spec, model, version=None, label=None, signature=""):
@@ -529,19 +530,24 @@ def test_reflection(client):
 # --- many clients, and none that waits --------------------------------------------------------------------
 
 
-def test_threads_get_the_answers_of_rest(asked):
-    client, rest = asked
+def test_threads_get_the_answers_of_rest_from_the_same_batches(serve, repository):
     rows = np.random.default_rng(0).normal(size=[16, 20, 1, 2]).astype(np.float32)
-
-    def ask(own):
-        return [client.predict("pair", {"x": tf.make_tensor_proto(row)})["y"].tolist() for row in own]
-
-    with ThreadPoolExecutor(16) as threads:
-        found = list(threads.map(ask, rows))
-    body = {"instances": rows.reshape(-1, 2)[:100].tolist()}
-    replies = rest.predict("pair", body).json["predictions"]
-    assert np.float32(replies).tolist() == np.array(found).reshape(-1, 2)[:100].tolist()
-    assert np.array(found).tolist() == (2 * rows).tolist()
+    with (
+        serve(repository, grpc=True, every=True) as rest,
+        stubs(rest.grpc_port) as client,
+        ThreadPoolExecutor(32) as threads,
+    ):
+        calls = [
+            threads.map(
+                lambda own: [client.predict("pair", {"x": tf.make_tensor_proto(row)})["y"].tolist() for row in own],
+                rows,
+            ),
+            threads.map(
+                lambda own: [rest.predict("pair", {"inputs": row.tolist()}).json["outputs"] for row in own], rows
+            ),
+        ]
+        over_grpc, over_rest = (np.array(list(call), np.float32) for call in calls)
+    assert over_grpc.tolist() == over_rest.tolist() == (2 * rows).tolist()
 
 
 ENDLESS = {"times": np.array([2_000_000_000], np.int32)}
@@ -724,6 +730,27 @@ def end(server):
     return errors, time.monotonic() - began
 
 
+def test_a_port_that_was_taken_meanwhile(root):
+    async def start(listener):
+        await GrpcServer(Predictor(ModelRepository(root), Limits()), listener).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, listener.dup():
+        port = listener.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port} for gRPC; choose another"):
+            asyncio.run(start(listener))
+
+
+def test_a_second_ctrl_c_waits_for_nothing(slow, tmp_path):
+    with process(slow, tmp_path / "log", "--grace-seconds", "50") as (server, port), stubs(port) as client:
+        call = client.prediction.Predict.future(request("count", ENDLESS))
+        time.sleep(0.5)
+        server.send_signal(signal.SIGINT)
+        assert not within(1, lambda: server.poll() is not None)
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=20)
+        assert call.exception().code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 def test_sigterm_lets_calls_end_and_streams_do_not_hold_it(slow, tmp_path):
     with process(slow, tmp_path / "log", "--grace-seconds", "50") as (server, port), stubs(port) as client:
         with socket.socket() as taken, pytest.raises(OSError, match="in use"):
@@ -758,3 +785,37 @@ def test_sigterm_ends_what_does_not_end(slow, tmp_path):
         assert call.exception().code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert "Traceback" not in errors
     assert seconds < 20
+
+
+# --- keys and certificates --------------------------------------------------------------------------------
+
+
+def test_keys_and_certificate(serve, root, tmp_path):
+    repository = ModelRepository(root)
+    repository.poll()
+    authority = trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
+    certificate = (tmp_path / "certificate", tmp_path / "key")
+    server.cert_chain_pems[0].write_to_path(str(certificate[0]))
+    server.private_key_pem.write_to_path(str(certificate[1]))
+    trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with (
+        serve(repository, grpc=True, keys=Keys([b"first-key", b"second"]), certificate=certificate) as rest,
+        grpc.secure_channel(f"127.0.0.1:{rest.grpc_port}", trusted) as channel,
+    ):
+        client, ask = Stubs(channel), request("pair", PAIR)
+        for shown in (
+            ("authorization", "Bearer second"),
+            ("authorization", "bearer first-key"),
+            ("x-api-key", "second"),
+        ):
+            response = client.prediction.Predict(ask, timeout=30, metadata=[shown])
+            assert tf.make_ndarray(response.outputs["y"]).tolist() == [[2.0, 4.0]]
+        for wrong in ([], [("authorization", "second")], [("x-api-key", "")], [("x-api-key", "third")]):
+            assert failure(client.prediction.Predict, ask, metadata=wrong) == ("UNAUTHENTICATED", NO_KEY)
+        reload = model_management_pb2.ReloadConfigRequest()
+        assert failure(client.models.HandleReloadConfigRequest, reload)[0] == "UNAUTHENTICATED"
+        assert failure(lambda **_: next(client.reflection.ServerReflectionInfo(iter([]))))[0] == "UNAUTHENTICATED"
+        assert client.health.Check(health_pb2.HealthCheckRequest(), timeout=30).status == 1
+        with stubs(rest.grpc_port) as plain:
+            assert failure(plain.prediction.Predict, ask, metadata=[("x-api-key", "second")])[0] == "UNAVAILABLE"

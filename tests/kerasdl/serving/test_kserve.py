@@ -3,8 +3,11 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import ml_dtypes
@@ -49,6 +52,14 @@ def test_server_metadata(remote):
     assert known["name"] == "kerasdl"
     assert known["version"]
     assert known["extensions"] == ["binary_tensor_data"]
+
+
+def test_server_that_is_not_installed(client, monkeypatch):
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert client("GET", "/v2").json["version"] == "unknown"
 
 
 def test_health(client, remote):
@@ -292,6 +303,12 @@ def test_long_bodies_and_answers(client, count):
     body = {"inputs": [{"name": "x", "shape": [1, count], "datatype": "INT32", "data": data}], **_named("int32")}
     [output] = _infer(client, "echo", body).json["outputs"]
     assert output["data"] == data
+
+
+def test_reading_needs_no_tensorflow():
+    """Else the process that reads long bodies would take seconds to begin."""
+    program = "import sys, kerasdl.serving.kserve_tensor; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_commas_in_binary_data_are_no_numbers(serve, root, monkeypatch):

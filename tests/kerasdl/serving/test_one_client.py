@@ -4,7 +4,6 @@ import base64
 import http.client
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -18,11 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import rest_client
 import tensorflow as tf
 from PIL import Image
+from tensorflow_serving.apis import prediction_log_pb2
 
+from kerasdl import processor
 from kerasdl.serving import pictures
 from kerasdl.serving.repository import ModelRepository
+from kerasdl.serving.servable import WARMUP
 
 ENDLESS = json.dumps({"instances": [2_000_000_000]}).encode()
 
@@ -81,7 +84,7 @@ def test_work_ends_when_its_client_leaves(serve, repository):
 
 
 def test_the_load_of_one_model_is_refused_and_leaves_the_others_answering(serve, repository):
-    most = 4 * (os.cpu_count() or 1) + 1
+    most = processor.num_cores() + 1
     with serve(repository, timeout_seconds=6, max_waiting=1) as client, ThreadPoolExecutor(most) as threads:
         asked = [threads.submit(client.predict, "count", ENDLESS) for _ in range(most)]
         until = time.monotonic() + 5
@@ -132,6 +135,41 @@ def test_a_large_picture_is_refused_by_its_header(picture, words, serve, root):
             assert words is None or words in reply.json["error"]
 
 
+@pytest.mark.parametrize(
+    "body", ['{"inputs": [' + "0.123456," * 1_000_000 + "1]}", "[" * 8_000_000], ids=["numbers", "depth"]
+)
+def test_a_large_body_leaves_the_server_answering(body, serve, root):
+    repository = ModelRepository(root)
+    repository.poll()
+    with serve(repository) as client, ThreadPoolExecutor(1) as threads:
+        asked, slowest = threads.submit(client.predict, "pair", body), 0.0
+        while not asked.done():
+            began = time.monotonic()
+            assert client("GET", "/healthz").status == 200
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 1
+        assert asked.result().status == 400
+        words = "has shape [1000001]" if body.endswith("}") else "Nested too deeply"
+        assert words in asked.result().json["error"]
+
+
+def test_the_end_of_the_process_that_reads_large_bodies_is_told_and_mended(serve, root):
+    repository = ModelRepository(root)
+    repository.poll()
+    body = '{"inputs": [' + "0.123456," * 1_000_000 + "1]}"
+    with serve(repository) as client, ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(client.predict, "pair", body)
+        until = time.monotonic() + 20
+        while not (reading := [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        for process in reading:
+            process.kill()
+        assert asked.result().status == 429
+        assert "was ended, perhaps for want of memory" in asked.result().json["error"]
+        assert "has shape [1000001]" in client.predict("pair", body).json["error"]
+
+
 def test_more_examples_than_memory_bears_are_refused(serve, repository):
     with serve(repository, max_examples=3) as client:
         assert client.predict("pair", {"instances": [[1, 2]] * 3}).status == 200
@@ -139,6 +177,55 @@ def test_more_examples_than_memory_bears_are_refused(serve, repository):
         assert (reply.status, reply.json) == (
             400,
             {"error": 'Input "x" holds 4 examples; this server takes 3 in a request at most'},
+        )
+
+
+@pytest.fixture
+def pixel_by_pixel(tmp_path):
+    """A folder of a model that takes some microseconds for a hundred pixels of its pictures."""
+
+    def function(image_bytes):
+        size = tf.size(tf.io.decode_image(image_bytes[0]))
+        steps, _ = tf.while_loop(lambda i, _: i < size // 300, lambda i, x: (i + 1, tf.sin(x)), (0, tf.zeros([])))
+        return {"steps": tf.repeat(steps, tf.size(image_bytes))}
+
+    folder = tmp_path / "models/m/1"
+    signature = tf.function(function, input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"serving_default": signature})
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([picture(10, 10)]))
+    (folder / WARMUP).parent.mkdir()
+    with tf.io.TFRecordWriter(str(folder / WARMUP)) as writer:
+        writer.write(log.SerializeToString())
+    return folder.parents[1]
+
+
+def picture(width, height):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_picture_that_takes_far_too_long_is_refused_at_once(serve, pixel_by_pixel):
+    repository = ModelRepository(pixel_by_pixel)
+    repository.poll()
+
+    def ask(client, width, height):
+        return client.predict("m", {"instances": [{"b64": base64.b64encode(picture(width, height)).decode()}]})
+
+    with serve(repository) as client:
+        began = time.monotonic()
+        assert ask(client, 1000, 1000).json == {"predictions": [10_000]}
+        seconds = time.monotonic() - began
+    with serve(repository, timeout_seconds=3 * seconds) as client:
+        assert ask(client, 1000, 1000).json == {"predictions": [10_000]}
+        began = time.monotonic()
+        reply = ask(client, 6000, 8000)  # a minute and more, if it is a second for the smaller one
+        assert (reply.status, time.monotonic() - began < 2.5 * seconds + 1) == (400, True)
+        assert re.fullmatch(
+            r"48,000,000 pixels would take about \d+ seconds; this server answers within [\d.]+ seconds, "
+            r"which is enough for [\d,]+ pixels",
+            reply.json["error"],
         )
 
 
@@ -209,6 +296,29 @@ def test_the_server_ends_though_work_does_not(signals, slow, tmp_path):
     assert process.returncode == 0
     assert time.monotonic() - began < 20
     assert "Traceback" not in errors
+
+
+def test_endless_calls_of_one_model_do_not_hold_up_the_others(slow, tmp_path):
+    """In a process of its own, which has the threads of a server."""
+    command = [sys.executable, "-m", "kerasdl.serving", str(slow), "--rest-port", "0", "--timeout-seconds", "20"]
+    log = tmp_path / "log"
+    with log.open("w") as file, subprocess.Popen(command, stdout=file) as process:
+        try:
+            until = time.monotonic() + 90
+            while len(re.findall(r":predict", log.read_text())) < 2:
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            client = rest_client.Client(int(re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())[1]))
+            with ThreadPoolExecutor(8) as threads:
+                asked = [threads.submit(client.predict, "count", ENDLESS) for _ in range(8)]
+                time.sleep(1)
+                began = time.monotonic()
+                assert client.predict("pair", {"instances": [[1, 2]]}).status == 200
+                assert time.monotonic() - began < 5
+                assert not any(one.done() for one in asked)
+                process.send_signal(signal.SIGTERM)
+        finally:
+            process.kill()
 
 
 def test_what_ends_one_call_leaves_the_others(slow):

@@ -1,0 +1,111 @@
+"""How long signatures take for pictures, so that one which cannot be answered in time is refused at once."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from kerasdl.serving import pictures
+from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.servable import Servable
+
+Arrays = Mapping[str, np.ndarray]
+
+LARGE = 1_000_000
+"""Pixels of a request of which it is asked whether they can be answered in time."""
+_SIDE = 500
+_AGAIN_SECONDS = 60.0
+_DOUBT = 1.5  # a measurement beside other work takes longer
+
+
+@dataclass
+class _Known:
+    seconds_per_pixel: float | None = None
+    at: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Pace:
+    """Knows the time that each signature takes for a pixel, from one picture of 500 x 500 and from all that come.
+
+    Args:
+        timeout_seconds: in which an answer must be there.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout = timeout_seconds
+        self._known: weakref.WeakKeyDictionary[Servable, dict[str, _Known]] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def run(
+        self, servable: Servable, signature: str, inputs: Arrays, run: Callable[[Arrays], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature, unless that takes far too long.
+
+        Args:
+            servable: the model.
+            signature: its name.
+            inputs: arrays by name.
+            run: runs it.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, when its pictures are too large.
+        """
+        pixels = pictures.pixels(value for array in inputs.values() if array.dtype == object for value in array.flat)
+        if pixels < _SIDE**2:
+            return run(inputs)
+        with self._lock:
+            known = self._known.setdefault(servable, {}).setdefault(signature, _Known())
+        if pixels >= LARGE:
+            self._check(known, pixels, servable.examples.get(signature), run)
+        began = time.monotonic()
+        outputs = run(inputs)
+        _learn(known, (time.monotonic() - began) / pixels)
+        return outputs
+
+    def _check(
+        self, known: _Known, pixels: int, example: Arrays | None, run: Callable[[Arrays], dict[str, np.ndarray]]
+    ) -> None:
+        with known.lock:
+            pace = known.seconds_per_pixel
+            late = pace is None or pixels * pace > self._timeout * _DOUBT
+            if late and example is not None and time.monotonic() >= known.at:
+                _learn(known, _measured(example, run))
+                known.at = time.monotonic() + _AGAIN_SECONDS
+        pace = known.seconds_per_pixel
+        if pace is not None and pixels * pace > self._timeout * _DOUBT:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"{pixels:,} pixels would take about {pixels * pace:.0f} seconds; this server answers within "
+                f"{self._timeout:g} seconds, which is enough for {int(self._timeout / pace):,} pixels",
+            )
+
+
+def _learn(known: _Known, seconds_per_pixel: float) -> None:
+    before = known.seconds_per_pixel
+    known.seconds_per_pixel = seconds_per_pixel if before is None else min(before, seconds_per_pixel)
+
+
+def _measured(example: Arrays, run: Callable[[Arrays], dict[str, np.ndarray]]) -> float:
+    """Seconds for a pixel, beyond what a small picture takes."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)).save(file, "PNG")
+    larger = {
+        name: np.array([file.getvalue()] * len(array), object)
+        if array.dtype == object and pictures.pixels(array.flat)
+        else array
+        for name, array in example.items()
+    }
+    seconds = []
+    for inputs in (example, larger):
+        began = time.monotonic()
+        run(inputs)
+        seconds.append(time.monotonic() - began)
+    return max(seconds[1] - seconds[0], 0.0) / _SIDE**2
