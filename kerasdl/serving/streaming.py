@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -18,12 +18,12 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from kerasdl.decoding.sampling import BLOCK, MAX_LENGTH
+from kerasdl.decoding.sampling import BLOCK
+from kerasdl.serving import streaming_request
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable
-from kerasdl.serving.tensor_json import parse_object
-from kerasdl.serving.waiting import Waiting
+from kerasdl.serving.waiting import Waiting, holds_many_values
 
 _PATH = re.compile(r"/stream/([^/]+)(?:/versions/([0-9]{1,18})|/labels/([^/]+))?")
 _INPUTS = {
@@ -37,22 +37,6 @@ _OUTPUTS = {"begin": {"state"}, "advance": {"state", "text"}}
 _CUT = "\N{REPLACEMENT CHARACTER}"
 
 _log = logging.getLogger(__name__)
-
-
-class _Setting(NamedTuple):
-    default: float
-    lowest: float
-    highest: float
-    dtype: type[np.generic]
-
-
-_SETTINGS = {
-    "length": _Setting(300, 1, MAX_LENGTH, np.int32),
-    "temperature": _Setting(0.8, 0, float(np.finfo(np.float32).max), np.float32),
-    "top_k": _Setting(0, 0, 2**31 - 1, np.int32),
-    "top_p": _Setting(1.0, 1e-6, 1, np.float32),
-    "seed": _Setting(0, -(2**31), 2**31 - 1, np.int32),
-}
 
 
 def route(predictor: Predictor, *, cors: bool = False) -> Mount:
@@ -69,9 +53,9 @@ def route(predictor: Predictor, *, cors: bool = False) -> Mount:
 class StreamingApi:
     """Answers `POST /stream/<model>`, also with `/versions/<number>` or `/labels/<label>` behind it.
 
-    The body is a JSON object with `prompt` and, if they are not to be as in `_SETTINGS`, length, temperature, top_k,
-    top_p and seed. The reply is server-sent events: `{"text": ...}` for each piece, then an event `done` with the
-    number of characters, or an event `error`. What is wrong from the start has a status and a reply in JSON instead.
+    The body is as `streaming_request` has it. The reply is server-sent events: `{"text": ...}` for each piece, then an
+    event `done` with the number of characters, or an event `error`. What is wrong from the start has a status and a
+    reply in JSON instead.
 
     Args:
         predictor: computes, each piece as a request of its own, so that those of several clients make a batch.
@@ -111,7 +95,7 @@ class StreamingApi:
         body = await self._waiting.body(request)
         servable = self._predictor.acquire(model, None if version is None else int(version), label)
         _check(model, servable)
-        prompt, settings = await self._waiting.beside(model, lambda: _read(body))
+        prompt, settings = await self._waiting.answer(request, self._read(model, body))
         text = _Text(self._predictor, model, servable, prompt, settings)
 
         async def piece() -> str | None:
@@ -124,6 +108,11 @@ class StreamingApi:
             await _told(model, piece), piece, lambda code: self._measure(request, code, time.monotonic() - began), model
         )
 
+    async def _read(self, model: str, body: bytes) -> tuple[bytes, dict[str, np.ndarray]]:
+        if holds_many_values(body):
+            return await self._predictor.apart.run(streaming_request.read, body)
+        return await self._waiting.beside(model, lambda: streaming_request.read(body))
+
 
 class _Text:
     """A text that is under way.
@@ -133,7 +122,7 @@ class _Text:
         model: its name.
         servable: the loaded version.
         prompt: what the text goes on from.
-        settings: of each name in `_SETTINGS`, an array of one row.
+        settings: of each name in `SETTINGS`, an array of one row.
     """
 
     def __init__(
@@ -239,45 +228,6 @@ def _check(model: str, servable: Servable) -> None:
                 f"Model {model} writes no text piece by piece; expected a signature {signature} that takes {takes} and "
                 f"gives {', '.join(sorted(_OUTPUTS[signature]))}",
             )
-
-
-def _read(body: bytes) -> tuple[bytes, dict[str, np.ndarray]]:
-    """The prompt, and an array of one row for each setting.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, when the body is not as `StreamingApi` says.
-    """
-    asked = parse_object(body)
-    for name in asked:
-        if name != "prompt" and name not in _SETTINGS:
-            raise _invalid(f"{_excerpt(name)} is unknown; expected prompt and, if need be, {', '.join(_SETTINGS)}")
-    if "prompt" not in asked:
-        raise _invalid('"prompt" is missing; expected a text to go on from')
-    if not isinstance(asked["prompt"], str):
-        raise _invalid(f'"prompt" is {_excerpt(asked["prompt"])}; expected a text')
-    try:
-        prompt = asked["prompt"].encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise _invalid('"prompt" holds half of a surrogate pair; expected a text') from None
-    return prompt, {name: _number(name, asked.get(name, setting.default)) for name, setting in _SETTINGS.items()}
-
-
-def _number(name: str, value: object) -> np.ndarray:
-    _, lowest, highest, dtype = _SETTINGS[name]
-    whole = issubclass(dtype, np.integer)
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not lowest <= value <= highest:
-        kind = "an integer" if whole else "a number"
-        raise _invalid(f'"{name}" is {_excerpt(value)}; expected {kind} from {lowest:.10g} to {highest:.10g}')
-    return np.array([value], dtype)
-
-
-def _invalid(message: str) -> ServingError:
-    return ServingError(Code.INVALID_ARGUMENT, message)
-
-
-def _excerpt(value: object) -> str:
-    return json.dumps(value)[:100]
 
 
 def _decode(text: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from kerasdl.serving.__main__ import main
+from kerasdl.serving.access import Access, Keys
 from kerasdl.serving.repository import ModelRepository
 
 EXPORTS = Path(__file__).parents[3] / "saved_models"
@@ -66,13 +67,18 @@ def _save(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory, serve):
+def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("queried")
     _save(folder / "m 1/7")
     (folder / "chargen").symlink_to(EXPORTS / "chargen")
     repository = ModelRepository(folder)
     repository.poll()
     assert repository.unavailable() == {}
+    return repository
+
+
+@pytest.fixture(scope="module")
+def url(serve, repository):
     with serve(repository) as client:
         yield f"http://127.0.0.1:{client.port}"
 
@@ -308,6 +314,15 @@ def test_key_and_address_with_a_path(ask):
         assert ask("--text", "a", "--api-key", "k", url=f"{url}/below/", model="m") == "b\n"
         assert ask("--text", "a", url=url, model="m") == "b\n"
     assert [one["Authorization"] for one in headers] == ["Bearer k", "Bearer k", None, None]
+
+
+def test_key_of_a_real_server(ask, serve, repository):
+    stream = ["--stream", "--text", "a", "--set", "length=9"]
+    with serve(repository, guard=lambda app: Access(app, keys=Keys([b"secret"]))) as client:
+        url = f"http://127.0.0.1:{client.port}"
+        assert "metadata answered 401 Unauthorized" in ask(*stream, url=url, model="chargen", status=2)
+        assert client("POST", "/stream/chargen", '{"prompt": "a"}').status == 401
+        assert len(ask(*stream, "--api-key", "secret", url=url, model="chargen")) == 10
 
 
 def test_what_is_no_model_server(ask):

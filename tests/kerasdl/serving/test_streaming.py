@@ -15,6 +15,9 @@ import pytest
 import tensorflow as tf
 from prometheus_client.parser import text_string_to_metric_families
 
+from kerasdl.decoding import sampling
+from kerasdl.serving import streaming_request
+from kerasdl.serving.apart import Apart
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import BATCHED
 
@@ -129,10 +132,26 @@ def test_equals_the_text_that_is_made_at_once(client, settings):
 
 
 def test_defaults(client):
+    assert streaming_request.MAX_LENGTH == sampling.MAX_LENGTH
     assert len("".join(ask(client, "chargen", prompt="A")[0])) == 300
     assert ask(client, "chargen/versions/1", prompt="A") == ask(
         client, "chargen", prompt="A", length=300, temperature=0.8, top_k=0, top_p=1.0, seed=0
     )
+
+
+@pytest.mark.parametrize(("prompt", "status"), [("[" * 300_000, 200), ([[]] * 300_000, 400)])
+def test_large_bodies_are_read_apart(serve, repository, monkeypatch, prompt, status):
+    read = []
+
+    async def run(self, function, *arguments):
+        read.append(function)
+        return await apart(self, function, *arguments)
+
+    apart = Apart.run
+    monkeypatch.setattr(Apart, "run", run)
+    with serve(repository) as client:
+        assert client("POST", "/stream/bytes", json.dumps({"prompt": prompt})).status == status
+    assert read == [streaming_request.read]
 
 
 def test_streams_at_once_are_computed_together(serve, repository):
