@@ -16,13 +16,17 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
 from kerasdl import interruptions
 from kerasdl.errors import UserError
 from kerasdl.files import is_full, read_json
+
+T = TypeVar("T")
+Repeated = tyro.conf.UseAppendAction[T]
+"""Annotates a tuple whose elements each have a flag of their own: `--text a --text b`."""
 
 _LARGEST = 3.4028234e38  # of float32
 _WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS)

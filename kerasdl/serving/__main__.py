@@ -26,6 +26,7 @@ from kerasdl.serving.discovery import find_models
 from kerasdl.serving.errors import ServingError
 from kerasdl.serving.limits import Limits
 from kerasdl.serving.metrics import Metrics, monitoring_path
+from kerasdl.serving.query import main as ask
 
 _log = logging.getLogger("kerasdl.serving")
 
@@ -37,6 +38,7 @@ class Options(Limits):
     These are the newest version of every model below a folder, or what a model config file asks for.
     The folders are watched: a new version takes over without a failed request, a new model appears.
     /healthz answers while the process lives, /readyz once every model is loaded. Ctrl-C stops.
+    `python -m kerasdl.serving query --help` says how to ask such a server.
     """
 
     models: tyro.conf.Positional[Path | None] = None
@@ -86,14 +88,16 @@ class Options(Limits):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serves until SIGINT (Ctrl-C) or SIGTERM.
+    """Serves until SIGINT (Ctrl-C) or SIGTERM; asks a server if the first word is `query`.
 
     Args:
         arguments: words of the command line.
 
     Returns:
-        Exit status: 0, or 2 for a mistake of the user.
+        Exit status: 0, or 2 for a mistake of the user; those of `query`.
     """
+    if list(arguments[:1]) == ["query"]:
+        return ask(arguments[1:])
     try:
         options = parse(Options, arguments, "python -m kerasdl.serving")
         _check(options)

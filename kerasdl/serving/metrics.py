@@ -99,7 +99,7 @@ class Metrics:
 
         Args:
             model: name of a model; empty for what names none that is known.
-            api: `predict`, `classify` or `regress`.
+            api: `predict`, `classify`, `regress`, or `stream`, which TensorFlow Serving does not have.
             entrypoint: `REST` or `GRPC`.
             code: how it ended.
             seconds: how long it took.

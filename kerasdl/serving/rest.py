@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kerasdl.serving import documentation, tensor_json
+from kerasdl.serving import documentation, streaming, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve import KserveApi
@@ -64,8 +64,8 @@ def create_app(
         keyed: whether clients need a key, for the documentation.
 
     Returns:
-        An ASGI application: `/v1/...`, `/v2/...`, `/docs`, `/openapi.json`, `/healthz` (the process lives) and
-        `/readyz` (every model answers).
+        An ASGI application: `/v1/...`, `/v2/...`, `/stream/...`, `/docs`, `/openapi.json`, `/healthz` (the process
+        lives) and `/readyz` (every model answers).
     """
 
     async def live(_: Request) -> Response:
@@ -79,6 +79,7 @@ def create_app(
     others = Starlette(
         routes=[
             Route("/healthz", live),
+            streaming.route(predictor, cors=cors),
             Route("/readyz", ready),
             Route("/v2", kserve),
             Mount("/v2", kserve),

@@ -143,7 +143,7 @@ class Waiting:
             raise ServingError(Code.INVALID_ARGUMENT, f"Cannot inflate the {encoding} body: it is cut short")
         return inflated
 
-    async def answer(self, request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    async def answer(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """Waits for an answer as long as its client does, and no longer than the limit; then the work ends."""
         task = asyncio.current_task()
         assert task is not None
