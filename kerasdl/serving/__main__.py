@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
         path = options.batching_parameters_file
         if path is not None and not options.enable_batching:
             raise UserError("--batching-parameters-file has no effect without --enable-batching")
-        parameters = read_parameters(path) if path is not None else Parameters()
+        parameters = read_parameters(path) if path is not None else None
         guards = _guards(options)
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(listen(options.host, options.rest_port, "--rest-port"))
@@ -208,7 +208,7 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
 def _serve(
     options: Options,
     source: Path | ModelServerConfig,
-    parameters: Parameters,
+    parameters: Parameters | None,
     metrics_path: str | None,
     guards: "_Guards",
     listener: socket.socket,

@@ -155,6 +155,9 @@ class Servable:
             }
         except tf.errors.OpError as error:
             raise ServingError(Code(error.error_code), _reason(error.message)) from error
+        except UnicodeDecodeError as error:  # of TensorFlow's own message, which quotes an input that is no UTF-8
+            message = error.object.decode(errors="replace")
+            raise ServingError(Code.INVALID_ARGUMENT, _reason(message)) from error
 
     @contextmanager
     def _one_at_first(self, function: frozen.SignatureFunction) -> Iterator[None]:
@@ -178,7 +181,7 @@ def _reason(message: str) -> str:
     head = ("Graph execution error", "Detected at node", "<stack traces", " ", "\t")
     lines = [line for line in message.splitlines() if line and not line.startswith(head)]
     reason = lines[0] if lines else message
-    of_a_loop = r"^(?:{{function_node \S*}} )?(?:assertion failed: \[(.*?)\] .*)?"
+    of_a_loop = r"^(?:{{function_node \S*}} )*(?:assertion failed: \[(.*?)\](?: .*)?)?"
     return re.sub(of_a_loop, r"\1", reason).strip()
 
 

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from kerasdl import frozen
 from kerasdl.serving.errors import Code, ServingError
-from kerasdl.serving.servable import MAX_WARMUP_RECORDS, WARMUP, Servable
+from kerasdl.serving.servable import MAX_WARMUP_RECORDS, WARMUP, Servable, _reason
 
 
 @pytest.fixture
@@ -106,3 +107,31 @@ def test_corrupt_warmup_file_stops_the_load(folder):
         Servable(folder)
     assert caught.value.code == Code.DATA_LOSS
     assert caught.value.message.endswith(". Please verify your warmup data is in TFRecord format.")
+
+
+def test_an_error_that_quotes_bytes_which_are_no_text_is_that_of_the_client(tmp_path):
+    def third(text):
+        return {"byte": tf.strings.substr(text, 2, 1)}
+
+    signature = tf.function(third, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures={"serving_default": signature})
+    servable = Servable(tmp_path / "1")
+    assert servable.run("serving_default", {"text": np.array([b"abc"], object)})["byte"].tolist() == [b"c"]
+    for text in (b"a", b"\xff"):
+        with pytest.raises(ServingError, match="out of range") as caught:
+            servable.run("serving_default", {"text": np.array([text], object)}, frozen.Cancellation())
+        assert caught.value.code == Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "no picture",
+        "{{function_node f}} no picture",
+        "{{function_node f}} {{function_node g}} assertion failed: [no picture] [Op:x]",
+        "{{function_node f}} assertion failed: [no picture]",
+        "Graph execution error:\n\nDetected at node x\n{{function_node f}} assertion failed: [no picture] [[{{node x}}]]",
+    ],
+)
+def test_the_reason_is_what_the_graph_says(message):
+    assert _reason(message) == "no picture"
