@@ -130,7 +130,7 @@ def test_an_error_that_quotes_bytes_which_are_no_text_is_that_of_the_client(tmp_
         "{{function_node f}} no picture",
         "{{function_node f}} {{function_node g}} assertion failed: [no picture] [Op:x]",
         "{{function_node f}} assertion failed: [no picture]",
-        "Graph execution error:\n\nDetected at node x\n{{function_node f}} assertion failed: [no picture] [[{{node x}}]]",
+        "Graph execution error:\n\nDetected at node x\n{{function_node f}} assertion failed: [no picture] [[x]]",
     ],
 )
 def test_the_reason_is_what_the_graph_says(message):
