@@ -456,6 +456,51 @@ def searches() -> str:
     )
 
 
+SERVERS = {
+    "bare_32": "the signature alone, 32 examples",
+    "bare_1": "the signature alone, one example",
+    "ours": "this project",
+    "litserve": "LitServe, batches of 32",
+    "fastapi": "FastAPI, the signature",
+    "fastapi_predict": "FastAPI, `model.predict`",
+}
+
+
+def servers() -> str:
+    """The model server beside others, by kind of processor."""
+    texts = []
+    for block in _results.read_kinds("serving_speed").values():
+        rows = []
+        for row in sorted(
+            block["rows"], key=lambda row: (row["model"], row["connections"], [*SERVERS].index(row["contender"]))
+        ):
+            latency = [f"{row[name]:.1f}" if name in row else "" for name in ("p50_ms", "p99_ms")]
+            connections = str(row["connections"]) if "p50_ms" in row else ""
+            speed = f"{row['per_second']:.0f}"
+            who = SERVERS[row["contender"]]
+            rows.append([row["model"], connections, who, speed, *latency, f"{row['processor_ms']:.1f}"])
+        head = ["model", "connections", "server", "requests/s", "p50, ms", "p99, ms", "processor, ms a request"]
+        texts.append(f"{table(head, rows)}\n\n{block['machine']}; {block['protocol']}.")
+    return "\n\n".join(texts) or "Not measured yet."
+
+
+def load() -> str:
+    """The model server under mixed load, by kind of processor."""
+    texts = []
+    for block in _results.read_kinds("serving_load").values():
+        row = block["rows"][0]
+        heavy = ", ".join(f"{name}: {count}" for name, count in sorted(row["heavy"].items()))
+        memory = row["memory_mib"]
+        parts = [
+            f"{row['requests']:,} requests, {row['failed']} failed; median {row['p50_seconds']} s, 99 % within",
+            f"{row['p99_seconds']} s, the longest {row['longest_seconds']} s. Memory {memory[0]:,} MiB at first,",
+            f"at most {max(memory):,}, {memory[-1]:,} at the end, with that of the process that reads large bodies.",
+            f"Answers to the heavy client (status): {heavy}.\n\n{block['machine']}; {block['protocol']}.",
+        ]
+        texts.append(" ".join(parts))
+    return "\n\n".join(texts) or "Not measured yet."
+
+
 def document(name: str) -> Path:
     """The file in which a part stands."""
     return ROOT / ("README.md" if name in ("applications", "exports") else "benchmarks/README.md")
@@ -498,6 +543,8 @@ def parts() -> dict[str, str]:
         "dcgan speed": speed("dcgan_speed", dcgan_speed.WORKS),
         "export speed": inference(),
         "searches": searches(),
+        "serving speed": servers(),
+        "serving load": load(),
     }
 
 

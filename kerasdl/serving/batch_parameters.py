@@ -37,7 +37,7 @@ class Parameters:
         max_batch_size: most examples that are computed at once; a larger request is computed in parts.
         batch_timeout_micros: longest wait in microseconds for more requests; 0 takes those that are there.
         max_enqueued_batches: full batches that may wait; None leaves that to the limit of requests.
-        num_batch_threads: batches of a signature that are computed side by side.
+        num_batch_threads: batches of a signature that are computed side by side, of requests that fit together.
         allowed_batch_sizes: sizes to which a batch is filled up with repeated examples, the last `max_batch_size`.
         pad_variable_length_inputs: whether examples of different lengths are filled up by their first element.
         target_seconds: of a batch; as many examples are taken as were computed in that time before.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -79,8 +78,9 @@ def _bytes(array: np.ndarray) -> int:
 class Queue:
     """Requests of one signature of a loaded model.
 
-    A batch is what waits when the one before it is done, so that a request that comes alone is computed at once. Of a
-    batch that fails each half is computed again, down to the request at fault, which alone gets the error.
+    A batch is what waits when the one before it is done, so that a request that comes alone is computed at once; one
+    that does not fit to those that are computed goes beside them. Of a batch that fails each half is computed again,
+    down to the request at fault, which alone gets the error.
 
     Args:
         workers: whose threads compute.
@@ -97,7 +97,7 @@ class Queue:
         self._alike, self._parameters = alike, parameters
         self._limit = parameters.max_batch_size
         self._waiting: deque[_Request] = deque()
-        self._computing = 0
+        self._computing: Counter[object] = Counter()  # batches by what their requests have in common
         self._changed = threading.Condition()
 
     def submit(self, servable: Computes, inputs: Arrays) -> Call[dict[str, np.ndarray]]:
@@ -125,10 +125,9 @@ class Queue:
         self._workers.admit(self._model, call)
         with self._changed:
             self._waiting.extend(requests)
-            start = min(self._parameters.num_batch_threads - self._computing, len(requests))
-            self._computing += start
+            free = self._parameters.num_batch_threads - self._computing[requests[0].key]
             self._changed.notify()
-        for _ in range(start):
+        for _ in range(min(free, len(requests))):
             self._workers.start(self._model, self._compute_all)
         return call
 
@@ -155,6 +154,7 @@ class Queue:
     def _compute_all(self) -> None:
         """Computes batch after batch until nothing waits."""
         while requests := self._take():
+            key = requests[0].key
             batch = _Batch(len(requests))
             started = []
             for request in requests:
@@ -167,35 +167,45 @@ class Queue:
                 began = time.monotonic()
                 self._compute(started, batch)
                 self._learn(sum(request.rows for request in started), time.monotonic() - began)
+            with self._changed:
+                self._computing[key] -= 1
+                if not self._computing[key]:
+                    del self._computing[key]
 
     def _take(self) -> list[_Request]:
         """The request that waits longest, with others that fit to it; none at the end."""
         wait = self._parameters.batch_timeout_micros / 1e6
         with self._changed:
             while True:
-                if not self._waiting:
-                    self._computing -= 1
-                    return []
                 places, full = self._fitting()
-                left = self._waiting[0].since + wait - time.monotonic()
+                if not places:
+                    return []
+                first = self._waiting[places[0]]
+                left = first.since + wait - time.monotonic()
                 if full or left <= 0:
                     taken = [self._waiting[place] for place in places]
                     for place in reversed(places):
                         del self._waiting[place]
+                    self._computing[first.key] += 1
                     return taken
                 self._changed.wait(left)
 
     def _fitting(self) -> tuple[list[int], bool]:
         """Places of a batch among those that wait, and whether no more would go in."""
-        first = self._waiting[0]
-        places, rows, size = [0], first.rows, first.bytes
-        for place, request in enumerate(itertools.islice(self._waiting, 1, None), 1):
+        places: list[int] = []
+        key, rows, size = None, 0, 0
+        for place, request in enumerate(self._waiting):
+            if not places:
+                if self._computing[request.key] >= self._parameters.num_batch_threads:
+                    continue
+                key = request.key
+            elif request.key != key or rows + request.rows > self._limit or size + request.bytes > MAX_BYTES:
+                continue
+            places.append(place)
+            rows, size = rows + request.rows, size + request.bytes
             if rows >= self._limit or size >= MAX_BYTES:
-                break
-            if request.key == first.key and rows + request.rows <= self._limit and size + request.bytes <= MAX_BYTES:
-                places.append(place)
-                rows, size = rows + request.rows, size + request.bytes
-        return places, rows >= self._limit or size >= MAX_BYTES
+                return places, True
+        return places, False
 
     def _learn(self, rows: int, seconds: float) -> None:
         """Fewer at once after a batch that took too long, more after a full one that did not."""

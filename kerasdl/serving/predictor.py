@@ -58,11 +58,7 @@ class Predictor:
         self.repository, self.limits, self.metrics = repository, limits, metrics or Metrics()
         self.workers = Workers(processor.num_cores(), limits.max_waiting)
         self.apart, self._pace = Apart(), Pace(limits.timeout_seconds)
-        self._parameters, self._every, self._per_model = (
-            parameters or Parameters(num_batch_threads=processor.num_cores()),
-            every,
-            per_model,
-        )
+        self._parameters, self._every, self._per_model = parameters or Parameters(), every, per_model
         self._queues: weakref.WeakKeyDictionary[Servable, dict[str, Queue]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 

@@ -147,17 +147,32 @@ def test_examples_of_other_shapes_go_on_their_own(workers):
     _, calls = held(workers, servable, {"x": np.ones((1, 2))}, {"x": np.ones((1, 3))}, {"x": np.zeros((2, 2))})
     servable.free.set()
     assert answers(calls) == [[[2, 2]], [[2, 2, 2]], [[0, 0], [0, 0]]]
-    assert servable.sizes == [1, 3, 1]
+    assert sorted(servable.sizes) == [1, 1, 1, 2]  # two fit together, but one was there before
 
 
 def test_examples_that_must_agree_in_an_input_do(workers):
     servable = Doubles()
-    requests = [x(1) | {"n": np.array([5])}, x(2) | {"n": np.array([6])}, x(3) | {"n": np.array([5])}]
+    requests = [x(value) | {"n": np.array([n])} for value, n in ((1, 5), (2, 6), (3, 5), (9, 5))]
     differ = x(4, 5) | {"n": np.array([5, 6])}
-    _, calls = held(workers, servable, *requests, differ, alike=("n",))
+    _, calls = held(workers, servable, *requests, differ, alike=("n",), max_batch_size=4)
     servable.free.set()
-    assert answers(calls) == [[2], [4], [6], [8, 10]]
-    assert [inputs["n"] for inputs in servable.seen[1:]] == [[5, 5], [6], [5, 6]]
+    assert answers(calls) == [[2], [4], [6], [18], [8, 10]]
+    assert sorted(inputs["n"] for inputs in servable.seen[1:]) == [[5], [5, 5], [5, 6], [6]]
+
+
+def test_a_request_that_does_not_fit_waits_for_no_long_one(workers):
+    servable = Doubles()
+    made = queue(workers, ("n",))
+    servable.free.clear()
+    long = made.submit(servable, x(1) | {"n": np.array([100_000])})
+    assert servable.held.wait(5)
+    other = made.submit(servable, x(2) | {"n": np.array([40])})
+    until = time.monotonic() + 5
+    while len(servable.seen) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [inputs["n"] for inputs in servable.seen] == [[100_000], [40]]
+    servable.free.set()
+    assert answers([long, other]) == [[2], [4]]
 
 
 def test_a_batch_is_filled_up_to_an_allowed_size(workers):
