@@ -2,8 +2,9 @@
 
     python -m benchmarks.serving_fuzz --requests 100000        (needs the extra `serving`; exports in saved_models/)
 
-Starts from requests that are right, of some exports, by TensorFlow Serving's REST API and by KServe's V2, and breaks them: values at the ends of their types and of other types, keys that are missing or too many, nesting,
-cut and changed bytes, cut and changed pictures, odd headers, paths and methods. The same seed sends the same requests.
+Starts from requests that are right, of some exports, by TensorFlow Serving's REST API and by KServe's V2, and breaks
+them: values at the ends of their types and of other types, keys that are missing or too many, nesting, cut and changed
+bytes, cut and changed pictures, odd headers, paths and methods. The same seed sends the same requests.
 """
 
 from __future__ import annotations
