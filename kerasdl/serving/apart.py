@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +32,13 @@ class Apart:
         with self._lock:
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, max_tasks_per_child=1)
+                self._pool = ProcessPoolExecutor(
+                    max_workers=1,
+                    mp_context=context,
+                    initializer=signal.signal,  # Ctrl-C in a terminal is for the server
+                    initargs=(signal.SIGINT, signal.SIG_IGN),
+                    max_tasks_per_child=1,
+                )
             pool = self._pool
         try:
             return await asyncio.wrap_future(pool.submit(function, *arguments))

@@ -283,8 +283,8 @@ def test_the_server_ends_though_work_does_not(signals, slow, tmp_path):
                 time.sleep(0.05)
             port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())[1])
             with socket.create_connection(("127.0.0.1", port)) as connection:
-                head = f"POST /v1/models/count:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n"
-                connection.sendall(head.encode() + ENDLESS)
+                head = "POST /v1/models/count:predict HTTP/1.1\r\nHost: localhost\r\n"
+                connection.sendall(f"{head}Content-Length: {len(ENDLESS)}\r\n\r\n".encode() + ENDLESS)
                 time.sleep(0.5)
                 began = time.monotonic()
                 for number in signals:
@@ -294,7 +294,7 @@ def test_the_server_ends_though_work_does_not(signals, slow, tmp_path):
         finally:
             process.kill()
     assert process.returncode == 0
-    assert time.monotonic() - began < 20
+    assert 0.9 < time.monotonic() - began < 20  # the time of grace, since there was work
     assert "Traceback" not in errors
 
 
