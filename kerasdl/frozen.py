@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,10 +20,24 @@ class Cancellation:
 
     def __init__(self) -> None:
         self.manager = tensorflow_cancellation.CancellationManager()
+        self._others: list[Callable[[], None]] = []
+        self._asked, self._lock = False, threading.Lock()
 
     def cancel(self) -> None:
         """Ends them; they raise `tf.errors.CancelledError`, and so do later ones."""
+        with self._lock:
+            self._asked, others, self._others = True, self._others, []
         self.manager.start_cancel()
+        for other in others:
+            other()
+
+    def then(self, other: Callable[[], None]) -> None:
+        """Does something else, too, when `cancel` is called, or at once if it was."""
+        with self._lock:
+            if not self._asked:
+                self._others.append(other)
+                return
+        other()
 
     @property
     def cancelled(self) -> bool:

@@ -22,8 +22,8 @@ MAX_BYTES = 16 * 2**20
 """Inputs of a batch: activations of larger ones would not fit into the processor's caches, or into memory."""
 
 
-MAX_PARTS = 128
-"""Batches that one request may fill."""
+MAX_BATCHES = 128
+"""Largest batches that one request may fill."""
 
 
 class Computes(Protocol):
@@ -111,25 +111,42 @@ class Queue:
             ServingError: RESOURCE_EXHAUSTED, when too much waits; INVALID_ARGUMENT, when the request is too large.
         """
         rows, most = len(next(iter(inputs.values()))), self._parameters.max_batch_size
-        if rows > MAX_PARTS * most:
+        if rows > MAX_BATCHES * most:
             raise ServingError(
                 Code.INVALID_ARGUMENT,
-                f"The request holds {rows:,} examples; this server takes {MAX_PARTS * most:,} in a request at most",
+                f"The request holds {rows:,} examples; this server takes {MAX_BATCHES * most:,} in a request at most",
             )
-        parts = [
-            {name: array[start : start + most] for name, array in inputs.items()} for start in range(0, rows, most)
-        ]
-        requests = [_Request(servable, part, self._key(part)) for part in parts]
-        call = requests[0].call if len(requests) == 1 else _joined([request.call for request in requests])
         self._check_room(rows)
-        self._workers.admit(self._model, call)
+        if rows <= most:
+            request = _Request(servable, inputs, self._key(inputs))
+            self._workers.admit(self._model, request.call)
+            self._enter(request)
+            return request.call
+        parts = _Parts(self, servable, inputs, rows)
+        self._workers.admit(self._model, parts.call)
+        parts.go_on()
+        return parts.call
+
+    def part(self, servable: Computes, inputs: Arrays, start: int) -> Call[dict[str, np.ndarray]]:
+        """Hands in a part of a large request, as large as a batch may be now.
+
+        Args:
+            servable: computes.
+            inputs: of the whole request.
+            start: place of its first example.
+        """
+        some = {name: array[start : start + self._limit] for name, array in inputs.items()}
+        request = _Request(servable, some, self._key(some))
+        self._enter(request)
+        return request.call
+
+    def _enter(self, request: _Request) -> None:
         with self._changed:
-            self._waiting.extend(requests)
-            free = self._parameters.num_batch_threads - self._computing[requests[0].key]
+            self._waiting.append(request)
+            free = self._computing[request.key] < self._parameters.num_batch_threads
             self._changed.notify()
-        for _ in range(min(free, len(requests))):
+        if free:
             self._workers.start(self._model, self._compute_all)
-        return call
 
     def _check_room(self, rows: int) -> None:
         batches = self._parameters.max_enqueued_batches
@@ -270,41 +287,48 @@ def _together(arrays: list[np.ndarray], size: int) -> np.ndarray:
     return np.concatenate([*arrays, *[arrays[0][:1]] * missing])
 
 
-def _joined(calls: list[Call[dict[str, np.ndarray]]]) -> Call[dict[str, np.ndarray]]:
-    """One call that ends when several have; its outputs are theirs, one behind the other."""
-    whole: Call[dict[str, np.ndarray]] = Call(_Each(calls))
-    whole.future.set_running_or_notify_cancel()  # else to cancel it would leave those alone
-    left, lock = len(calls), threading.Lock()
+class _Parts:
+    """A request that is larger than a batch: one part after the other, so that small requests come in between.
 
-    def ended(future: Future[dict[str, np.ndarray]]) -> None:
-        nonlocal left
-        if not future.cancelled() and future.exception() is not None:
-            for call in calls:
-                call.cancel()
-        with lock:
-            left -= 1
-            if left:
-                return
-        done = [call.future for call in calls if not call.future.cancelled()]
-        errors = [error for one in done if (error := one.exception()) is not None]
-        if errors or len(done) < len(calls):
-            # The fault that ended the others comes before their own ends.
-            errors.sort(key=lambda error: isinstance(error, ServingError) and error.code is Code.CANCELLED)
-            nobody = ServingError(Code.CANCELLED, "Nobody waits for the answer")
-            whole.future.set_exception(errors[0] if errors else nobody)
-            return
-        answers = [one.result() for one in done]
-        whole.future.set_result({name: np.concatenate([own[name] for own in answers]) for name in answers[0]})
+    Args:
+        queue: computes the parts.
+        servable: computes.
+        inputs: of the whole request.
+        rows: its examples.
+    """
 
-    for call in calls:
-        call.future.add_done_callback(ended)
-    return whole
+    def __init__(self, queue: Queue, servable: Computes, inputs: Arrays, rows: int) -> None:
+        self._queue, self._servable, self._inputs, self._rows = queue, servable, inputs, rows
+        self._answers: list[dict[str, np.ndarray]] = []
+        self._done, self._left = 0, False
+        self._part: Call[dict[str, np.ndarray]] | None = None
+        self.call: Call[dict[str, np.ndarray]] = Call(self)
+        self.call.future.set_running_or_notify_cancel()  # so that `cancel` comes here
 
-
-class _Each:
-    def __init__(self, calls: list[Call[dict[str, np.ndarray]]]) -> None:
-        self._calls = calls
+    def go_on(self) -> None:
+        """Begins the next part."""
+        self._part = part = self._queue.part(self._servable, self._inputs, self._done)
+        part.future.add_done_callback(self._ended)
+        if self._left:
+            part.cancel()
 
     def cancel(self) -> None:
-        for call in self._calls:
-            call.cancel()
+        """Ends the request."""
+        self._left = True
+        if self._part is not None:
+            self._part.cancel()
+
+    def _ended(self, future: Future[dict[str, np.ndarray]]) -> None:
+        if future.cancelled():
+            self.call.future.set_exception(ServingError(Code.CANCELLED, "Nobody waits for the answer"))
+        elif (error := future.exception()) is not None:
+            self.call.future.set_exception(error)
+        else:
+            answer = future.result()
+            self._answers.append(answer)
+            self._done += len(next(iter(answer.values())))
+            if self._done < self._rows:
+                self.go_on()
+                return
+            names = self._answers[0]
+            self.call.future.set_result({name: np.concatenate([one[name] for one in self._answers]) for name in names})

@@ -22,6 +22,8 @@ class Limits:
     """Open connections, and requests; what comes beyond is refused with status 503."""
     batch_seconds: float = 0.5
     """Longest time in seconds that requests are computed together, as far as what was measured so far tells."""
+    long_seconds: float = 1.0
+    """Time in seconds after which a call begins anew in a process of lower priority, so that it holds up no others."""
     timeout_seconds: float = 30.0
     """Longest wait for the answer of a model in seconds; then the reply is status 504, and the work ends."""
     read_seconds: float = 30.0

@@ -17,6 +17,7 @@ from kerasdl.serving.apart import Apart
 from kerasdl.serving.batch_parameters import Parameters
 from kerasdl.serving.batching import Queue
 from kerasdl.serving.errors import Code, ServingError
+from kerasdl.serving.lane import Deadlines, Lane
 from kerasdl.serving.limits import Limits
 from kerasdl.serving.metrics import Metrics
 from kerasdl.serving.pace import Pace
@@ -58,6 +59,7 @@ class Predictor:
         self.repository, self.limits, self.metrics = repository, limits, metrics or Metrics()
         self.workers = Workers(processor.num_cores(), limits.max_waiting)
         self.apart, self._pace = Apart(), Pace(limits.timeout_seconds)
+        self._lane, self._deadlines = Lane(), Deadlines(limits.long_seconds)
         self._parameters, self._every, self._per_model = parameters or Parameters(), every, per_model
         self._queues: weakref.WeakKeyDictionary[Servable, dict[str, Queue]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -79,7 +81,10 @@ class Predictor:
     def close(self, seconds: float) -> bool:
         """Ends all work; gives whether that was done within a time."""
         self.apart.close()
-        return self.workers.close(seconds)
+        ended = self.workers.close(seconds)
+        self._lane.close()
+        self._deadlines.close()
+        return ended
 
     def submit(
         self, model: str, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray]
@@ -104,7 +109,7 @@ class Predictor:
             if array.dtype == object:
                 pictures.check(array.flat, round(self.limits.max_megapixels * 1e6))
         self.metrics.examples(model, max((len(array) for array in inputs.values() if array.ndim), default=1))
-        measured = _Measured(servable, model, self.metrics)
+        measured = _Measured(servable, model, self.metrics, self._lane, self._deadlines)
         alike = servable.batched.get(signature)
         if alike is None and self._every and servable.has_batch(signature):
             alike = ()
@@ -143,16 +148,41 @@ class Predictor:
 
 
 class _Measured:
-    """Runs a servable, and takes the time."""
+    """Runs a servable, and takes the time; what takes long is begun anew in the process for it."""
 
-    def __init__(self, servable: Servable, model: str, metrics: Metrics) -> None:
+    def __init__(self, servable: Servable, model: str, metrics: Metrics, lane: Lane, deadlines: Deadlines) -> None:
         self._servable, self._model, self._metrics = servable, model, metrics
+        self._lane, self._deadlines = lane, deadlines
 
     def run(
         self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: Cancellation | None = None
     ) -> dict[str, np.ndarray]:
         """As that of the servable."""
         began = time.monotonic()
-        outputs = self._servable.run(signature, inputs, cancellation)
+        if self._servable.is_prepared(signature):
+            outputs = self._watched(signature, inputs, cancellation or Cancellation())
+        else:
+            outputs = self._servable.run(signature, inputs, cancellation)
         self._metrics.runtime(self._model, "predict", "TF2", time.monotonic() - began)
         return outputs
+
+    def _watched(
+        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: Cancellation
+    ) -> dict[str, np.ndarray]:
+        own, gone, late = Cancellation(), threading.Event(), threading.Event()
+        cancellation.then(gone.set)
+        cancellation.then(own.cancel)
+
+        def end() -> None:
+            late.set()
+            own.cancel()
+
+        entry = self._deadlines.add(end)
+        try:
+            return self._servable.run(signature, inputs, own)
+        except ServingError as error:
+            if error.code is not Code.CANCELLED or gone.is_set() or not late.is_set():
+                raise
+        finally:
+            entry.clear()
+        return self._lane.run(self._servable.folder, signature, inputs, gone)

@@ -47,6 +47,7 @@ class Servable:
     """A SavedModel in memory, warmed up; safe to use from many threads.
 
     Attributes:
+        folder: where the version lies.
         version: number of the version.
         batched: signatures whose examples do not depend on each other, so that those of several requests may be
             computed together; each with the inputs in which they must agree then.
@@ -58,14 +59,15 @@ class Servable:
     Args:
         folder: version folder with `saved_model.pb`; its name is the version number.
         metrics: receives how long the warm-up takes.
+        warm_up: replay the recorded requests.
 
     Raises:
         ServingError: the warm-up file is corrupt or one of its requests fails.
         Exception: whatever TensorFlow raises on a SavedModel that it cannot load.
     """
 
-    def __init__(self, folder: Path, metrics: Metrics | None = None) -> None:
-        self.version = int(folder.name)
+    def __init__(self, folder: Path, metrics: Metrics | None = None, *, warm_up: bool = True) -> None:
+        self.folder, self.version = folder, int(folder.name)
         # The signatures hold their variables weakly: without this reference they would be gone.
         self._loaded = tf.saved_model.load(str(folder))
         self._functions = frozen.frozen_all(self._loaded)
@@ -79,6 +81,8 @@ class Servable:
         except UserError as error:
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
         self.examples: dict[str, dict[str, np.ndarray]] = {}
+        if not warm_up:
+            return
         began, code = time.monotonic(), Code.OK
         try:
             _warm_up(self, folder / WARMUP)
@@ -100,6 +104,10 @@ class Servable:
         if not self._inputs[signature]:
             raise ServingError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {signature}")
         return self._inputs[signature]
+
+    def is_prepared(self, signature: str) -> bool:
+        """Whether a signature was called before; the first call prepares its graph, which takes seconds."""
+        return id(self._functions[signature]) not in self._first
 
     def has_batch(self, signature: str) -> bool:
         """Whether all inputs of a signature begin with a dimension of any size, that of examples."""

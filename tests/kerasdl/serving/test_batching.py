@@ -105,6 +105,18 @@ def test_a_large_request_is_computed_in_parts(workers):
     assert sorted(servable.sizes) == [1, 3, 3]
 
 
+def test_a_small_request_waits_for_a_part_of_a_large_one_alone(workers):
+    servable = Doubles()
+    made = queue(workers, max_batch_size=2)
+    servable.free.clear()
+    large = made.submit(servable, x(*range(10)))
+    assert servable.held.wait(5)
+    small = made.submit(servable, x(7))
+    servable.free.set()
+    assert answers([small, large]) == [[14], [2 * i for i in range(10)]]
+    assert [7.0] in [inputs["x"] for inputs in servable.seen[:2]]
+
+
 def test_too_large_a_request_is_refused_at_once(workers):
     servable = Doubles()
     with pytest.raises(ServingError, match="holds 257 examples; this server takes 256 in a request at most") as caught:

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from kerasdl import processor
 from kerasdl.serving import pictures
+from kerasdl.serving.lane import NICE
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import WARMUP
 
@@ -319,6 +320,49 @@ def test_endless_calls_of_one_model_do_not_hold_up_the_others(slow, tmp_path):
                 process.send_signal(signal.SIGTERM)
         finally:
             process.kill()
+
+
+def beside():
+    """The process for long calls, and its place in the tree."""
+    return [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
+
+
+def test_a_long_call_begins_anew_in_a_process_of_lower_priority(serve, repository):
+    with serve(repository, long_seconds=0.3, timeout_seconds=120) as client:
+        assert client.predict("count", {"instances": [3]}).json == {"predictions": [3]}
+        assert beside() == []
+        assert client.predict("count", {"instances": [2_000_000]}).json == {"predictions": [2_000_000]}
+        (process,) = beside()
+        assert process.nice() == psutil.Process().nice() + NICE
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(client.predict, "count", {"instances": [2_000_000]})
+            while not asked.done():
+                began = time.monotonic()
+                assert client.predict("count", {"instances": [4]}).json == {"predictions": [4]}
+                assert time.monotonic() - began < 1
+            assert asked.result().json == {"predictions": [2_000_000]}
+        assert beside() == [process]
+    assert not process.is_running()
+
+
+def test_a_long_call_ends_when_its_client_leaves_and_when_its_process_ends(serve, repository):
+    with serve(repository, long_seconds=0.3, timeout_seconds=120) as client:
+        with socket.create_connection(("127.0.0.1", client.port)) as connection:
+            head = f"POST /v1/models/count:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n"
+            connection.sendall(head.encode() + ENDLESS)
+            until = time.monotonic() + 60
+            while not (found := beside()) or sum(found[0].cpu_times()[:2]) < 1:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            time.sleep(8)
+        assert wait_for_idle(found[0], 30)
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(client.predict, "count", ENDLESS)
+            time.sleep(1)
+            found[0].kill()
+            assert asked.result().status == 429
+            assert "was ended, perhaps for want of memory" in asked.result().json["error"]
+        assert client.predict("count", {"instances": [2_000_000]}).json == {"predictions": [2_000_000]}
 
 
 def test_what_ends_one_call_leaves_the_others(slow):

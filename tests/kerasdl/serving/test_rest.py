@@ -650,6 +650,9 @@ class _Stuck:
     def check(self, signature: str, inputs: dict[str, np.ndarray]) -> None:
         pass
 
+    def is_prepared(self, signature: str) -> bool:
+        return False
+
     def run(self, signature: str, inputs: dict[str, np.ndarray], cancellation: object) -> dict[str, np.ndarray]:
         if self.release.wait(30):
             raise RuntimeError("a mistake in the server")
