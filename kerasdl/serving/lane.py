@@ -40,7 +40,9 @@ class Lane:
         self._process: Any = None
         self._connection: Connection | None = None
 
-    def run(self, folder: Path, signature: str, inputs: Arrays, cancelled: threading.Event) -> dict[str, np.ndarray]:
+    def run(
+        self, folder: Path, signature: str, inputs: Arrays, cancelled: threading.Event
+    ) -> tuple[dict[str, np.ndarray], float]:
         """Runs a signature.
 
         Args:
@@ -48,6 +50,9 @@ class Lane:
             signature: its name.
             inputs: arrays by name, checked.
             cancelled: ends the call.
+
+        Returns:
+            The outputs, and the time in seconds that they took, without that of the process' beginning.
 
         Raises:
             ServingError: as `Servable.run`; CANCELLED when it was ended; RESOURCE_EXHAUSTED when the process was, as
@@ -117,7 +122,8 @@ def _check(cancelled: threading.Event) -> None:
 def _serve(connection: Connection) -> None:
     """What the process does until its pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the server
-    os.nice(NICE)
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(NICE)
     from kerasdl.startup import import_tensorflow
 
     import_tensorflow(inference=True)
@@ -132,8 +138,9 @@ def _serve(connection: Connection) -> None:
             if key not in loaded:
                 while len(loaded) >= _CACHED:
                     loaded.pop(next(iter(loaded)))
-                loaded[key] = Servable(Path(folder), warm_up=False)
-            found: Any = loaded[key].run(signature, inputs, cancellation)
+                loaded[key] = Servable(Path(folder))
+            began = time.monotonic()
+            found: Any = loaded[key].run(signature, inputs, cancellation), time.monotonic() - began
         except ServingError as error:
             found = error
         except Exception as error:
@@ -158,10 +165,14 @@ def _serve(connection: Connection) -> None:
 
 
 class Deadlines:
-    """Calls functions after a time, all the same; one thread for any number of them."""
+    """Calls functions after a time, all the same; one thread for any number of them.
+
+    Attributes:
+        seconds: the time.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._waiting: deque[tuple[float, list[Callable[[], None]]]] = deque()
         self._changed, self._closed = threading.Condition(), False
         threading.Thread(target=self._work, daemon=True, name="deadlines").start()
@@ -170,7 +181,7 @@ class Deadlines:
         """Will call a function, unless the list that this gives is cleared before."""
         entry = [function]
         with self._changed:
-            self._waiting.append((time.monotonic() + self._seconds, entry))
+            self._waiting.append((time.monotonic() + self.seconds, entry))
             if len(self._waiting) == 1:
                 self._changed.notify()
         return entry

@@ -17,6 +17,8 @@ from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.servable import Servable
 
 Arrays = Mapping[str, np.ndarray]
+Run = Callable[[Arrays, float], tuple[dict[str, np.ndarray], float]]
+"""Of inputs and the seconds that they may be expected to take, gives outputs and the seconds that they took."""
 
 LARGE = 1_000_000
 """Pixels of a request of which it is asked whether they can be answered in time."""
@@ -44,35 +46,30 @@ class Pace:
         self._known: weakref.WeakKeyDictionary[Servable, dict[str, _Known]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def run(
-        self, servable: Servable, signature: str, inputs: Arrays, run: Callable[[Arrays], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+    def run(self, servable: Servable, signature: str, inputs: Arrays, run: Run) -> dict[str, np.ndarray]:
         """Runs a signature, unless that takes far too long.
 
         Args:
             servable: the model.
             signature: its name.
             inputs: arrays by name.
-            run: runs it.
+            run: runs it; gives the seconds that it took, too.
 
         Raises:
             ServingError: INVALID_ARGUMENT, when its pictures are too large.
         """
         pixels = pictures.pixels(value for array in inputs.values() if array.dtype == object for value in array.flat)
         if pixels < _SIDE**2:
-            return run(inputs)
+            return run(inputs, 0.0)[0]
         with self._lock:
             known = self._known.setdefault(servable, {}).setdefault(signature, _Known())
         if pixels >= LARGE:
             self._check(known, pixels, servable.examples.get(signature), run)
-        began = time.monotonic()
-        outputs = run(inputs)
-        _learn(known, (time.monotonic() - began) / pixels)
+        outputs, seconds = run(inputs, pixels * (known.seconds_per_pixel or 0.0))
+        _learn(known, seconds / pixels)
         return outputs
 
-    def _check(
-        self, known: _Known, pixels: int, example: Arrays | None, run: Callable[[Arrays], dict[str, np.ndarray]]
-    ) -> None:
+    def _check(self, known: _Known, pixels: int, example: Arrays | None, run: Run) -> None:
         with known.lock:
             pace = known.seconds_per_pixel
             late = pace is None or pixels * pace > self._timeout * _DOUBT
@@ -93,7 +90,7 @@ def _learn(known: _Known, seconds_per_pixel: float) -> None:
     known.seconds_per_pixel = seconds_per_pixel if before is None else min(before, seconds_per_pixel)
 
 
-def _measured(example: Arrays, run: Callable[[Arrays], dict[str, np.ndarray]]) -> float:
+def _measured(example: Arrays, run: Run) -> float:
     """Seconds for a pixel, beyond what a small picture takes."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)).save(file, "PNG")
@@ -103,9 +100,5 @@ def _measured(example: Arrays, run: Callable[[Arrays], dict[str, np.ndarray]]) -
         else array
         for name, array in example.items()
     }
-    seconds = []
-    for inputs in (example, larger):
-        began = time.monotonic()
-        run(inputs)
-        seconds.append(time.monotonic() - began)
+    seconds = [run(inputs, 0.0)[1] for inputs in (example, larger)]
     return max(seconds[1] - seconds[0], 0.0) / _SIDE**2

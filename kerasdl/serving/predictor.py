@@ -118,9 +118,10 @@ class Predictor:
             self._check_examples(servable, signature, inputs)
 
             def work(cancellation: Cancellation) -> dict[str, np.ndarray]:
-                return self._pace.run(
-                    servable, signature, inputs, lambda given: measured.run(signature, given, cancellation)
-                )
+                def run(given: Mapping[str, np.ndarray], expected: float) -> tuple[dict[str, np.ndarray], float]:
+                    return measured.run(signature, given, cancellation, expected), measured.seconds
+
+                return self._pace.run(servable, signature, inputs, run)
 
             return self.workers.submit(model, work)
         return self._queue(model, servable, signature, alike).submit(measured, inputs)
@@ -153,24 +154,36 @@ class _Measured:
     def __init__(self, servable: Servable, model: str, metrics: Metrics, lane: Lane, deadlines: Deadlines) -> None:
         self._servable, self._model, self._metrics = servable, model, metrics
         self._lane, self._deadlines = lane, deadlines
+        self.seconds = 0.0  # of the last call
 
     def run(
-        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: Cancellation | None = None
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        cancellation: Cancellation | None = None,
+        expected_seconds: float = 0.0,
     ) -> dict[str, np.ndarray]:
-        """As that of the servable."""
+        """As that of the servable; what is expected to take long begins in the process for it."""
         began = time.monotonic()
-        if self._servable.is_prepared(signature):
-            outputs = self._watched(signature, inputs, cancellation or Cancellation())
-        else:
+        cancellation, gone = cancellation or Cancellation(), threading.Event()
+        cancellation.then(gone.set)
+        outputs: dict[str, np.ndarray] | None = None
+        if not self._servable.is_prepared(signature):
             outputs = self._servable.run(signature, inputs, cancellation)
-        self._metrics.runtime(self._model, "predict", "TF2", time.monotonic() - began)
+        elif expected_seconds <= self._deadlines.seconds:
+            outputs = self._watched(signature, inputs, cancellation, gone)
+        if outputs is not None:
+            self.seconds = time.monotonic() - began
+        else:
+            outputs, self.seconds = self._lane.run(self._servable.folder, signature, inputs, gone)
+        self._metrics.runtime(self._model, "predict", "TF2", self.seconds)
         return outputs
 
     def _watched(
-        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: Cancellation
-    ) -> dict[str, np.ndarray]:
-        own, gone, late = Cancellation(), threading.Event(), threading.Event()
-        cancellation.then(gone.set)
+        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: Cancellation, gone: threading.Event
+    ) -> dict[str, np.ndarray] | None:
+        """The outputs; None when they were not there in time."""
+        own, late = Cancellation(), threading.Event()
         cancellation.then(own.cancel)
 
         def end() -> None:
@@ -185,4 +198,4 @@ class _Measured:
                 raise
         finally:
             entry.clear()
-        return self._lane.run(self._servable.folder, signature, inputs, gone)
+        return None

@@ -59,14 +59,13 @@ class Servable:
     Args:
         folder: version folder with `saved_model.pb`; its name is the version number.
         metrics: receives how long the warm-up takes.
-        warm_up: replay the recorded requests.
 
     Raises:
         ServingError: the warm-up file is corrupt or one of its requests fails.
         Exception: whatever TensorFlow raises on a SavedModel that it cannot load.
     """
 
-    def __init__(self, folder: Path, metrics: Metrics | None = None, *, warm_up: bool = True) -> None:
+    def __init__(self, folder: Path, metrics: Metrics | None = None) -> None:
         self.folder, self.version = folder, int(folder.name)
         # The signatures hold their variables weakly: without this reference they would be gone.
         self._loaded = tf.saved_model.load(str(folder))
@@ -81,8 +80,6 @@ class Servable:
         except UserError as error:
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
         self.examples: dict[str, dict[str, np.ndarray]] = {}
-        if not warm_up:
-            return
         began, code = time.monotonic(), Code.OK
         try:
             _warm_up(self, folder / WARMUP)

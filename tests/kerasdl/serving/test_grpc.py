@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -36,6 +35,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from kerasdl import processor
 from kerasdl.errors import UserError
 from kerasdl.serving.access import NO_KEY, Keys
 from kerasdl.serving.errors import Code, ServingError
@@ -627,7 +627,7 @@ def test_work_ends_when_its_time_is_over(serve, repository):
 
 
 def test_a_full_queue(serve, repository):
-    most = 4 * (os.cpu_count() or 1) + 1
+    most = processor.num_cores() + 1
     with serve(repository, grpc=True, timeout_seconds=60, max_waiting=1) as rest, stubs(rest.grpc_port) as client:
         calls = [client.prediction.Predict.future(request("count", ENDLESS)) for _ in range(most)]
         check = health_pb2.HealthCheckRequest()
