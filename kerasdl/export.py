@@ -291,7 +291,9 @@ class Signature:
         """Runs the signature; arrays are converted to tensors."""
         inputs = {name: tf.convert_to_tensor(value, self.inputs[name].dtype) for name, value in inputs.items()}
         self._calls += tf.executing_eagerly()
-        if self._calls == 2 and tf.executing_eagerly():
+        if not tf.executing_eagerly():
+            return self._model.signatures[self._name](**inputs)
+        if self._calls == 2:
             self._function = frozen.frozen(self._model, self._name)
         return self._function(**inputs)
 

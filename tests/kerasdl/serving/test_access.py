@@ -319,6 +319,7 @@ def test_client_that_leaves_and_mistake_in_the_server(serve, repository, monkeyp
     def stuck(*_: Any) -> None:
         began.set()
         release.wait(30)
+        raise RuntimeError("a mistake")
 
     monkeypatch.setattr("kerasdl.serving.servable.Servable.run", stuck)
     with serve(repository, guard=functools.partial(Access, log=log.write)) as client:

@@ -56,6 +56,11 @@ def repository(slow):
     return repository
 
 
+def beside():
+    """The processes that the server has begun."""
+    return [one for one in psutil.Process().children() if one.is_running() and "spawn_main" in " ".join(one.cmdline())]
+
+
 def wait_for_idle(process, seconds=20):
     """Until the process computes nothing for a moment."""
     until = time.monotonic() + seconds
@@ -159,9 +164,10 @@ def test_the_end_of_the_process_that_reads_large_bodies_is_told_and_mended(serve
     repository.poll()
     body = '{"inputs": [' + "0.123456," * 1_000_000 + "1]}"
     with serve(repository) as client, ThreadPoolExecutor(1) as threads:
+        before = beside()  # of other tests
         asked = threads.submit(client.predict, "pair", body)
         until = time.monotonic() + 20
-        while not (reading := [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]):
+        while not (reading := [one for one in beside() if one not in before]):
             assert time.monotonic() < until
             time.sleep(0.01)
         for process in reading:
@@ -320,11 +326,6 @@ def test_endless_calls_of_one_model_do_not_hold_up_the_others(slow, tmp_path):
                 process.send_signal(signal.SIGTERM)
         finally:
             process.kill()
-
-
-def beside():
-    """The process for long calls, and its place in the tree."""
-    return [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
 
 
 def test_a_long_call_begins_anew_in_a_process_of_lower_priority(serve, repository):
