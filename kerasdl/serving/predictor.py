@@ -109,10 +109,12 @@ class Predictor:
             if array.dtype == object:
                 pictures.check(array.flat, round(self.limits.max_megapixels * 1e6))
         self.metrics.examples(model, max((len(array) for array in inputs.values() if array.ndim), default=1))
-        measured = _Measured(servable, model, self.metrics, self._lane, self._deadlines)
         alike = servable.batched.get(signature)
         if alike is None and self._every and servable.has_batch(signature):
             alike = ()
+        # Small requests that were put together with large ones, or wait for them, must not go where there is less time.
+        lane = None if alike == () else self._lane
+        measured = _Measured(servable, model, self.metrics, lane, self._deadlines)
         lengths = {len(array) for array in inputs.values()} if alike is not None else set()
         if alike is None or len(lengths) != 1 or lengths == {0}:
             self._check_examples(servable, signature, inputs)
@@ -151,7 +153,9 @@ class Predictor:
 class _Measured:
     """Runs a servable, and takes the time; what takes long is begun anew in the process for it."""
 
-    def __init__(self, servable: Servable, model: str, metrics: Metrics, lane: Lane, deadlines: Deadlines) -> None:
+    def __init__(
+        self, servable: Servable, model: str, metrics: Metrics, lane: Lane | None, deadlines: Deadlines
+    ) -> None:
         self._servable, self._model, self._metrics = servable, model, metrics
         self._lane, self._deadlines = lane, deadlines
         self.seconds = 0.0  # of the last call
@@ -168,14 +172,15 @@ class _Measured:
         cancellation, gone = cancellation or Cancellation(), threading.Event()
         cancellation.then(gone.set)
         outputs: dict[str, np.ndarray] | None = None
-        if not self._servable.is_prepared(signature):
+        lane = self._lane if self._servable.is_prepared(signature) else None
+        if lane is None:
             outputs = self._servable.run(signature, inputs, cancellation)
         elif expected_seconds <= self._deadlines.seconds:
             outputs = self._watched(signature, inputs, cancellation, gone)
-        if outputs is not None:
-            self.seconds = time.monotonic() - began
-        else:
-            outputs, self.seconds = self._lane.run(self._servable.folder, signature, inputs, gone)
+        self.seconds = time.monotonic() - began
+        if outputs is None and lane is not None:
+            outputs, self.seconds = lane.run(self._servable.folder, signature, inputs, gone)
+        assert outputs is not None
         self._metrics.runtime(self._model, "predict", "TF2", self.seconds)
         return outputs
 

@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -26,7 +27,7 @@ from kerasdl import processor
 from kerasdl.serving import pictures
 from kerasdl.serving.lane import NICE
 from kerasdl.serving.repository import ModelRepository
-from kerasdl.serving.servable import WARMUP
+from kerasdl.serving.servable import BATCHED, WARMUP
 
 ENDLESS = json.dumps({"instances": [2_000_000_000]}).encode()
 
@@ -344,6 +345,20 @@ def test_a_long_call_begins_anew_in_a_process_of_lower_priority(serve, repositor
             assert asked.result().json == {"predictions": [2_000_000]}
         assert beside() == [process]
     assert not process.is_running()
+
+
+def test_requests_that_are_computed_together_stay(serve, slow, tmp_path):
+    folder = tmp_path / "models/count/1"
+    shutil.copytree(slow / "count/1", folder)
+    (folder / BATCHED).parent.mkdir(exist_ok=True)
+    (folder / BATCHED).write_text('{"serving_default": []}')
+    repository = ModelRepository(folder.parents[1])
+    repository.poll()
+    with serve(repository, long_seconds=0.1, timeout_seconds=120) as client:
+        before = beside()
+        for times in (3, 1_000_000):
+            assert client.predict("count", {"instances": [times]}).json == {"predictions": [times]}
+        assert beside() == before
 
 
 def test_a_long_call_ends_when_its_client_leaves_and_when_its_process_ends(serve, repository):
