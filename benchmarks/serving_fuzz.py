@@ -90,7 +90,11 @@ def mutated(chance: random.Random, value: Any, depth: int = 0) -> Any:
         if kind < 0.2:
             return {**value, chance.choice(["", "x", "inputs", "instances", "b64", key + "x"]): chance.choice(ODD)}
         if key == "b64" and isinstance(value[key], str):
-            return {"b64": base64.b64encode(broken(chance, base64.b64decode(value[key]))).decode()}
+            try:
+                data = base64.b64decode(value[key])
+            except ValueError:
+                data = b"no base64"
+            return {"b64": base64.b64encode(broken(chance, data)).decode()}
         return {**value, key: mutated(chance, value[key], depth + 1)}
     if depth < 8 and isinstance(value, list) and value and chance.random() < 0.85:
         place, kind = chance.randrange(len(value)), chance.random()
