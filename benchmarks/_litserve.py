@@ -8,7 +8,7 @@ from typing import Any
 import litserve
 
 
-class Api(litserve.LitAPI):  # type: ignore[misc]
+class Api(litserve.LitAPI):
     """Answers one example a request; LitServe starts a process with a copy of it, so it stands in a module.
 
     Args:

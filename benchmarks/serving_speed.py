@@ -187,6 +187,14 @@ def wrk(port: int, where: str, lua: Path, connections: int, seconds: int) -> str
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+def told(pattern: str, said: str) -> re.Match[str]:
+    """A figure in what wrk said."""
+    found = re.search(pattern, said)
+    if found is None:
+        raise SystemExit(f"wrk said no {pattern}: {said}")
+    return found
+
+
 def load(port: int, pid: int, where: str, lua: Path, connections: int, seconds: int) -> dict[str, float]:
     before = processor_seconds(pid)
     said = wrk(port, where, lua, connections, seconds)
@@ -195,11 +203,11 @@ def load(port: int, pid: int, where: str, lua: Path, connections: int, seconds: 
         raise SystemExit(f"requests failed: {said}")
 
     def milliseconds(share: str) -> float:
-        number, unit = re.search(rf"{share}%\s+([\d.]+)(us|ms|s|m)", said).groups()  # type: ignore[union-attr]
+        number, unit = told(rf"{share}%\s+([\d.]+)(us|ms|s|m)", said).groups()
         return float(number) * {"us": 1e-3, "ms": 1, "s": 1e3, "m": 6e4}[unit]
 
-    count = int(re.search(r"(\d+) requests in", said)[1])  # type: ignore[index]
-    per_second = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])  # type: ignore[index]
+    count = int(told(r"(\d+) requests in", said)[1])
+    per_second = float(told(r"Requests/sec:\s+([\d.]+)", said)[1])
     return {
         "per_second": per_second,
         "p50_ms": milliseconds("50"),

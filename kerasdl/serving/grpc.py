@@ -40,7 +40,6 @@ from kerasdl.serving.access import NO_KEY, Keys, shown_key
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable, check_names
-from kerasdl.serving.workers import Call
 
 _FEW_NUMBERS = 2_000
 """Numbers of a request or an answer that are read or written at once: to hand them to another thread takes longer."""
@@ -268,7 +267,7 @@ class _Api:
 
         few = sum(math.prod(_sizes(tensor)) for tensor in request.inputs.values()) <= _FEW_NUMBERS
         inputs = read() if few else await self._beside(model, read)
-        outputs = await _result(self._predictor.submit(model, servable, signature, inputs))
+        outputs = await self._predictor.submit(model, servable, signature, inputs).result()
         wanted = {name: outputs[name] for name in request.output_filter or outputs}
 
         def write() -> predict_pb2.PredictResponse:
@@ -353,15 +352,7 @@ class _Api:
 
     async def _beside(self, model: str, work: Callable[[], T]) -> T:
         """Runs work in a thread of a model."""
-        return await _result(self._predictor.workers.submit(model, lambda _: work()))
-
-
-async def _result(call: Call[T]) -> T:
-    """Waits for a call, and ends it when nobody does any more."""
-    try:
-        return await asyncio.wrap_future(call.future)
-    finally:
-        call.cancel()
+        return await self._predictor.workers.submit(model, lambda _: work()).result()
 
 
 def read_tensor(name: str, tensor: TensorProto, dtype: str, max_bytes: int) -> np.ndarray:

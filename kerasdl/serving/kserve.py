@@ -1,6 +1,5 @@
 """KServe's V2 inference protocol (Open Inference Protocol) over a model repository, as an ASGI application."""
 
-import asyncio
 import logging
 import re
 from collections.abc import Mapping
@@ -158,11 +157,7 @@ class KserveApi:
                 request = await self._predictor.apart.run(kserve_tensor.read_request, body, length, dtypes)
             assert servable is not None
             version = servable.version
-            call = self._predictor.submit(model, servable, request.signature, request.inputs)
-            try:
-                outputs = await asyncio.wrap_future(call.future)
-            finally:
-                call.cancel()
+            outputs = await self._predictor.submit(model, servable, request.signature, request.inputs).result()
             if sum(array.size for array in outputs.values()) <= FEW_NUMBERS:
                 content, head = kserve_tensor.write_response(model, version, request, outputs)
             else:

@@ -1,6 +1,5 @@
 """The web application: TensorFlow Serving's REST API over a model repository, KServe's beside it, health checks."""
 
-import asyncio
 import logging
 import re
 from typing import NamedTuple
@@ -163,11 +162,7 @@ class _RestApi:
             else:
                 signature, inputs, layout = await self._predictor.apart.run(tensor_json.read_request, body, asked)
             assert servable is not None
-            call = self._predictor.submit(model, servable, signature, inputs)
-            try:
-                outputs = await asyncio.wrap_future(call.future)
-            finally:
-                call.cancel()
+            outputs = await self._predictor.submit(model, servable, signature, inputs).result()
             if sum(array.size for array in outputs.values()) <= FEW_NUMBERS:
                 content = tensor_json.encode_outputs(outputs, layout)
             else:

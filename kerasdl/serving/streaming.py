@@ -152,11 +152,7 @@ class _Text:
         return None
 
     async def _run(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        call = self._predictor.submit(self._model, self._servable, signature, inputs)
-        try:
-            return await asyncio.wrap_future(call.future)
-        finally:
-            call.cancel()
+        return await self._predictor.submit(self._model, self._servable, signature, inputs).result()
 
 
 class _Events(Response):

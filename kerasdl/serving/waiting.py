@@ -181,11 +181,7 @@ class Waiting:
 
     async def beside(self, model: str, work: Callable[[], T]) -> T:
         """Runs work in a thread of a model; the empty name stands for requests that name none."""
-        call = self._workers.submit(model, lambda _: work())
-        try:
-            return await asyncio.wrap_future(call.future)
-        finally:
-            call.cancel()
+        return await self._workers.submit(model, lambda _: work()).result()
 
 
 def holds_many_values(body: bytes) -> bool:

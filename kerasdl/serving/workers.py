@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -35,6 +36,13 @@ class Call(Generic[T]):
     def __init__(self, cancellation: Cancels) -> None:
         self.future: Future[T] = Future()
         self._cancellation = cancellation
+
+    async def result(self) -> T:
+        """Waits for what it returns or raises; ends it when nobody waits any more."""
+        try:
+            return await asyncio.wrap_future(self.future)
+        finally:
+            self.cancel()
 
     def cancel(self) -> None:
         """Takes it back, or ends it before its next operation; nothing happens to work that is done."""
