@@ -263,17 +263,10 @@ CARD = Card.read("captioner")
 def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]:
     """Encoded pictures or pixels in, captions out; the n best; and the attention for a caption that is given."""
     size, kinds, (width, penalty) = data.info["image_size"], export.ENCODED, data.info["beam"]
-    captions = caption_search.CaptionSearch(model, data.info["words"], data.info["max_words"])
+    captions = caption_search.CaptionSearch(model, export.shared(model.encode), data.info)
 
-    def best(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return captions.best(image, width, penalty)
-
-    def search(image_bytes: tf.Tensor, beam_width: tf.Tensor, length_penalty: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = export.decode_images(image_bytes, size, squash=True)
-        return captions.search(image, beam_width, length_penalty)
-
-    def attention(image_bytes: tf.Tensor, caption: tf.Tensor) -> dict[str, tf.Tensor]:
-        return captions.attention(export.decode_images(image_bytes, size, squash=True), caption)
+    def files(function: Callable[..., dict[str, tf.Tensor]]) -> Callable[..., dict[str, tf.Tensor]]:
+        return lambda image_bytes, **asked: function(export.decode_images(image_bytes, size, squash=True), **asked)
 
     example, _ = captioner.pixels(data.train.pictures[:1], size)
     encoded, first = export.encoded(example)[1], " ".join(data.train.captions[0][0])
@@ -282,10 +275,17 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         "probabilities; where a picture asked for fewer than another, empty ones with the lowest number of float32"
     )
     asked = f"{kinds}, a caption for each: the probability of its words (the last is the end), and where it looks"
+    word = "the likeliest next word and the state behind it, for streaming; as `search` with a beam of width 1"
     return {
-        **export.of_pictures("caption", best, example, f"beam search of width {width}", squash=True),
-        "search": export.by_example(search, searched, **encoded, beam_width=[5], length_penalty=[float(penalty)]),
-        "attention": export.by_example(attention, asked, *captions.resources, **encoded, caption=[first]),
+        **export.of_pictures("caption", captions.best, example, f"beam search of width {width}", squash=True),
+        "search": export.by_example(
+            files(captions.search), searched, **encoded, beam_width=[5], length_penalty=[float(penalty)]
+        ),
+        "attention": export.by_example(
+            files(captions.attention), asked, *captions.resources, **encoded, caption=[first]
+        ),
+        "begin": export.by_rows(files(captions.begin), f"{kinds}; the state goes to `advance`", **encoded),
+        "advance": export.by_rows(captions.advance, word, state=captions.begin(tf.constant(example))["state"].numpy()),
     }
 
 

@@ -25,7 +25,7 @@ from apps._settings import RECIPE, AtLeast, Between, Measurement, PictureData, a
 from kerasdl import export
 from kerasdl.blocks import dcgan
 from kerasdl.data import augmentation, image_data, pipeline, synthetic
-from kerasdl.decoding import latents
+from kerasdl.decoding import latents, rows
 from kerasdl.errors import UserError
 from kerasdl.fast import fused_adam
 from kerasdl.figures import plots
@@ -267,7 +267,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         given = {"latent": latents.draw(count, seed, model.latent_dim, truncation)}
         if names:
             given["class_index"] = latents.classes(class_index, count, seed, len(names))
-        files = latents.by_blocks(lambda *rows: export.with_png(from_latent(*rows)["image"]), *given.values())
+        files = rows.by_blocks(lambda *some: export.with_png(from_latent(*some)["image"]), *given.values())
         return {"image_bytes": files, **given}
 
     meaning = (

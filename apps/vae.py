@@ -24,7 +24,7 @@ from apps._settings import RECIPE, AtLeast, Between, PictureData, Training, betw
 from kerasdl import export
 from kerasdl.blocks import autoencoding, variational
 from kerasdl.data import image_data, pipeline, synthetic
-from kerasdl.decoding import latents
+from kerasdl.decoding import latents, rows
 from kerasdl.errors import UserError
 from kerasdl.figures import plots
 from kerasdl.files import check_output, separate, write_bytes
@@ -247,7 +247,7 @@ def endpoints(model: keras.Model, data: Splits) -> Mapping[str, export.Endpoint]
         return tf.cast(model.pictures(latent), tf.float32)
 
     def decode(latent: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = latents.by_blocks(pictures, export.finite(latent, "latent"), spec=shown)
+        image = rows.by_blocks(pictures, export.finite(latent, "latent"), spec=shown)
         return {"image": image, "image_bytes": export.with_png(255 * image)}
 
     def encode(image: tf.Tensor) -> dict[str, tf.Tensor]:

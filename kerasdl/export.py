@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -193,10 +193,20 @@ class _Stored:
 class _StoredWeights(keras.StatelessScope):
     """Gives the model its weights' stored copies, each widened once a call, and only if the model reads it."""
 
+    entered: ClassVar[list["_StoredWeights"]] = []
+
     def __init__(self, stored: Mapping[int, _Stored]) -> None:
         super().__init__()
         self.stored = stored
         self.graph = tf.compat.v1.get_default_graph()
+
+    def __enter__(self) -> Any:
+        self.entered.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *arguments: Any) -> None:
+        self.entered.pop()
+        super().__exit__(*arguments)
 
     def get_current_value(self, variable: keras.Variable) -> Any:
         """The tensor to compute with; None leaves the variable's own value."""
@@ -206,6 +216,32 @@ class _StoredWeights(keras.StatelessScope):
             with self.graph.as_default(), tf.control_dependencies(None):
                 self.state_mapping[key] = self.stored[key].wide(variable.dtype)
         return super().get_current_value(variable)
+
+
+def shared(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A part of several endpoints, such as an encoder, whose graph an export holds once.
+
+    Args:
+        function: takes a batch of any size.
+    """
+    traced: dict[int, Any] = {}
+
+    def call(x: tf.Tensor) -> tf.Tensor:
+        if not _StoredWeights.entered:  # not in an export
+            return function(x)
+        stored = _StoredWeights.entered[-1].stored
+
+        def inner(x: tf.Tensor) -> tf.Tensor:
+            with _StoredWeights(stored):
+                return function(x)
+
+        if id(stored) not in traced:
+            with tf.init_scope():
+                spec = tf.TensorSpec([None, *x.shape[1:]], x.dtype)
+                traced[id(stored)] = tf.function(inner, autograph=False).get_concrete_function(spec)
+        return traced[id(stored)](x)
+
+    return call
 
 
 def refuse_gpu_operations(folder: Path) -> None:

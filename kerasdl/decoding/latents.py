@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 MAX_COUNT = 10_000
 """Most latents at once: seeds times the largest count."""
-BLOCK = 250
-"""Latents of which pictures are made at once."""
-FILES = tf.TensorSpec([None], tf.string)
 
 
 def draw(count: Any, seed: Any, latent_dim: int, truncation: Any = 0.0) -> tf.Tensor:
@@ -68,24 +64,6 @@ def _checked(count: Any) -> tf.Tensor:
     ]
     with tf.control_dependencies([check for check in checks if check is not None]):
         return tf.identity(count)
-
-
-def by_blocks(function: Callable[..., tf.Tensor], *rows: tf.Tensor, spec: tf.TensorSpec = FILES) -> tf.Tensor:
-    """A function of rows, of `BLOCK` at a time, so that the memory does not grow with all that lies between.
-
-    Args:
-        function: takes rows of each tensor, gives as many.
-        *rows: of as many rows each.
-        spec: of the result.
-    """
-    blocks = tf.maximum(1, (tf.shape(rows[0])[0] + BLOCK - 1) // BLOCK)
-
-    def body(i: Any, made: Any) -> Any:
-        return i + 1, made.write(i, function(*(tensor[i * BLOCK : (i + 1) * BLOCK] for tensor in rows)))
-
-    made = tf.TensorArray(spec.dtype, blocks, infer_shape=False, element_shape=spec.shape)
-    _, made = tf.while_loop(lambda i, _: i < blocks, body, (0, made), parallel_iterations=1)
-    return tf.ensure_shape(made.concat(), spec.shape)
 
 
 def classes(asked: Any, count: Any, seed: Any, num_classes: int) -> tf.Tensor:

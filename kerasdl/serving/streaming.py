@@ -1,4 +1,4 @@
-"""Texts as they are written: server-sent events of every model that goes on with a text piece by piece."""
+"""Texts as they are written: server-sent events of every model that writes piece by piece."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -26,14 +27,8 @@ from kerasdl.serving.servable import Servable
 from kerasdl.serving.waiting import Waiting, holds_many_values
 
 _PATH = re.compile(r"/stream/([^/]+)(?:/versions/([0-9]{1,18})|/labels/([^/]+))?")
-_INPUTS = {
-    "begin": {"prompt": "string"},
-    "advance": {
-        **{"state": "float", "start": "int32", "length": "int32", "temperature": "float"},
-        **{"top_k": "int32", "top_p": "float", "seed": "int32"},
-    },
-}
 _OUTPUTS = {"begin": {"state"}, "advance": {"state", "text"}}
+Arrays = dict[str, np.ndarray]
 _CUT = "\N{REPLACEMENT CHARACTER}"
 
 _log = logging.getLogger(__name__)
@@ -53,9 +48,10 @@ def route(predictor: Predictor, *, cors: bool = False) -> Mount:
 class StreamingApi:
     """Answers `POST /stream/<model>`, also with `/versions/<number>` or `/labels/<label>` behind it.
 
-    The body is as `streaming_request` has it. The reply is server-sent events: `{"text": ...}` for each piece, then an
-    event `done` with the number of characters, or an event `error`. What is wrong from the start has a status and a
-    reply in JSON instead.
+    A model goes on with a prompt, or says in words what a picture shows; its signatures tell. The body is as
+    `streaming_request` has it. The reply is server-sent events: `{"text": ...}` for each piece, then an event `done`
+    with the number of characters, or an event `error`. What is wrong from the start has a status and a reply in JSON
+    instead.
 
     Args:
         predictor: computes, each piece as a request of its own, so that those of several clients make a batch.
@@ -94,9 +90,9 @@ class StreamingApi:
         request.state.model = model
         body = await self._waiting.body(request)
         servable = self._predictor.acquire(model, None if version is None else int(version), label)
-        _check(model, servable)
-        prompt, settings = await self._waiting.answer(request, self._read(model, body))
-        text = _Text(self._predictor, model, servable, prompt, settings)
+        kind = _kind(model, servable)
+        inputs = await self._waiting.answer(request, self._read(model, kind.read, body))
+        text = kind(self._predictor, model, servable, inputs)
 
         async def piece() -> str | None:
             if await request.is_disconnected():  # a quick piece does not look
@@ -108,41 +104,75 @@ class StreamingApi:
             await _told(model, piece), piece, lambda code: self._measure(request, code, time.monotonic() - began), model
         )
 
-    async def _read(self, model: str, body: bytes) -> tuple[bytes, dict[str, np.ndarray]]:
+    async def _read(self, model: str, read: Callable[[bytes], Arrays], body: bytes) -> Arrays:
         if holds_many_values(body):
-            return await self._predictor.apart.run(streaming_request.read, body)
-        return await self._waiting.beside(model, lambda: streaming_request.read(body))
+            return await self._predictor.apart.run(read, body)
+        return await self._waiting.beside(model, lambda: read(body))
 
 
-class _Text:
+class _Text(ABC):
     """A text that is under way.
+
+    Attributes:
+        begin: inputs of the signature of this name that such a model has, with TensorFlow's words for their types.
+        advance: likewise.
 
     Args:
         predictor: computes.
         model: its name.
         servable: the loaded version.
-        prompt: what the text goes on from.
-        settings: of each name in `SETTINGS`, an array of one row.
+        inputs: arrays of one row.
     """
 
-    def __init__(
-        self, predictor: Predictor, model: str, servable: Servable, prompt: bytes, settings: dict[str, np.ndarray]
-    ) -> None:
+    begin: ClassVar[Mapping[str, str]]
+    advance: ClassVar[Mapping[str, str]]
+
+    def __init__(self, predictor: Predictor, model: str, servable: Servable, inputs: Arrays) -> None:
         self._predictor, self._model, self._servable = predictor, model, servable
-        self._prompt, self._settings, self._length = prompt, settings, int(settings["length"][0])
+        self._inputs = inputs
         self._state: np.ndarray | None = None
-        self._done = 0
+
+    @staticmethod
+    @abstractmethod
+    def read(body: bytes) -> Arrays:
+        """The inputs that the body of a request gives."""
 
     async def piece(self) -> str | None:
         """The next characters; None at the end."""
         if self._state is None:
-            prompt = np.array([self._prompt], object)
-            self._state = (await self._run("begin", prompt=prompt))["state"]
+            self._state = (await self._run("begin", {name: self._inputs[name] for name in self.begin}))["state"]
+        return await self._next()
+
+    @abstractmethod
+    async def _next(self) -> str | None:
+        """The next characters, behind the state that is there now."""
+
+    async def _run(self, signature: str, inputs: Arrays) -> Arrays:
+        return await self._predictor.submit(self._model, self._servable, signature, inputs).result()
+
+
+class _Continuation(_Text):
+    """Goes on with a prompt."""
+
+    begin: ClassVar = {"prompt": "string"}
+    advance: ClassVar = {
+        **{"state": "float", "start": "int32", "length": "int32", "temperature": "float"},
+        **{"top_k": "int32", "top_p": "float", "seed": "int32"},
+    }
+    read = staticmethod(streaming_request.read)
+
+    def __init__(self, predictor: Predictor, model: str, servable: Servable, inputs: Arrays) -> None:
+        super().__init__(predictor, model, servable, inputs)
+        self._length, self._done = int(inputs["length"][0]), 0
+
+    async def _next(self) -> str | None:
+        assert self._state is not None
         left = self._length - self._done
         ahead = min(BLOCK, left)
         while ahead:
-            own = {"start": np.array([self._done], np.int32), "length": np.array([ahead], np.int32)}
-            outputs = await self._run("advance", **{**self._settings, **own}, state=self._state)
+            own = {"state": self._state, "start": np.array([self._done], np.int32)}
+            given = {**self._inputs, **own, "length": np.array([ahead], np.int32)}
+            outputs = await self._run("advance", {name: given[name] for name in self.advance})
             text: str = outputs["text"][0].decode(errors="replace")
             if text.endswith(_CUT) and ahead < left:
                 ahead += 1  # bytes may end inside of a character: the piece is made anew, longer
@@ -151,8 +181,19 @@ class _Text:
             return text
         return None
 
-    async def _run(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        return await self._predictor.submit(self._model, self._servable, signature, inputs).result()
+
+class _Caption(_Text):
+    """Says in words what a picture shows."""
+
+    begin: ClassVar = {"image_bytes": "string"}
+    advance: ClassVar = {"state": "float"}
+    read = staticmethod(streaming_request.read_picture)
+
+    async def _next(self) -> str | None:
+        assert self._state is not None
+        outputs = await self._run("advance", {"state": self._state})
+        self._state = outputs["state"]
+        return outputs["text"][0].decode(errors="replace") or None
 
 
 class _Events(Response):
@@ -213,17 +254,28 @@ def _event(content: dict[str, Any], name: str = "") -> bytes:
     return (f"event: {name}\n" if name else "").encode() + f"data: {json.dumps(content)}\n\n".encode()
 
 
-def _check(model: str, servable: Servable) -> None:
-    """Refuses a model that does not go on with a text piece by piece."""
+def _kind(model: str, servable: Servable) -> type[_Text]:
+    """How a model writes a text piece by piece, by its signatures.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, when it does not.
+    """
     definitions = servable.metadata["signature_def"]
-    for signature, inputs in _INPUTS.items():
-        if servable.dtypes.get(signature) != inputs or not _OUTPUTS[signature] <= {*definitions[signature]["outputs"]}:
-            takes = ", ".join(f"{name}: {dtype}" for name, dtype in inputs.items())
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"Model {model} writes no text piece by piece; expected a signature {signature} that takes {takes} and "
-                f"gives {', '.join(sorted(_OUTPUTS[signature]))}",
-            )
+    expected = []
+    for kind in (_Continuation, _Caption):
+        wanted = {"begin": kind.begin, "advance": kind.advance}
+        if all(
+            servable.dtypes.get(name) == inputs and _OUTPUTS[name] <= {*definitions[name]["outputs"]}
+            for name, inputs in wanted.items()
+        ):
+            return kind
+        takes = (", ".join(f"{key}: {dtype}" for key, dtype in inputs.items()) for inputs in wanted.values())
+        expected.append("begin that takes {} and advance that takes {}".format(*takes))
+    raise ServingError(
+        Code.INVALID_ARGUMENT,
+        f"Model {model} writes no text piece by piece; expected signatures {', or '.join(expected)}; begin gives "
+        "state, advance state and text",
+    )
 
 
 def _decode(text: str) -> str:

@@ -1,4 +1,7 @@
-"""The body of a request for a stream: a prompt, and how to go on from it; knows neither HTTP nor TensorFlow."""
+"""The body of a request for a stream: a prompt and how to go on from it, or a picture.
+
+Knows neither HTTP nor TensorFlow.
+"""
 
 import json
 from typing import NamedTuple
@@ -6,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kerasdl.serving.errors import Code, ServingError
-from kerasdl.serving.tensor_json import parse_object
+from kerasdl.serving.tensor_json import decode_inputs, parse_object
 
 MAX_LENGTH = 100_000
 """As `kerasdl.decoding.sampling` has it."""
@@ -30,8 +33,8 @@ SETTINGS = {
 }
 
 
-def read(body: bytes) -> tuple[bytes, dict[str, np.ndarray]]:
-    """The prompt, and an array of one row for each setting.
+def read(body: bytes) -> dict[str, np.ndarray]:
+    """An array of one row for the prompt, and for each setting.
 
     Args:
         body: a JSON object with `prompt`, and any of `SETTINGS`.
@@ -51,7 +54,23 @@ def read(body: bytes) -> tuple[bytes, dict[str, np.ndarray]]:
         prompt = asked["prompt"].encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise _invalid('"prompt" holds half of a surrogate pair; expected a text') from None
-    return prompt, {name: _number(name, asked.get(name, setting.default)) for name, setting in SETTINGS.items()}
+    numbers = {name: _number(name, asked.get(name, setting.default)) for name, setting in SETTINGS.items()}
+    return {"prompt": np.array([prompt], object), **numbers}
+
+
+def read_picture(body: bytes) -> dict[str, np.ndarray]:
+    """An array of one row for the picture.
+
+    Args:
+        body: a JSON object with `image_bytes`, an object whose `b64` is a picture's file in base64.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, when it is not.
+    """
+    asked = parse_object(body)
+    if asked.keys() != {"image_bytes"} or not isinstance(asked["image_bytes"], dict):
+        raise _invalid('The request is not a picture; expected {"image_bytes": {"b64": "..."}} and no more')
+    return decode_inputs({"instances": [asked]}, {"image_bytes": "string"})[0]
 
 
 def _number(name: str, value: object) -> np.ndarray:

@@ -364,7 +364,7 @@ def test_the_trained_export_has_the_scores_on_its_card(data_dir, card):
 
 
 def test_the_trained_export_says_the_same_however_it_is_asked():
-    """Without data: its own example, by all four signatures."""
+    """Without data: its own example, by all signatures."""
     folder = ROOT / "saved_models/captioner/1"
     signatures = export.signatures(folder)
     content = tf.constant([tf.io.encode_png(synthetic.scenes(1, size=224, seed=0)[0][0]).numpy()])
@@ -381,6 +381,12 @@ def test_the_trained_export_says_the_same_however_it_is_asked():
     np.testing.assert_allclose(tf.reduce_sum(words["weights"], [2, 3]), 1, atol=1e-5)
     image = export.decode_images(content, 224, squash=True)
     assert signatures["pixels"](image=image)["caption"].numpy()[0] == best["caption"]
+    narrow = signatures["search"](image_bytes=content, beam_width=tf.constant([1]), length_penalty=tf.constant([0.0]))
+    found, text = signatures["begin"](image_bytes=content), b""
+    while not text or found["text"].numpy()[0]:
+        found = signatures["advance"](state=found["state"])
+        text += found["text"].numpy()[0]
+    assert text == narrow["captions"].numpy()[0, 0]
 
 
 def test_places_that_a_picture_did_not_ask_for_are_empty_and_finite():
@@ -396,6 +402,33 @@ def test_places_that_a_picture_did_not_ask_for_are_empty_and_finite():
     assert np.isfinite(found["log_probabilities"]).all()
     np.testing.assert_array_equal(found["log_probabilities"].numpy() < -1e38, [[False, True, True], [False] * 3])
     assert found["captions"].numpy()[0, 1:].tolist() == [b"", b""]
+
+
+@pytest.mark.parametrize("attention", ["additive", "none"])
+def test_a_caption_word_by_word_is_that_of_a_beam_of_width_1(attention):
+    config, data = captioner.tiny()
+    config = dataclasses.replace(
+        config, units=8, attention_units=8, feature_dim=8, embedding_dim=8, attention=attention, max_words=4
+    )
+    model = captioner.build_model(config, data)
+    for variable in model.decoder.trainable_variables:  # so that captions differ
+        variable.assign(8 * variable)
+    signatures = export.in_memory(
+        captioner.endpoints(model, dataclasses.replace(data, info=data.info | {"max_words": 4}))
+    )
+    content = tf.constant([tf.io.encode_png(image).numpy() for image in data.train.pictures[:40]])
+    rows = tf.ones([40], tf.int32)
+    expected = signatures["search"](image_bytes=content, beam_width=rows, length_penalty=tf.zeros([40]))
+    state, texts = signatures["begin"](image_bytes=content)["state"], np.full(40, b"", object)
+    for _ in range(6):
+        found = signatures["advance"](state=state)
+        state, texts = found["state"], texts + found["text"].numpy()
+    assert texts.tolist() == expected["captions"].numpy()[:, 0].tolist()
+    assert {len(text.split()) for text in texts} >= {4}
+    assert len({*texts}) > 1
+    assert not found["text"].numpy().any()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="state holds NaN or infinity"):
+        signatures["advance"](state=state + np.inf)
 
 
 def test_the_widest_beam_of_the_configuration_is_that_of_the_search():

@@ -53,21 +53,6 @@ def test_a_count_out_of_range_takes_no_memory_before_it_is_refused(count):
     assert psutil.Process().memory_info().rss - before < 2**29
 
 
-@pytest.mark.parametrize("rows", [0, 1, 249, 250, 251, 700])
-def test_blocks_give_what_the_whole_gives(rows):
-    latent, index = tf.random.normal([rows, 3], seed=0), tf.range(rows)
-
-    @tf.function
-    def words(latent, index):
-        def named(latent, index):
-            return tf.strings.as_string(tf.cast(index, tf.float32) + latent[:, 0])
-
-        return latents.by_blocks(named, latent, index, spec=tf.TensorSpec([None], tf.string)), named(latent, index)
-
-    found, expected = words(latent, index)
-    np.testing.assert_array_equal(found.numpy(), expected.numpy())
-
-
 def test_the_way_between_two_latents_keeps_their_length():
     start, end = np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 4.0], [1.0, 1.0]])
     way = latents.interpolate(start, end, 5).numpy()

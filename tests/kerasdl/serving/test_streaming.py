@@ -1,5 +1,6 @@
 """Streams: equal to the whole text, from a small model of bytes and from the trained export; faults and ends."""
 
+import base64
 import http.client
 import json
 import re
@@ -58,10 +59,32 @@ def _save(folder: Path, *, rows: bool = True) -> None:
         (folder / BATCHED).write_text(json.dumps({"begin": [], "advance": ["length"]}))
 
 
+def _save_describer(folder: Path) -> None:
+    """Says of n bytes that there are n; of 255 or more, without an end; of 3, in bytes that are no UTF-8."""
+
+    def begin(image_bytes):
+        return {"state": tf.stack([tf.cast(tf.strings.length(image_bytes), tf.float32), 0 * tf.ones(1)], 1)}
+
+    def advance(state):
+        count, said = tf.unstack(tf.cast(state, tf.int32), axis=1)
+        check = tf.debugging.assert_less(said, 12, "too many words")
+        with tf.control_dependencies([check]):
+            more = tf.where(count == 3, tf.constant(b" \xff"), tf.strings.join([" ", tf.strings.as_string(count)]))
+        text = tf.where(said == 0, "there are", tf.where((said == 1) | (count > 254), more, ""))
+        return {"text": text, "state": tf.add(state, [[0.0, 1.0]])}
+
+    signatures = {
+        "begin": tf.function(begin).get_concrete_function(image_bytes=tf.TensorSpec([None], tf.string)),
+        "advance": tf.function(advance).get_concrete_function(state=tf.TensorSpec([None, 2])),
+    }
+    tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, root) -> Path:
     folder = tmp_path_factory.mktemp("streams")
     _save(folder / "bytes" / "1")
+    _save_describer(folder / "describer" / "1")
     (folder / "pair").symlink_to(root / "pair")
     (folder / "chargen").symlink_to(EXPORTS / "chargen")
     return folder
@@ -129,6 +152,21 @@ def test_equals_the_text_that_is_made_at_once(client, settings):
     assert len(pieces) == -(-settings["length"] // 32)
     assert "".join(pieces) == whole(client, settings)
     assert last == ("done", {"characters": settings["length"]})
+
+
+@pytest.mark.parametrize(("count", "expected"), [(5, ["there are", " 5"]), (3, ["there are", " \ufffd"])])
+def test_a_picture_is_described_word_by_word(client, count, expected):
+    encoded = base64.b64encode(b"x" * count).decode()
+    pieces, last = ask(client, "describer", image_bytes={"b64": encoded})
+    assert pieces == expected
+    assert last == ("done", {"characters": len("".join(pieces))})
+
+
+def test_a_description_that_fails_later_says_so(client):
+    encoded = base64.b64encode(b"x" * 255).decode()
+    pieces, last = ask(client, "describer", image_bytes={"b64": encoded})
+    assert pieces == ["there are", *[" 255"] * 11]
+    assert last == ("error", {"error": "too many words"})
 
 
 def test_defaults(client):
@@ -207,7 +245,19 @@ def test_a_setting_out_of_its_range(client, name, value, words):
         ("POST", "bytes", '{"prompt": 3}', 400, '"prompt" is 3; expected a text'),
         ("POST", "bytes", '{"prompt": "\\ud800"}', 400, '"prompt" holds half of a surrogate pair'),
         ("POST", "bytes", '{"prompt": "", "len": 3}', 400, '"len" is unknown; expected prompt and, if need be, length'),
-        ("POST", "pair", '{"prompt": ""}', 400, "expected a signature begin that takes prompt: string and gives state"),
+        (
+            "POST",
+            "pair",
+            '{"prompt": ""}',
+            400,
+            "expected signatures begin that takes prompt: string and advance that ",
+        ),
+        ("POST", "pair", "{}", 400, ", or begin that takes image_bytes: string and advance that takes state: float; "),
+        ("POST", "describer", "{}", 400, 'The request is not a picture; expected {"image_bytes": {"b64": "..."}}'),
+        ("POST", "describer", '{"image_bytes": "x"}', 400, "The request is not a picture"),
+        ("POST", "describer", '{"image_bytes": {"b64": "eA=="}, "seed": 0}', 400, "and no more"),
+        ("POST", "describer", '{"image_bytes": {"b64": "-"}}', 400, "base64"),
+        ("POST", "describer", '{"image_bytes": {"b64": 3}}', 400, "image_bytes"),
         ("POST", "nope", '{"prompt": ""}', 404, "Servable not found for request: Latest(nope)"),
         ("POST", "bytes/versions/2", '{"prompt": ""}', 404, "Servable not found for request: Specific(bytes, 2)"),
         ("POST", "bytes/labels/a%20b", '{"prompt": ""}', 400, "Unrecognized servable version label: a b"),
