@@ -1,8 +1,9 @@
-"""How long signatures take for pictures, so that one which cannot be answered in time is refused at once."""
+"""How long signatures take: what cannot be answered in time is refused at once, and what is quick stays where it is."""
 
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 import weakref
@@ -24,6 +25,7 @@ LARGE = 1_000_000
 """Pixels of a request of which it is asked whether they can be answered in time."""
 _SIDE = 500
 _AGAIN_SECONDS = 60.0
+_KNOWN_SIZES = 1000
 _DOUBT = 1.5  # a measurement beside other work takes longer
 
 
@@ -102,3 +104,36 @@ def _measured(example: Arrays, run: Run) -> float:
     }
     seconds = [run(inputs, 0.0)[1] for inputs in (example, larger)]
     return max(seconds[1] - seconds[0], 0.0) / _SIDE**2
+
+
+class Quickest:
+    """The shortest time that calls took, by the model and signature and the sizes of the inputs."""
+
+    def __init__(self) -> None:
+        self._seconds: weakref.WeakKeyDictionary[Servable, dict[object, float]] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def seconds(self, servable: Servable, signature: str, inputs: Arrays) -> float:
+        """That of calls about as large; infinity when there was none."""
+        with self._lock:
+            return self._seconds.get(servable, {}).get(_sizes(signature, inputs), math.inf)
+
+    def learn(self, servable: Servable, signature: str, inputs: Arrays, seconds: float) -> None:
+        """Takes note of a call."""
+        with self._lock:
+            known, sizes = self._seconds.setdefault(servable, {}), _sizes(signature, inputs)
+            known[sizes] = min(seconds, known.pop(sizes, math.inf))
+            if len(known) > _KNOWN_SIZES:
+                known.pop(next(iter(known)))
+
+
+def _sizes(signature: str, inputs: Arrays) -> object:
+    """Equal for calls whose pixels, lengths of texts, numbers and largest counts are within a factor of 2 each."""
+    sizes = []
+    for name, array in sorted(inputs.items()):
+        size = array.size
+        if array.dtype == object:
+            size = pictures.pixels(array.flat) or sum(map(len, array.flat))
+        most = int(np.abs(array.astype(float)).max()) if array.dtype.kind in "iu" and array.size else 0
+        sizes.append((name, size.bit_length(), most.bit_length()))
+    return signature, *sizes

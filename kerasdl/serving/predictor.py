@@ -20,10 +20,13 @@ from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.lane import Deadlines, Lane
 from kerasdl.serving.limits import Limits
 from kerasdl.serving.metrics import Metrics
-from kerasdl.serving.pace import Pace
+from kerasdl.serving.pace import Pace, Quickest
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import Servable
 from kerasdl.serving.workers import Call, Workers
+
+_PATIENCE = 5
+"""Times that a call which is quick by itself may take longer than `--long-seconds`; quick is as much below it."""
 
 
 class Predictor:
@@ -59,7 +62,7 @@ class Predictor:
         self.repository, self.limits, self.metrics = repository, limits, metrics or Metrics()
         self.workers = Workers(processor.num_cores(), limits.max_waiting)
         self.apart, self._pace = Apart(), Pace(limits.timeout_seconds)
-        self._lane, self._deadlines = Lane(), Deadlines(limits.long_seconds)
+        self._long = LongCalls(limits.long_seconds)
         self._parameters, self._every, self._per_model = parameters or Parameters(), every, per_model
         self._queues: weakref.WeakKeyDictionary[Servable, dict[str, Queue]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -82,8 +85,7 @@ class Predictor:
         """Ends all work; gives whether that was done within a time."""
         self.apart.close()
         ended = self.workers.close(seconds)
-        self._lane.close()
-        self._deadlines.close()
+        self._long.close()
         return ended
 
     def submit(
@@ -113,8 +115,7 @@ class Predictor:
         if alike is None and self._every and servable.has_batch(signature):
             alike = ()
         # Small requests that were put together with large ones, or wait for them, must not go where there is less time.
-        lane = None if alike == () else self._lane
-        measured = _Measured(servable, model, self.metrics, lane, self._deadlines)
+        measured = _Measured(servable, model, self.metrics, None if alike == () else self._long)
         lengths = {len(array) for array in inputs.values()} if alike is not None else set()
         if alike is None or len(lengths) != 1 or lengths == {0}:
             self._check_examples(servable, signature, inputs)
@@ -150,14 +151,39 @@ class Predictor:
                 )
 
 
+class LongCalls:
+    """Where calls that take long go, and after how long.
+
+    Attributes:
+        seconds: that a call may take beside others.
+        lane: where it goes then.
+        quickest: how long calls took.
+
+    Args:
+        seconds: see there.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.lane, self.quickest = seconds, Lane(), Quickest()
+        self._deadlines, self._patient = Deadlines(seconds), Deadlines(_PATIENCE * seconds)
+
+    def deadlines(self, servable: Servable, signature: str, inputs: Mapping[str, np.ndarray]) -> Deadlines:
+        """A call that is quick by itself only waits for others, and would wait longer behind those that take long."""
+        quick = self.quickest.seconds(servable, signature, inputs) <= self.seconds / _PATIENCE
+        return self._patient if quick else self._deadlines
+
+    def close(self) -> None:
+        """Ends the process, and all waits."""
+        self.lane.close()
+        self._deadlines.close()
+        self._patient.close()
+
+
 class _Measured:
     """Runs a servable, and takes the time; what takes long is begun anew in the process for it."""
 
-    def __init__(
-        self, servable: Servable, model: str, metrics: Metrics, lane: Lane | None, deadlines: Deadlines
-    ) -> None:
-        self._servable, self._model, self._metrics = servable, model, metrics
-        self._lane, self._deadlines = lane, deadlines
+    def __init__(self, servable: Servable, model: str, metrics: Metrics, long: LongCalls | None) -> None:
+        self._servable, self._model, self._metrics, self._long = servable, model, metrics, long
         self.seconds = 0.0  # of the last call
 
     def run(
@@ -172,20 +198,27 @@ class _Measured:
         cancellation, gone = cancellation or Cancellation(), threading.Event()
         cancellation.then(gone.set)
         outputs: dict[str, np.ndarray] | None = None
-        lane = self._lane if self._servable.is_prepared(signature) else None
-        if lane is None:
+        long = self._long if self._servable.is_prepared(signature) else None
+        if long is None:
             outputs = self._servable.run(signature, inputs, cancellation)
-        elif expected_seconds <= self._deadlines.seconds:
-            outputs = self._watched(signature, inputs, cancellation, gone)
+        elif expected_seconds <= long.seconds:
+            outputs = self._watched(signature, inputs, cancellation, gone, long)
         self.seconds = time.monotonic() - began
-        if outputs is None and lane is not None:
-            outputs, self.seconds = lane.run(self._servable.folder, signature, inputs, gone)
+        if long is not None:
+            if outputs is None:
+                outputs, self.seconds = long.lane.run(self._servable.folder, signature, inputs, gone)
+            long.quickest.learn(self._servable, signature, inputs, self.seconds)
         assert outputs is not None
         self._metrics.runtime(self._model, "predict", "TF2", self.seconds)
         return outputs
 
     def _watched(
-        self, signature: str, inputs: Mapping[str, np.ndarray], cancellation: Cancellation, gone: threading.Event
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        cancellation: Cancellation,
+        gone: threading.Event,
+        long: LongCalls,
     ) -> dict[str, np.ndarray] | None:
         """The outputs; None when they were not there in time."""
         own, late = Cancellation(), threading.Event()
@@ -195,7 +228,7 @@ class _Measured:
             late.set()
             own.cancel()
 
-        entry = self._deadlines.add(end)
+        entry = long.deadlines(self._servable, signature, inputs).add(end)
         try:
             return self._servable.run(signature, inputs, own)
         except ServingError as error:

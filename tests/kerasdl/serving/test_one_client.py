@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import math
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import psutil
 import pytest
 import rest_client
@@ -26,8 +28,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from kerasdl import processor
 from kerasdl.serving import pictures
 from kerasdl.serving.lane import NICE
+from kerasdl.serving.predictor import LongCalls
 from kerasdl.serving.repository import ModelRepository
-from kerasdl.serving.servable import BATCHED, WARMUP
+from kerasdl.serving.servable import BATCHED, WARMUP, Servable
 
 ENDLESS = json.dumps({"instances": [2_000_000_000]}).encode()
 
@@ -345,6 +348,23 @@ def test_a_long_call_begins_anew_in_a_process_of_lower_priority(serve, repositor
             assert asked.result().json == {"predictions": [2_000_000]}
         assert beside() == [process]
     assert not process.is_running()
+
+
+def test_what_is_quick_by_itself_may_wait_longer_for_others(slow):
+    servable, long = Servable(slow / "count/1"), LongCalls(1.0)
+
+    def call(*times):
+        return servable, "serving_default", {"times": np.array(times, np.int32)}
+
+    try:
+        for one in (0.3, 0.1, 0.4):
+            long.quickest.learn(*call(5), one)
+        long.quickest.learn(*call(100), 0.3)
+        found = {times: long.quickest.seconds(*call(*times)) for times in [(5,), (4,), (-7,), (8,), (5, 5), (127,)]}
+        assert found == {(5,): 0.1, (4,): 0.1, (-7,): 0.1, (8,): math.inf, (5, 5): math.inf, (127,): 0.3}
+        assert [long.deadlines(*call(times)).seconds for times in (6, 100, 1000)] == [5.0, 1.0, 1.0]
+    finally:
+        long.close()
 
 
 def test_requests_that_are_computed_together_stay(serve, slow, tmp_path):
