@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 from starlette.types import ASGIApp
 
 from kerasdl.serving.access import Keys
@@ -19,6 +20,18 @@ from kerasdl.serving.http import server as http_server
 from kerasdl.serving.limits import Limits
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.rest import create_app
+
+
+def idle(process: psutil.Process | None = None, seconds: float = 20) -> bool:
+    """Whether a process, or this one, computes nothing for a moment, within a time."""
+    process = process or psutil.Process()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        before = sum(process.cpu_times()[:2])
+        time.sleep(0.3)
+        if sum(process.cpu_times()[:2]) - before < 0.1:
+            return True
+    return False
 
 
 class Reply(NamedTuple):

@@ -102,3 +102,20 @@ def client(root: Path) -> Iterator[rest_client.Client]:
     assert repository.unavailable() == {}
     with rest_client.serve(repository) as client:
         yield client
+
+
+def _count(times: tf.Tensor) -> dict[str, tf.Tensor]:
+    """A loop of as many steps as it is told, each of which takes microseconds."""
+    begin = (tf.constant(0), tf.zeros([]))
+    last, _ = tf.while_loop(lambda i, _: i < tf.reduce_max(times), lambda i, x: (i + 1, tf.sin(x) + 1), begin)
+    return {"last": tf.repeat(last, tf.size(times))}
+
+
+@pytest.fixture(scope="session")
+def slow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the model `count`, and of another one."""
+    folder = tmp_path_factory.mktemp("slow")
+    signature = tf.function(_count, input_signature=[tf.TensorSpec([None], tf.int32, "times")])
+    tf.saved_model.save(tf.Module(), str(folder / "count/1"), signatures={"serving_default": signature})
+    (folder / "pair").symlink_to(root / "pair")
+    return folder

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
-import psutil
 import pytest
+import rest_client
 import tensorflow as tf
 import trustme
 from google.protobuf import descriptor_pb2
@@ -553,37 +553,12 @@ def test_threads_get_the_answers_of_rest_from_the_same_batches(serve, repository
 ENDLESS = {"times": np.array([2_000_000_000], np.int32)}
 
 
-def count(times):
-    """A loop of as many steps as it is told, each of which takes microseconds."""
-    begin = (tf.constant(0), tf.zeros([]))
-    last, _ = tf.while_loop(lambda i, _: i < tf.reduce_max(times), lambda i, x: (i + 1, tf.sin(x) + 1), begin)
-    return {"last": tf.repeat(last, tf.size(times))}
-
-
-@pytest.fixture(scope="module")
-def slow(root, tmp_path_factory):
-    """A folder of the model `count`, and of another one."""
-    folder = tmp_path_factory.mktemp("slow")
-    signature = tf.function(count, input_signature=[tf.TensorSpec([None], tf.int32, "times")])
-    tf.saved_model.save(tf.Module(), str(folder / "count/1"), signatures={"serving_default": signature})
-    (folder / "pair").symlink_to(root / "pair")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def repository(slow):
     repository = ModelRepository(slow)
     repository.poll()
     assert repository.unavailable() == {}
     return repository
-
-
-def idle():
-    """Whether this process computes nothing for a moment."""
-    process = psutil.Process()
-    before = sum(process.cpu_times()[:2])
-    time.sleep(0.3)
-    return sum(process.cpu_times()[:2]) - before < 0.1
 
 
 def counts(rest):
@@ -603,19 +578,19 @@ def test_work_ends_when_nobody_waits(serve, repository):
     ):
         call = client.prediction.Predict.future(request("count", ENDLESS))
         time.sleep(0.5)
-        assert not idle()
+        assert not rest_client.idle(seconds=0.3)
         call.cancel()
-        assert within(20, idle)
+        assert rest_client.idle()
         assert within(5, lambda: counts(rest) == {("count", "CANCELLED"): 1})
 
         assert failure(client.prediction.Predict, request("count", ENDLESS), timeout=0.5)[0] == "DEADLINE_EXCEEDED"
-        assert within(20, idle)
+        assert rest_client.idle()
         assert within(5, lambda: counts(rest).get(("count", "DEADLINE_EXCEEDED")) == 1)
 
         with stubs(rest.grpc_port) as other:
             call = other.prediction.Predict.future(request("count", ENDLESS))
             time.sleep(0.5)
-        assert within(20, idle)
+        assert rest_client.idle()
         assert client.predict("count", {"times": np.array([3], np.int32)})["last"] == [3]
 
 
@@ -623,7 +598,7 @@ def test_work_ends_when_its_time_is_over(serve, repository):
     with serve(repository, grpc=True, timeout_seconds=0.5) as rest, stubs(rest.grpc_port) as client:
         found = failure(client.prediction.Predict, request("count", ENDLESS))
         assert found == ("DEADLINE_EXCEEDED", "No answer within 0.5 seconds")
-        assert within(20, idle)
+        assert rest_client.idle()
 
 
 def test_a_full_queue(serve, repository):
@@ -640,7 +615,7 @@ def test_a_full_queue(serve, repository):
         for call in calls:
             call.cancel()
         assert within(20, lambda: client.health.Check(check).status == SERVING)
-        assert within(20, idle)
+        assert rest_client.idle()
 
 
 def test_limits(serve, repository):
@@ -678,11 +653,11 @@ def test_connections_and_calls_beyond_the_limit(serve, repository):
         assert second.predict("pair", PAIR)["y"].tolist() == [[2.0, 4.0]]
         assert failure(third.prediction.Predict, request("pair", PAIR))[0] == "UNAVAILABLE"
         calls = [first.prediction.Predict.future(request("count", ENDLESS)) for _ in range(2)]
-        assert within(5, lambda: not idle())
+        assert within(5, lambda: not rest_client.idle(seconds=0.3))
         assert failure(second.prediction.Predict, request("pair", PAIR))[0] == "RESOURCE_EXHAUSTED"
         for call in calls:
             call.cancel()
-        assert within(20, idle)
+        assert rest_client.idle()
 
 
 def test_metrics(serve, repository):

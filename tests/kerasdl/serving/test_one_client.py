@@ -35,23 +35,6 @@ from kerasdl.serving.servable import BATCHED, WARMUP, Servable
 ENDLESS = json.dumps({"instances": [2_000_000_000]}).encode()
 
 
-def count(times):
-    """A loop of as many steps as it is told, each of which takes microseconds."""
-    begin = (tf.constant(0), tf.zeros([]))
-    last, _ = tf.while_loop(lambda i, _: i < tf.reduce_max(times), lambda i, x: (i + 1, tf.sin(x) + 1), begin)
-    return {"last": tf.repeat(last, tf.size(times))}
-
-
-@pytest.fixture(scope="module")
-def slow(root, tmp_path_factory):
-    """A folder of the model `count`, and of another one."""
-    folder = tmp_path_factory.mktemp("slow")
-    signature = tf.function(count, input_signature=[tf.TensorSpec([None], tf.int32, "times")])
-    tf.saved_model.save(tf.Module(), str(folder / "count/1"), signatures={"serving_default": signature})
-    (folder / "pair").symlink_to(root / "pair")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def repository(slow):
     repository = ModelRepository(slow)
@@ -65,22 +48,11 @@ def beside():
     return [one for one in psutil.Process().children() if one.is_running() and "spawn_main" in " ".join(one.cmdline())]
 
 
-def wait_for_idle(process, seconds=20):
-    """Until the process computes nothing for a moment."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        before = sum(process.cpu_times()[:2])
-        time.sleep(0.3)
-        if sum(process.cpu_times()[:2]) - before < 0.1:
-            return True
-    return False
-
-
 def test_work_ends_when_its_time_is_over(serve, repository):
     with serve(repository, timeout_seconds=0.5) as client:
         assert client.predict("count", {"instances": [3]}).json == {"predictions": [3]}
         assert client.predict("count", ENDLESS).status == 504
-        assert wait_for_idle(psutil.Process())
+        assert rest_client.idle()
         assert client.predict("count", {"instances": [3]}).status == 200
 
 
@@ -90,7 +62,7 @@ def test_work_ends_when_its_client_leaves(serve, repository):
             head = f"POST /v1/models/count:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n"
             connection.sendall(head.encode() + ENDLESS)
             time.sleep(0.5)
-        assert wait_for_idle(psutil.Process())
+        assert rest_client.idle()
 
 
 def test_the_load_of_one_model_is_refused_and_leaves_the_others_answering(serve, repository):
@@ -107,7 +79,7 @@ def test_the_load_of_one_model_is_refused_and_leaves_the_others_answering(serve,
         assert client.predict("pair", {"instances": [[1, 2]]}).status == 200
         assert client("GET", "/v1/models/count").status == 200
         assert [reply.result().status for reply in asked] == [504] * most
-        assert wait_for_idle(psutil.Process())
+        assert rest_client.idle()
         assert client("GET", "/readyz").status == 200
         assert client.predict("count", {"instances": [1]}).status == 200
 
@@ -391,7 +363,7 @@ def test_a_long_call_ends_when_its_client_leaves_and_when_its_process_ends(serve
                 assert time.monotonic() < until
                 time.sleep(0.1)
             time.sleep(8)
-        assert wait_for_idle(found[0], 30)
+        assert rest_client.idle(found[0], seconds=30)
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(client.predict, "count", ENDLESS)
             time.sleep(1)

@@ -11,8 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
+import rest_client
 import tensorflow as tf
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -294,17 +294,6 @@ def test_the_time_limit_holds_for_a_piece(serve, repository):
     assert last == ("error", {"error": "No answer within 0.5 seconds"})
 
 
-def idle(process, seconds=20):
-    """Whether the process computes nothing for a moment, within a time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        before = sum(process.cpu_times()[:2])
-        time.sleep(0.3)
-        if sum(process.cpu_times()[:2]) - before < 0.1:
-            return True
-    return False
-
-
 @pytest.mark.parametrize("temperature", [2e9, 0.0])
 def test_a_client_that_leaves_ends_the_work(temperature, serve, repository):
     """Inside of a piece, and between pieces that are quick."""
@@ -314,10 +303,10 @@ def test_a_client_that_leaves_ends_the_work(temperature, serve, repository):
         connection.request("POST", "/stream/bytes", json.dumps(asked))
         reply = connection.getresponse()
         assert reply.readline().startswith(b'data: {"text": "a')  # before the text is done
-        assert not idle(psutil.Process(), 0.5)
+        assert not rest_client.idle(seconds=0.5)
         reply.close()
         connection.close()
-        assert idle(psutil.Process())
+        assert rest_client.idle()
         assert b':request_count{model_name="bytes",status="CANCELLED"} 1' in client("GET", "/metrics").body
 
 
