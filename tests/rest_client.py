@@ -73,6 +73,7 @@ def serve(
     *,
     metrics_path: str | None = None,
     cors: bool = False,
+    keyed: bool = False,
     parameters: Parameters | None = None,
     every: bool = False,
     grpc: bool = False,
@@ -84,7 +85,7 @@ def serve(
     """A client of a server of the repository, on a free port."""
     limits = Limits(**options)
     predictor = Predictor(repository, limits, parameters=parameters, every=every)
-    app = guard(create_app(predictor, metrics_path=metrics_path, cors=cors))
+    app = guard(create_app(predictor, metrics_path=metrics_path, cors=cors, keyed=keyed))
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as grpc_listener:
         grpc_port = grpc_listener.getsockname()[1]
         beside = GrpcServer(predictor, grpc_listener, keys, certificate)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -74,7 +75,12 @@ def create_app(
         unavailable = predictor.unavailable()
         return json_response({"ready": not unavailable, "unavailable": unavailable}, 503 if unavailable else 200)
 
-    rest, kserve = _RestApi(predictor, metrics_path, cors), KserveApi(predictor)
+    headers = None
+    if cors:
+        headers = (
+            {**_CORS, "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key"} if keyed else _CORS
+        )
+    rest, kserve = _RestApi(predictor, metrics_path, headers if cors else None), KserveApi(predictor)
     others = Starlette(
         routes=[
             Route("/healthz", live),
@@ -96,7 +102,7 @@ def create_app(
 
 
 class _RestApi:
-    def __init__(self, predictor: Predictor, metrics_path: str | None, cors: bool) -> None:
+    def __init__(self, predictor: Predictor, metrics_path: str | None, cors: Mapping[str, str] | None) -> None:
         self._predictor, self._metrics, self._waiting = predictor, predictor.metrics, Waiting(predictor)
         self._metrics_path, self._cors = metrics_path, cors
 
@@ -104,8 +110,8 @@ class _RestApi:
         request = Request(scope, receive)
         response = await self._waiting.reply(request, self._respond, self._measure)
         if response is not None:
-            if self._cors and request.url.path.lower().startswith("/v1/"):
-                response.headers.update(_CORS)
+            if self._cors is not None and request.url.path.lower().startswith("/v1/"):
+                response.headers.update(self._cors)
             await response(scope, receive, send)
 
     def _measure(self, request: Request, code: Code, seconds: float) -> None:
@@ -119,7 +125,7 @@ class _RestApi:
         path = request.scope["raw_path"].decode("latin-1")
         if query := request.scope["query_string"].decode("latin-1"):
             path = f"{path}?{query}"
-        if path.partition("?")[0] == self._metrics_path:
+        if path.partition("?")[0] == self._metrics_path and request.method != "OPTIONS":  # which needs no key
             return self._tell_metrics(path)
         if not path.lower().startswith("/v1/"):
             return HTMLResponse("<html><body><h1>Not Found</h1></body></html>", status_code=404)

@@ -147,6 +147,24 @@ def test_only_the_health_checks_need_no_key(keyed):
     assert {keyed("GET", path).status for path in others} == {401}
 
 
+def test_pages_of_other_hosts_may_ask_with_a_key(serve, repository):
+    guard = functools.partial(Access, keys=Keys([b"first-key"]))
+    asked = {"Origin": "https://a.b", "Access-Control-Request-Method": "POST"}
+    asked["Access-Control-Request-Headers"] = "authorization"
+    with serve(repository, guard=guard, cors=True, keyed=True, metrics_path="/metrics") as client:
+        for path in (PREDICT, "/stream/pair"):
+            reply = client("OPTIONS", path, headers=asked)
+            assert (reply.status, reply.headers["Access-Control-Allow-Origin"]) == (200, "*")
+            assert "authorization" in reply.headers["Access-Control-Allow-Headers"].lower()
+            assert client("POST", path, GOOD, {"Origin": "https://a.b"}).status == 401
+        key = {"Origin": "https://a.b", "Authorization": "Bearer first-key"}
+        assert client("POST", PREDICT, GOOD, key).status == 200
+        for path in ("/docs", "/openapi.json", "/v2", "/v2/models/pair", "/metrics", "/v1/models/pair/metadata"):
+            body = client("OPTIONS", path, headers=asked).body
+            assert body == client("OPTIONS", path.replace("pair", "nope"), headers=asked).body.replace(b"nope", b"pair")
+            assert len(body) < 100
+
+
 def test_no_other_protocol_goes_round_the_keys(keyed):
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A"}
     assert keyed("GET", "/docs", headers=upgrade).status == 401
