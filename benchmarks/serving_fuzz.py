@@ -2,9 +2,9 @@
 
     python -m benchmarks.serving_fuzz --requests 100000        (needs the extra `serving`; exports in saved_models/)
 
-Starts from requests that are right, of some exports, by TensorFlow Serving's REST API and by KServe's V2, and breaks
-them: values at the ends of their types and of other types, keys that are missing or too many, nesting, cut and changed
-bytes, cut and changed pictures, odd headers, paths and methods. The same seed sends the same requests.
+Starts from requests that are right, of some exports, by TensorFlow Serving's REST API, by KServe's V2 and by gRPC, and
+breaks them: values at the ends of their types and of other types, keys that are missing or too many, nesting, cut and
+changed bytes, cut and changed pictures, odd headers, paths and methods. The same seed sends the same requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import psutil
+import tensorflow as tf
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, inference_pb2, predict_pb2
 
 from benchmarks import _results
 from benchmarks.serving_load import SAVED_MODELS, png
@@ -153,6 +157,86 @@ def request(chance: random.Random, right: list[tuple[str, Any]]) -> tuple[str, s
     return method, path, data, headers
 
 
+PREDICTION = "/tensorflow.serving.PredictionService/"
+UNEXPECTED = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""Codes of which no request of a client is the reason; INTERNAL is the library's own for bytes that are no message."""
+
+
+def valid_messages() -> list[tuple[str, Any]]:
+    """Methods of gRPC and messages that are answered."""
+    picture = base64.b64decode(png(20, 30, 0)["b64"])
+    predictions = [
+        ("cifar10", "", {"image_bytes": np.array([picture], object)}),
+        ("cifar10", "class_name", {"index": np.array([0, 9], np.int32)}),
+        ("vae", "", {"count": np.array([1], np.int32), "seed": np.array([0], np.int32)}),
+        ("vae", "decode", {"latent": np.full([1, 40], 0.5, np.float32)}),
+        ("dcgan", "from_latent", {"latent": np.zeros([1, 100], np.float32), "class_index": np.array([3], np.int32)}),
+    ]
+    found: list[tuple[str, Any]] = []
+    for model, signature, inputs in predictions:
+        message = predict_pb2.PredictRequest()
+        message.model_spec.name, message.model_spec.signature_name = model, signature
+        for name, array in inputs.items():
+            message.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+        found.append((PREDICTION + "Predict", message))
+    metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    metadata.model_spec.name = "cifar10"
+    status = get_model_status_pb2.GetModelStatusRequest()
+    status.model_spec.name = "vae"
+    several = inference_pb2.MultiInferenceRequest()
+    several.tasks.add(method_name="tensorflow/serving/classify").model_spec.name = "cifar10"
+    found += [
+        (PREDICTION + "GetModelMetadata", metadata),
+        ("/tensorflow.serving.ModelService/GetModelStatus", status),
+        (PREDICTION + "MultiInference", several),
+    ]
+    return found
+
+
+def changed_message(chance: random.Random, message: Any) -> None:
+    """Makes something of a message wrong, at some place."""
+    fields = [field for field in message.DESCRIPTOR.fields if chance.random() < 0.5]
+    for field in fields[:2]:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for key in list(value):
+                if chance.random() < 0.1:
+                    value[key + "x"].CopyFrom(value[key])
+                    del value[key]
+                elif chance.random() < 0.6:
+                    changed_message(chance, value[key])
+        elif field.message_type is not None:
+            for one in value if field.is_repeated else [value]:
+                changed_message(chance, one)
+        else:
+            of_type = {
+                field.CPPTYPE_STRING: ["", "x", "\x00", "decode", "serving_default"],
+                field.CPPTYPE_BOOL: [True, False],
+                field.CPPTYPE_FLOAT: [0.0, math.nan, math.inf, -3e38],
+                field.CPPTYPE_DOUBLE: [0.0, math.nan, math.inf, -1e308],
+                field.CPPTYPE_ENUM: [0, 1, 3, 7, 9, 19, 22, 99],
+            }.get(field.cpp_type, [0, 1, -1, 2**31 - 1, 10_001])
+            if field.type == field.TYPE_BYTES:
+                of_type = [b"", b"\xff", broken(chance, value if isinstance(value, bytes) else b"abc")]
+            try:
+                if field.is_repeated:
+                    value.extend([chance.choice(of_type)] * chance.choice([1, 1, 5, 300]))
+                else:
+                    setattr(message, field.name, chance.choice(of_type))
+            except ValueError:  # not of this type
+                message.ClearField(field.name)
+
+
+def call(chance: random.Random, right: list[tuple[str, Any]]) -> tuple[str, bytes]:
+    """A method of gRPC and the bytes of a message."""
+    method, message = chance.choice(right)
+    changed = type(message).FromString(message.SerializeToString())
+    for _ in range(chance.choice([1, 1, 2, 4])):
+        changed_message(chance, changed)
+    data = changed.SerializeToString()
+    return method, broken(chance, data) if chance.random() < 0.15 else data
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000, help="how many (default 100000)")
@@ -161,31 +245,49 @@ def main() -> int:
     root = Path(tempfile.mkdtemp())
     for model in MODELS:
         (root / model).symlink_to(SAVED_MODELS / model)
-    words = [sys.executable, "-m", "kerasdl.serving", str(root), "--rest-port", "0"]
+    words = [sys.executable, "-m", "kerasdl.serving", str(root), "--rest-port", "0", "--grpc-port", "0"]
     log = Path(tempfile.mkdtemp(), "errors")
     with log.open("w") as errors:
         server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True)
     assert server.stdout is not None
-    ready = 0
+    ready, beside = 0, ""
     while ready < len(MODELS):
         line = server.stdout.readline()
-        ready += "http://" in line
-    port = int(line.split("http://")[1].split(":")[1].split("/")[0])
+        if line.startswith("gRPC: "):
+            beside = line.removeprefix("gRPC: ").strip()
+        elif ":predict" in line:
+            ready, port = ready + 1, int(line.split("http://")[1].split(":")[1].split("/")[0])
     threading.Thread(target=server.stdout.read, daemon=True).start()
     process, right = psutil.Process(server.pid), valid()
-    statuses: Counter[int] = Counter()
+    messages = valid_messages()
+    statuses: Counter[str] = Counter()
     wrong: list[str] = []
     slowest, lock, left = [0.0], threading.Lock(), iter(range(arguments.requests))
 
     def work() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        channel = grpc.insecure_channel(beside)
         while True:
             with lock:
                 number = next(left, None)
             if number is None:
                 return
-            method, path, data, headers = request(random.Random(f"{arguments.seed} {number}"), right)
+            chance = random.Random(f"{arguments.seed} {number}")
             began, status, answer = time.perf_counter(), 0, b""
+            if chance.random() < 0.3:
+                path, data = call(chance, messages)
+                code = "OK"
+                try:
+                    channel.unary_unary(path)(data, timeout=60)
+                except grpc.RpcError as error:
+                    code, answer = error.code().name, str(error.details()).encode()
+                with lock:
+                    statuses[code] += 1
+                    slowest[0] = max(slowest[0], time.perf_counter() - began)
+                    if code in UNEXPECTED and b"deserializing" not in answer:
+                        wrong.append(f"request {number}: {path} {data[:200]!r}: {code} {answer[:200]!r}")
+                continue
+            method, path, data, headers = request(chance, right)
             try:
                 connection.request(method, path, data, headers)
                 reply = connection.getresponse()
@@ -194,7 +296,7 @@ def main() -> int:
                 answer = repr(error).encode()
                 connection.close()
             with lock:
-                statuses[status] += 1
+                statuses[str(status)] += 1
                 slowest[0] = max(slowest[0], time.perf_counter() - began)
                 if status in (0, 500, 504):
                     wrong.append(f"request {number}: {method} {path} {data[:200]!r}: {status} {answer[:200]!r}")
@@ -204,6 +306,13 @@ def main() -> int:
         connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body))
         status = connection.getresponse().status
         assert status == (400 if ":classify" in path else 200), (path, status)
+    channel = grpc.insecure_channel(beside)
+    for path, message in messages:
+        try:
+            channel.unary_unary(path)(message.SerializeToString(), timeout=60)
+        except grpc.RpcError:
+            if "MultiInference" not in path:  # which no model here answers
+                raise
     memory = [process.memory_info().rss >> 20]
     threads = [threading.Thread(target=work) for _ in range(THREADS)]
     for thread in threads:
@@ -216,7 +325,7 @@ def main() -> int:
     ended = server.wait(timeout=60)
     row = {
         "requests": sum(statuses.values()),
-        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "statuses": dict(sorted(statuses.items())),
         "wrong": len(wrong),
         "slowest_seconds": round(slowest[0], 2),
         "memory_mib": memory,
