@@ -35,7 +35,10 @@ export function askingForm({ fields = [], verb, run, quiet = false }) {
       if (!quiet) end = `Answered in ${((performance.now() - began) / 1000).toFixed(2)} s`
     } catch (problem) {
       if (problem.name === "AbortError") end = "Stopped"
-      else if (own === current) error.textContent = problem.message
+      else if (own === current) {
+        error.textContent = problem.message
+        result.replaceChildren() // It would look like the answer.
+      }
     } finally {
       clearTimeout(later)
     }

@@ -47,10 +47,9 @@ async function watch() {
     at("trouble").textContent = error.message
     return
   }
-  const names = Object.keys(unavailable)
-  at("news").textContent = names.length ? `Not ready: ${names.map(name => `${name} (${unavailable[name]})`).join(", ")}`
-    : models.length ? "" : "No model is loaded."
-  if (names.length) waiting = setTimeout(load, AGAIN)
+  const news = Object.entries(unavailable).map(([name, why]) => `${name} (${why.toLowerCase()})`)
+  at("news").textContent = news.length ? `Not ready: ${news.join(", ")}` : models.length ? "" : "No model is loaded."
+  if (news.length) waiting = setTimeout(load, AGAIN)
 }
 
 const viewName = ({ id, version }) => `${id} ${version}`
@@ -110,4 +109,8 @@ at("key").onsubmit = event => {
 }
 at("refresh").onclick = load
 addEventListener("hashchange", show)
+for (const type of ["dragover", "drop"]) { // A file dropped beside a field would take the place of the page.
+  addEventListener(type, event => event.target.type !== "file" && event.dataTransfer.types.includes("Files")
+    && event.preventDefault())
+}
 load()

@@ -176,8 +176,15 @@ def test_classes_of_a_picture(page, client, tmp_path):
     path, given = _file(tmp_path, _example(client, "cifar10", "classify"))
     page.open(client, SERVED["cifar10"])
     assert "Classes of a picture" in page.texts("h3")
-    page.field("Picture").send_keys(path)  # it is asked at once
-    page.answered()
+    place = page.js(
+        "const box = arguments[0].getBoundingClientRect(); return [box.x + 50, box.y + 20]", page.field("Picture")
+    )
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [path], "dragOperationsMask": 1}
+        page.driver.execute_cdp_cmd(
+            "Input.dispatchDragEvent", {"type": kind, "x": place[0], "y": place[1], "data": data}
+        )
+    page.answered()  # it is asked at once
     shares = _ask(client, "cifar10", "classify", image_bytes=[given])["probabilities"][0]
     names = _ask(client, "cifar10", "class_name", index=list(range(10)))
     expected = [(names[index], _percent(shares[index])) for index in np.argsort(-np.array(shares), kind="stable")]
