@@ -181,14 +181,15 @@ function textStream(model) {
       [name, numberField(name, value,
         { whole: type === "integer", min: minimum, max: maximum, hint: description })])
     let before = ""
+    let writing = 0
     const form = askingForm({
-      fields: [field("Text", text, "The model goes on from here; what it writes can be changed, and gone on from again"),
+      fields: [field("Text", text, "The model goes on from this text. Edit it and go on again."),
         element("div", { className: "numbers" }, ...numbers.map(([, { node }]) => node))],
       verb: "Write on",
       async run(signal) {
         before = text.value
         const given = Object.fromEntries(numbers.map(([name, { input }]) => [name, input.valueAsNumber]))
-        text.readOnly = true
+        text.readOnly = ++writing > 0
         try {
           for await (const { event, data } of events(model, { prompt: before, ...given }, signal)) {
             if (event === "error") throw new Error(data.error)
@@ -196,7 +197,7 @@ function textStream(model) {
             text.scrollTop = text.scrollHeight
           }
         } finally {
-          text.readOnly = false
+          text.readOnly = --writing > 0 // A newer one may write already.
           undo.hidden = text.value === before
         }
       },

@@ -3,6 +3,9 @@
 import base64
 import json
 import math
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,17 +134,30 @@ def page(driver, faults) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory, root) -> Iterator[Client]:
-    """A server of all applications, and of models that no panel fits."""
+    """A server of all applications, and of models that no panel fits, in a process of its own, as people start it."""
     folder = tmp_path_factory.mktemp("shown")
     for export, name in SERVED.items():
         (folder / name).symlink_to(EXPORTS / export)
-    for name in ("named", "odd", "echo", "text"):
+    for name in ("named", "echo"):
         (folder / name).symlink_to(root / name)
-    repository = ModelRepository(folder)
-    repository.poll()
-    assert repository.unavailable() == {}
-    with serve(repository, metrics_path="/metrics") as client:
-        yield client
+    monitoring, log = folder / "monitoring.config", folder / "log"
+    monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
+    command = [sys.executable, "-m", "kerasdl.serving", str(folder), "--rest-port", "0"]
+    command += ["--monitoring-config-file", str(monitoring)]
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+        try:
+            deadline = time.monotonic() + 180
+            while not (address := re.search(r"Page: http://127\.0\.0\.1:(\d+)/", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            client = Client(int(address[1]))
+            while client("GET", "/readyz").status != 200:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield client
+        finally:
+            process.kill()
 
 
 def _ask(client: Client, model: str, signature: str, **inputs: Any) -> Any:
