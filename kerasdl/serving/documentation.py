@@ -145,7 +145,7 @@ def openapi(predictor: Predictor, *, keyed: bool) -> dict[str, Any]:
         infer["requestBody"] = {"required": True, "content": {"application/json": content}}
         paths[f"{root}/infer"] = {"post": infer}
         if stream is not None:
-            paths[f"/stream/{quote(model, safe='')}"] = {"post": _stream_operation(model)}
+            paths[f"/stream/{quote(model, safe='')}"] = {"post": _stream_operation(model, stream)}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Models of kerasdl", "version": server_version()},
@@ -180,7 +180,9 @@ def page(predictor: Predictor, address: str, *, keyed: bool) -> str:
         if stream is not None:
             url = shlex.quote(f"{address}/stream/{quote(model, safe='')}")
             parts += ["<h3>stream</h3>", "<p>gives the text as it is written, as server-sent events</p>"]
-            parts.append(_example("stream", f"{curl} -N -d {shlex.quote(json.dumps(_STREAM_BODY))} {url}"))
+            body = shlex.quote(json.dumps(_STREAM_BODY))
+            command = f"{_PHOTO} |\n  {curl} -N -d @- {url}" if stream == "caption" else f"{curl} -N -d {body} {url}"
+            parts.append(_example("stream", command))
         sections.append("\n".join([*parts, "</section>"]))
     links = " ".join(f'<a href="#{escape(quote(model.name))}">{escape(model.name)}</a>' for model in models)
     return _PAGE.replace("{links}", links or "No model is loaded.").replace("{sections}", "\n".join(sections))
@@ -317,6 +319,7 @@ def _operation(summary: str, kind: str, schema: Mapping[str, Any], model: str | 
 
 
 _STREAM_BODY = {"prompt": "To be", "length": 200}
+_PHOTO = """printf '{"image_bytes": {"b64": "%s"}}' "$(base64 -w0 photo.jpg)\""""
 _STREAM_WORDS = {
     "length": "characters",
     "temperature": "0: the likeliest",
@@ -326,7 +329,7 @@ _STREAM_WORDS = {
 }
 
 
-def _stream_operation(model: str) -> dict[str, Any]:
+def _stream_operation(model: str, kind: str) -> dict[str, Any]:
     """Of the requests that `streaming_request` reads, and of server-sent events."""
     operation = _operation("Text as it is written", "text/event-stream", {"type": "string"}, model)
     settings = {
@@ -346,6 +349,9 @@ def _stream_operation(model: str) -> dict[str, Any]:
         "additionalProperties": False,
     }
     examples = {"stream": {"value": _STREAM_BODY}}
+    if kind == "caption":
+        schema |= {"required": ["image_bytes"], "properties": {"image_bytes": _BASE64}}
+        examples = {}
     operation["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": schema, "examples": examples}},

@@ -205,7 +205,8 @@ def test_key(repository):
 @pytest.fixture(scope="module")
 def streaming_client(serve, tmp_path_factory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("streaming")
-    (folder / "chargen").symlink_to(EXPORTS / "chargen")
+    for name in ("captioner", "chargen"):
+        (folder / name).symlink_to(EXPORTS / name)
     repository = ModelRepository(folder)
     repository.poll()
     with serve(repository) as client:
@@ -235,10 +236,21 @@ def test_stream(streaming_client):
             assert reply.headers["content-type"].partition(";")[0] in operation["responses"]["200"]["content"]
 
 
+def test_stream_of_a_caption(streaming_client):
+    paths = streaming_client("GET", "/openapi.json").json["paths"]
+    schema = paths["/stream/captioner"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    example = streaming_client("GET", "/docs/captioner/caption.json").json["inputs"]
+    picture = {"image_bytes": example["image_bytes"][0]}
+    for body, status in ((picture, 200), ({}, 400), ({**picture, "length": 3}, 400), ({"image_bytes": "AA=="}, 400)):
+        assert streaming_client("POST", "/stream/captioner", json.dumps(body)).status == status
+        assert jsonschema.Draft202012Validator(schema).is_valid(body) == (status == 200)
+
+
 def test_page_shows_how_to_stream(streaming_client):
     page = _Page()
     page.feed(streaming_client("GET", "/docs").body.decode())
-    *_, command = page.texts["pre"]
+    caption, command = (text for text in page.texts["pre"] if "/stream/" in text)
+    assert caption.endswith(f"curl -N -d @- http://127.0.0.1:{streaming_client.port}/stream/captioner")
     program, *options, body, url = shlex.split(command)
     assert (page.texts["h3"][-1], program, options) == ("stream", "curl", ["-N", "-d"])
     reply = streaming_client("POST", url.removeprefix(f"http://127.0.0.1:{streaming_client.port}"), body)
