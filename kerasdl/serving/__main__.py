@@ -68,7 +68,7 @@ class Options(Limits):
     """Let browsers hand the replies to pages of other hosts."""
     api_key_file: Path | None = None
     """File with a key on each line, of which a client must show one: `Authorization: Bearer KEY` or `X-API-Key: KEY`,
-    in a header or in the metadata of gRPC. /healthz, /readyz and gRPC's health service need none."""
+    in a header or in the metadata of gRPC. /healthz, /readyz, the page's files and gRPC's health service need none."""
     ssl_certificate: Path | None = None
     """File with the certificate of this server in PEM format, for HTTPS and gRPC over TLS; goes with --ssl-key."""
     ssl_key: Path | None = None
@@ -267,6 +267,7 @@ def _serve(
     if grpc_listener is not None:
         beside = GrpcServer(predictor, grpc_listener, guards.keys, guards.certificate)
         _log.info("gRPC: %s:%d", host, grpc_listener.getsockname()[1])
+    _log.info("Page: %s/", address)
     with followed, repository:
         keyed, cors = guards.keys is not None, options.enable_cors_support
         log = functools.partial(os.write, sys.stdout.fileno()) if options.access_log else None

@@ -19,13 +19,14 @@ from pathlib import Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kerasdl.errors import UserError
+from kerasdl.serving import page
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is answered; empty outside of one."""
 
 NO_KEY = "Expected a key, as Authorization: Bearer KEY or as X-API-Key: KEY"
 
-_OPEN_PATHS = ("/healthz", "/readyz")
+_OPEN_PATHS = frozenset(("/healthz", "/readyz", *page.PATHS))
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _SANE = re.compile(rb"[\x20-\x7e]{1,128}")
 
@@ -160,7 +161,7 @@ class Access:
     Args:
         app: answers.
         hosts: as which the server may be addressed; None for any. (A request without a Host comes from no browser.)
-        keys: of which a client must show one, but for the health checks; None for none.
+        keys: of which a client must show one, but for the health checks and the files of the page; None for none.
         log: receives a line of JSON for each request; None for no log.
     """
 

@@ -13,10 +13,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from kerasdl.serving import page as page_files
+from kerasdl.serving import streaming
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve_tensor import DATATYPES
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.servable import Servable
+from kerasdl.serving.streaming_request import SETTINGS
 from kerasdl.serving.waiting import HTTP_STATUS, json_response, server_version
 
 _LONG_EXAMPLE = 2048
@@ -61,6 +64,12 @@ class _Signature(NamedTuple):
     example: Mapping[str, np.ndarray] | None
 
 
+class _Model(NamedTuple):
+    name: str
+    signatures: list[_Signature]
+    stream: str | None  # as `streaming.kind` has it
+
+
 def routes(predictor: Predictor, *, keyed: bool = False) -> list[Route]:
     """Where the web application tells all this: `/openapi.json`, `/docs`, and the long examples below that.
 
@@ -74,7 +83,7 @@ def routes(predictor: Predictor, *, keyed: bool = False) -> list[Route]:
         return json_response(openapi(predictor, keyed=keyed))
 
     def docs(request: Request) -> Response:
-        return HTMLResponse(page(predictor, str(request.base_url).rstrip("/"), keyed=keyed), headers=_HEADERS)
+        return HTMLResponse(page(predictor, str(request.base_url).rstrip("/"), keyed=keyed), headers=page_files.HEADERS)
 
     def body(request: Request) -> Response:
         try:
@@ -113,7 +122,7 @@ def openapi(predictor: Predictor, *, keyed: bool) -> dict[str, Any]:
         "/healthz": {"get": _operation("The process lives", "text/plain", {"type": "string"})},
         "/readyz": {"get": _operation("Every model answers", "application/json", {"type": "object"})},
     }
-    for model, signatures in _models(predictor):
+    for model, signatures, stream in _models(predictor):
         root = f"/v1/models/{quote(model, safe='')}"
         paths[root] = {"get": _operation("State of the versions", "application/json", {"type": "object"}, model)}
         paths[f"{root}/metadata"] = {"get": _operation("Signatures", "application/json", {"type": "object"}, model)}
@@ -135,6 +144,8 @@ def openapi(predictor: Predictor, *, keyed: bool) -> dict[str, Any]:
         }
         infer["requestBody"] = {"required": True, "content": {"application/json": content}}
         paths[f"{root}/infer"] = {"post": infer}
+        if stream is not None:
+            paths[f"/stream/{quote(model, safe='')}"] = {"post": _stream_operation(model, stream)}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Models of kerasdl", "version": server_version()},
@@ -157,20 +168,29 @@ def page(predictor: Predictor, address: str, *, keyed: bool) -> str:
         keyed: whether clients need a key.
     """
     curl = 'curl -H "Authorization: Bearer $KEY"' if keyed else "curl"
-    models = dict(_models(predictor))
+    models = list(_models(predictor))
     sections = []
-    for model, signatures in models.items():
+    for model, signatures, stream in models:
         parts = [f'<section><h2 id="{escape(quote(model))}">{escape(model)}</h2>']
         for signature in signatures:
             parts.append(f"<h3>{escape(signature.name)}</h3>")
             parts += [_list("takes", signature.inputs), _list("gives", signature.outputs)]
             if signature.example:
-                command = escape(_command(curl, address, model, signature))
-                button = f'<button aria-label="Copy {escape(signature.name)}">Copy</button>'
-                parts.append(f'{button}<pre tabindex="0"><code>{command}</code></pre>')
+                parts.append(_example(signature.name, _command(curl, address, model, signature)))
+        if stream is not None:
+            url = shlex.quote(f"{address}/stream/{quote(model, safe='')}")
+            parts += ["<h3>stream</h3>", "<p>gives the text as it is written, as server-sent events</p>"]
+            body = shlex.quote(json.dumps(_STREAM_BODY))
+            command = f"{_PHOTO} |\n  {curl} -N -d @- {url}" if stream == "caption" else f"{curl} -N -d {body} {url}"
+            parts.append(_example("stream", command))
         sections.append("\n".join([*parts, "</section>"]))
-    links = " ".join(f'<a href="#{escape(quote(model))}">{escape(model)}</a>' for model in models)
+    links = " ".join(f'<a href="#{escape(quote(model.name))}">{escape(model.name)}</a>' for model in models)
     return _PAGE.replace("{links}", links or "No model is loaded.").replace("{sections}", "\n".join(sections))
+
+
+def _example(name: str, command: str) -> str:
+    button = f'<button type="button" aria-label="Copy {escape(name)}">Copy</button>'
+    return f'<div class="command">{button}<pre tabindex="0"><code>{escape(command)}</code></pre></div>'
 
 
 def _command(curl: str, address: str, model: str, signature: _Signature) -> str:
@@ -189,7 +209,7 @@ def _list(word: str, tensors: Iterable[_Tensor]) -> str:
 # --- signatures -------------------------------------------------------------------------------------------
 
 
-def _models(predictor: Predictor) -> Iterator[tuple[str, list[_Signature]]]:
+def _models(predictor: Predictor) -> Iterator[_Model]:
     """The loaded models with the signatures of their newest version."""
     for model in predictor.repository.names():
         try:
@@ -197,7 +217,7 @@ def _models(predictor: Predictor) -> Iterator[tuple[str, list[_Signature]]]:
         except ServingError:
             continue
         if signatures := _signatures(servable):
-            yield model, signatures
+            yield _Model(model, signatures, streaming.kind(servable))
 
 
 def _signatures(servable: Servable) -> list[_Signature]:
@@ -298,6 +318,47 @@ def _operation(summary: str, kind: str, schema: Mapping[str, Any], model: str | 
     return operation
 
 
+_STREAM_BODY = {"prompt": "To be", "length": 200}
+_PHOTO = """printf '{"image_bytes": {"b64": "%s"}}' "$(base64 -w0 photo.jpg)\""""
+_STREAM_WORDS = {
+    "length": "characters",
+    "temperature": "0: the likeliest",
+    "top_k": "0: all",
+    "top_p": "1: all",
+    "seed": "same seed, same text",
+}
+
+
+def _stream_operation(model: str, kind: str) -> dict[str, Any]:
+    """Of the requests that `streaming_request` reads, and of server-sent events."""
+    operation = _operation("Text as it is written", "text/event-stream", {"type": "string"}, model)
+    settings = {
+        name: {
+            "type": "integer" if issubclass(setting.dtype, np.integer) else "number",
+            "description": _STREAM_WORDS[name],
+            "default": setting.default,
+            "minimum": setting.lowest,
+            "maximum": setting.highest,
+        }
+        for name, setting in SETTINGS.items()
+    }
+    schema = {
+        "type": "object",
+        "required": ["prompt"],
+        "properties": {"prompt": {"type": "string"}, **settings},
+        "additionalProperties": False,
+    }
+    examples = {"stream": {"value": _STREAM_BODY}}
+    if kind == "caption":
+        schema |= {"required": ["image_bytes"], "properties": {"image_bytes": _BASE64}}
+        examples = {}
+    operation["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": schema, "examples": examples}},
+    }
+    return operation
+
+
 def _request_schema(signature: _Signature) -> dict[str, Any]:
     rows = all(tensor.shape is None or tensor.shape for tensor in signature.inputs)
     forms = {"inputs": _named(signature.inputs)}
@@ -356,33 +417,22 @@ def _schema(tensor: _Tensor, skip: int, reply: bool) -> dict[str, Any]:
     return schema
 
 
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "frame-ancestors 'none'"
-}
 _PAGE = """<!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Models</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: auto; padding: 1rem; color-scheme: light dark }
-nav a { margin-right: 1em; display: inline-block }
-h3 { margin-bottom: 0 }
-p { margin: .2em 0; overflow-wrap: anywhere }
-pre { margin-top: .3em; padding: .6em; border: 1px solid gray; border-radius: 4px; max-height: 9em; overflow: auto;
-  white-space: pre-wrap; overflow-wrap: anywhere }
-</style>
-<h1>Models</h1>
-<nav>{links}</nav>
-<p>For programs: <a href="/openapi.json">OpenAPI</a>.</p>
+<title>Requests</title>
+<link rel="icon" href="/page/icon.svg">
+<link rel="stylesheet" href="/page/page.css">
+<script type="module" src="/page/docs.js"></script>
+</head>
+<body>
+<header><h1>Requests</h1> <a href="/">Models</a> <a href="/openapi.json">OpenAPI</a></header>
+<nav aria-label="Models">{links}</nav>
+<main>
 {sections}
-<script>
-document.querySelectorAll("button").forEach(button => button.onclick = () => {
-  const command = button.nextElementSibling
-  getSelection().selectAllChildren(command)
-  navigator.clipboard?.writeText(command.innerText).then(() => button.textContent = "Copied")
-})
-</script>
+</main>
+</body>
 </html>
 """

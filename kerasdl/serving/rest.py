@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kerasdl.serving import documentation, streaming, tensor_json
+from kerasdl.serving import documentation, page, streaming, tensor_json
 from kerasdl.serving.discovery import MAX_VERSION
 from kerasdl.serving.errors import Code, ServingError
 from kerasdl.serving.kserve import KserveApi
@@ -64,8 +64,8 @@ def create_app(
         keyed: whether clients need a key, for the documentation.
 
     Returns:
-        An ASGI application: `/v1/...`, `/v2/...`, `/stream/...`, `/docs`, `/openapi.json`, `/healthz` (the process
-        lives) and `/readyz` (every model answers).
+        An ASGI application: the page at `/`, `/v1/...`, `/v2/...`, `/stream/...`, `/docs`, `/openapi.json`, `/healthz`
+        (the process lives) and `/readyz` (every model answers).
     """
 
     async def live(_: Request) -> Response:
@@ -89,6 +89,7 @@ def create_app(
             Route("/v2", kserve),
             Mount("/v2", kserve),
             *documentation.routes(predictor, keyed=keyed),
+            *page.routes(),
             Mount("/", rest),
         ]
     )

@@ -90,9 +90,9 @@ class StreamingApi:
         request.state.model = model
         body = await self._waiting.body(request)
         servable = self._predictor.acquire(model, None if version is None else int(version), label)
-        kind = _kind(model, servable)
-        inputs = await self._waiting.answer(request, self._read(model, kind.read, body))
-        text = kind(self._predictor, model, servable, inputs)
+        writes = _kind(model, servable)
+        inputs = await self._waiting.answer(request, self._read(model, writes.read, body))
+        text = writes(self._predictor, model, servable, inputs)
 
         async def piece() -> str | None:
             if await request.is_disconnected():  # a quick piece does not look
@@ -131,6 +131,11 @@ class _Text(ABC):
         self._predictor, self._model, self._servable = predictor, model, servable
         self._inputs = inputs
         self._state: np.ndarray | None = None
+
+    @classmethod
+    def wanted(cls) -> dict[str, Mapping[str, str]]:
+        """Inputs by signature."""
+        return {"begin": cls.begin, "advance": cls.advance}
 
     @staticmethod
     @abstractmethod
@@ -196,6 +201,9 @@ class _Caption(_Text):
         return outputs["text"][0].decode(errors="replace") or None
 
 
+_KINDS: dict[str, type[_Text]] = {"text": _Continuation, "caption": _Caption}
+
+
 class _Events(Response):
     """Sends a text as it is made.
 
@@ -254,22 +262,37 @@ def _event(content: dict[str, Any], name: str = "") -> bytes:
     return (f"event: {name}\n" if name else "").encode() + f"data: {json.dumps(content)}\n\n".encode()
 
 
+def kind(servable: Servable) -> str | None:
+    """What a model streams, by its signatures.
+
+    Args:
+        servable: a loaded version.
+
+    Returns:
+        `text` that goes on with a prompt, `caption` of a picture, or None for nothing.
+    """
+    return next((name for name, text in _KINDS.items() if _fits(text, servable)), None)
+
+
+def _fits(text: type[_Text], servable: Servable) -> bool:
+    definitions = servable.metadata["signature_def"]
+    return all(
+        servable.dtypes.get(name) == inputs and _OUTPUTS[name] <= {*definitions[name]["outputs"]}
+        for name, inputs in text.wanted().items()
+    )
+
+
 def _kind(model: str, servable: Servable) -> type[_Text]:
-    """How a model writes a text piece by piece, by its signatures.
+    """How a model writes a text piece by piece.
 
     Raises:
         ServingError: INVALID_ARGUMENT, when it does not.
     """
-    definitions = servable.metadata["signature_def"]
+    if (name := kind(servable)) is not None:
+        return _KINDS[name]
     expected = []
-    for kind in (_Continuation, _Caption):
-        wanted = {"begin": kind.begin, "advance": kind.advance}
-        if all(
-            servable.dtypes.get(name) == inputs and _OUTPUTS[name] <= {*definitions[name]["outputs"]}
-            for name, inputs in wanted.items()
-        ):
-            return kind
-        takes = (", ".join(f"{key}: {dtype}" for key, dtype in inputs.items()) for inputs in wanted.values())
+    for text in _KINDS.values():
+        takes = (", ".join(f"{key}: {dtype}" for key, dtype in inputs.items()) for inputs in text.wanted().values())
         expected.append("begin that takes {} and advance that takes {}".format(*takes))
     raise ServingError(
         Code.INVALID_ARGUMENT,

@@ -21,6 +21,7 @@ import pytest
 import trustme
 
 from kerasdl.errors import UserError
+from kerasdl.serving import page
 from kerasdl.serving.access import Access, Keys, check_certificate, hosts, read_keys, request_id
 from kerasdl.serving.repository import ModelRepository
 
@@ -140,9 +141,22 @@ def test_key_of_a_request(keyed, headers, status):
         assert reply.headers["www-authenticate"] == "Bearer"
 
 
-def test_only_the_health_checks_need_no_key(keyed):
-    assert {path: keyed("GET", path).status for path in ("/healthz", "/readyz")} == {"/healthz": 200, "/readyz": 200}
-    others = ["/", "/v1/models/pair", "/v2", "/v2/health/ready", "/docs", "/openapi.json", "/healthz/", "//healthz"]
+def test_only_the_health_checks_and_the_page_need_no_key(keyed):
+    assert {keyed("GET", path).status for path in ("/healthz", "/readyz", *page.PATHS)} == {200}
+    others = [
+        "//",
+        "/page",
+        "/page/",
+        "/page/nope.js",
+        "/page/../docs",
+        "/v1/models/pair",
+        "/v2",
+        "/v2/health/ready",
+        "/docs",
+        "/openapi.json",
+        "/healthz/",
+        "//healthz",
+    ]
     others += ["/healthz/../docs", "/v1/models/pair?/healthz", "/nope", "/docs/pair/serving_default.json"]
     assert {keyed("GET", path).status for path in others} == {401}
 

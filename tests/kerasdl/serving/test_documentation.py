@@ -21,6 +21,7 @@ from kerasdl.serving.limits import Limits
 from kerasdl.serving.predictor import Predictor
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import WARMUP
+from kerasdl.serving.streaming_request import SETTINGS
 
 EXPORTS = Path(__file__).parents[3] / "saved_models"
 ODD_NAME = 'it\'s <b>&amp; "odd"'
@@ -162,7 +163,11 @@ def test_every_command_of_the_page_works(served, repository):
     signatures = [inputs for name in repository.names() for inputs in repository.acquire(name).dtypes.values()]
     assert len(page.texts["h3"]) == sum(map(bool, signatures))
     assert len(page.texts["pre"]) == 15
-    assert not [address for address in page.addresses if not address.startswith(("#", "/openapi.json"))]
+    assert not [
+        address
+        for address in page.addresses
+        if not address.startswith(("#", "/openapi.json", "/page/")) and address != "/"
+    ]
     origin = f"http://127.0.0.1:{served.port}"
     long = 0
     for command in page.texts["pre"]:
@@ -195,3 +200,62 @@ def test_key(repository):
     page = _Page()
     page.feed(documentation.page(predictor, "https://host", keyed=True))
     assert all('-H "Authorization: Bearer $KEY"' in command for command in page.texts["pre"])
+
+
+@pytest.fixture(scope="module")
+def streaming_client(serve, tmp_path_factory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("streaming")
+    for name in ("captioner", "chargen"):
+        (folder / name).symlink_to(EXPORTS / name)
+    repository = ModelRepository(folder)
+    repository.poll()
+    with serve(repository) as client:
+        yield client
+
+
+def test_stream(streaming_client):
+    document = streaming_client("GET", "/openapi.json").json
+    openapi_spec_validator.validate(document)
+    operation = document["paths"]["/stream/chargen"]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    assert set(content["schema"]["properties"]) == {"prompt", *SETTINGS}
+    fits = jsonschema.Draft202012Validator(content["schema"]).is_valid
+    bodies: list[tuple[dict[str, Any], int]] = [
+        (content["examples"]["stream"]["value"], 200),
+        ({"prompt": "To be", "length": 2, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": -1}, 200),
+        ({"length": 2}, 400),
+        ({"prompt": "To be", "length": 0}, 400),
+        ({"prompt": "To be", "length": 2.5}, 400),
+        ({"prompt": "To be", "top_p": 0}, 400),
+        ({"prompt": "To be", "nope": 1}, 400),
+    ]
+    for body, status in bodies:
+        reply = streaming_client("POST", "/stream/chargen", json.dumps(body))
+        assert (reply.status, fits(body)) == (status, status == 200), body
+        if status == 200:
+            assert reply.headers["content-type"].partition(";")[0] in operation["responses"]["200"]["content"]
+
+
+def test_stream_of_a_caption(streaming_client):
+    paths = streaming_client("GET", "/openapi.json").json["paths"]
+    schema = paths["/stream/captioner"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    example = streaming_client("GET", "/docs/captioner/caption.json").json["inputs"]
+    picture = {"image_bytes": example["image_bytes"][0]}
+    for body, status in ((picture, 200), ({}, 400), ({**picture, "length": 3}, 400), ({"image_bytes": "AA=="}, 400)):
+        assert streaming_client("POST", "/stream/captioner", json.dumps(body)).status == status
+        assert jsonschema.Draft202012Validator(schema).is_valid(body) == (status == 200)
+
+
+def test_page_shows_how_to_stream(streaming_client):
+    page = _Page()
+    page.feed(streaming_client("GET", "/docs").body.decode())
+    caption, command = (text for text in page.texts["pre"] if "/stream/" in text)
+    assert caption.endswith(f"curl -N -d @- http://127.0.0.1:{streaming_client.port}/stream/captioner")
+    program, *options, body, url = shlex.split(command)
+    assert (page.texts["h3"][-1], program, options) == ("stream", "curl", ["-N", "-d"])
+    reply = streaming_client("POST", url.removeprefix(f"http://127.0.0.1:{streaming_client.port}"), body)
+    assert reply.body.endswith(b'event: done\ndata: {"characters": 200}\n\n')
+
+
+def test_only_what_streams_is_shown_as_a_stream(document):
+    assert not [path for path in document["paths"] if path.startswith("/stream/")]

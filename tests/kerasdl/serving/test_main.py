@@ -71,7 +71,8 @@ def test_serves_until_sigterm(root, tmp_path):
         assert _end(process) == ""
     assert (status, json.loads(body)) == (200, {"predictions": [[2.0, 4.0]]})
     lines = log.read_text().splitlines()
-    assert len(lines) == 10
+    assert lines[0] == f"Page: {address}/"
+    assert len(lines) == 11
     for model in ("echo version 1", "named version 1", "odd version 1", "pair version 3", "text version 1"):
         begins, answers = f"{model}: loading", f"{model}: {address}/v1/models/{model.split()[0]}:predict"
         assert lines.index(begins) < lines.index(answers)

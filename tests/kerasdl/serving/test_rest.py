@@ -65,7 +65,7 @@ def test_head_is_malformed_too(client):
     assert (reply.status, reply.body) == (400, b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v3/models/pair", "/index.html"])
+@pytest.mark.parametrize("path", ["/page", "/v1", "/v3/models/pair", "/index.html"])
 def test_other_paths_are_not_json(client, path):
     reply = client("GET", path)
     assert reply.status == 404
