@@ -97,6 +97,25 @@ def test_a_batch_takes_no_more_than_its_size(workers):
     assert servable.seen[1:] == [{"x": [1, 2, 5]}, {"x": [3, 4]}]  # the third fits beside the first
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "sizes"), [("text", 8, [1, 4, 4]), ("text", 3, [1, 3]), ("image_bytes", 8, [1, 8])]
+)
+def test_where_many_wait_texts_go_with_others_about_as_long(workers, name, count, sizes):
+    servable = Doubles()
+
+    def request(i):
+        return x(i) | {name: np.array([b"x" * (10 + i // 2, 100 - i)[i % 2]], object)}
+
+    made = queue(workers, max_batch_size=8)
+    servable.free.clear()
+    calls = [made.submit(servable, request(0))]
+    assert servable.held.wait(5)
+    calls += [made.submit(servable, request(i)) for i in range(1, count + 1)]
+    servable.free.set()
+    assert answers(calls) == [[2 * i] for i in range(count + 1)]
+    assert servable.sizes == sizes
+
+
 def test_a_large_request_is_computed_in_parts(workers):
     servable = Doubles()
     values = [float(i) for i in range(7)]
