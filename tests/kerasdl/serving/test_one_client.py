@@ -22,12 +22,16 @@ import psutil
 import pytest
 import rest_client
 import tensorflow as tf
+import uvloop
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kerasdl import processor
+from kerasdl.serving import http as http_server
 from kerasdl.serving import pictures
 from kerasdl.serving.lane import NICE
+from kerasdl.serving.limits import Limits
 from kerasdl.serving.predictor import LongCalls
 from kerasdl.serving.repository import ModelRepository
 from kerasdl.serving.servable import BATCHED, WARMUP, Servable
@@ -217,6 +221,15 @@ def test_a_picture_that_takes_far_too_long_is_refused_at_once(serve, pixel_by_pi
 )
 def test_what_is_no_large_picture_passes(word):
     pictures.check([word, "text"], 1_000_000)
+
+
+def test_heads_are_parsed_by_compiled_code():
+    """httptools and uvloop, which uvicorn takes where they are installed."""
+    config = http_server.server(None, Limits()).config
+    assert issubclass(config.http, HttpToolsProtocol)
+    loop = config.get_loop_factory()()
+    loop.close()
+    assert isinstance(loop, uvloop.Loop)
 
 
 @pytest.mark.parametrize("sent", ["", "POST /v1/mod", "POST /v1/models/pair:predict HTTP/1.1\r\nContent-Le"])
