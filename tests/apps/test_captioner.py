@@ -413,7 +413,8 @@ def test_a_caption_word_by_word_is_that_of_a_beam_of_width_1(attention):
     )
     model = captioner.build_model(config, data)
     for variable in model.decoder.trainable_variables:  # so that captions differ
-        variable.assign(30 * variable)
+        if "cnn" not in variable.path:
+            variable.assign(30 * variable)
     signatures = export.in_memory(
         captioner.endpoints(model, dataclasses.replace(data, info=data.info | {"max_words": 4}))
     )
