@@ -53,7 +53,7 @@ class Client:
     def __call__(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             body = body.encode() if isinstance(body, str) else body
             connection.request(method, path, body, dict(headers or {}))
