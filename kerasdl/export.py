@@ -230,12 +230,12 @@ def shared(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], 
         if not _StoredWeights.entered:  # not in an export
             return function(x)
         stored = _StoredWeights.entered[-1].stored
-
-        def inner(x: tf.Tensor) -> tf.Tensor:
-            with _StoredWeights(stored):
-                return function(x)
-
         if id(stored) not in traced:
+
+            def inner(x: tf.Tensor) -> tf.Tensor:
+                with _StoredWeights(stored):
+                    return function(x)
+
             with tf.init_scope():
                 spec = tf.TensorSpec([None, *x.shape[1:]], x.dtype)
                 traced[id(stored)] = tf.function(inner, autograph=False).get_concrete_function(spec)

@@ -39,7 +39,6 @@ export function picture(b64, alt) {
   return node
 }
 
-
 export function figure(content, caption) {
   return element("figure", {}, content, element("figcaption", {}, caption))
 }
